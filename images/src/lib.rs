@@ -1,0 +1,3 @@
+//! Images and their immutable versions: catalogue, builds, verification.
+//!
+//! Must never change a published version.

@@ -1,0 +1,3 @@
+//! The `bootroom` binary.
+
+fn main() {}

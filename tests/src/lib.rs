@@ -1,0 +1,1 @@
+//! End-to-end scenarios and benchmarks; drives the built binaries only.
