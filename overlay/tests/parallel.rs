@@ -17,7 +17,9 @@ fn parts_of_a_fresh_block_written_at_once_are_all_kept() {
     let dir = tempfile::tempdir().unwrap();
     let content = pattern((BLOCKS * 4096) as usize, 1);
     let base = file_base(dir.path(), &content);
-    let overlay = store(dir.path()).create(&id("pc"), spec(BLOCKS * 4096, &base)).unwrap();
+    let overlay = store(dir.path())
+        .create(&id("pc"), spec(BLOCKS * 4096, &base))
+        .unwrap();
     let disk = overlay.attach();
     let barrier = Barrier::new(8);
     thread::scope(|scope| {
@@ -29,7 +31,8 @@ fn parts_of_a_fresh_block_written_at_once_are_all_kept() {
                         barrier.wait();
                     }
                     let half = [sector as u8 * 2 + 2; 256];
-                    disk.write(&half, block * 4096 + sector * 512, Durability::Process).unwrap();
+                    disk.write(&half, block * 4096 + sector * 512, Durability::Process)
+                        .unwrap();
                 }
             });
         }
@@ -38,7 +41,11 @@ fn parts_of_a_fresh_block_written_at_once_are_all_kept() {
     disk.read(&mut found, 0).unwrap();
     for (at, byte) in found.iter().enumerate() {
         let written = at % 512 < 256;
-        let want = if written { (at % 4096 / 512) as u8 * 2 + 2 } else { content[at] };
+        let want = if written {
+            (at % 4096 / 512) as u8 * 2 + 2
+        } else {
+            content[at]
+        };
         assert_eq!(*byte, want, "byte {at}");
     }
     assert_eq!(overlay.usage().used, BLOCKS * 4096);
@@ -72,10 +79,9 @@ fn usage_is_exact_after_a_storm() {
                         let name = overlay::SnapshotName::new(format!("s{round}")).unwrap();
                         overlay.snapshot(&name, round).unwrap();
                     }
-                    if worker == 1 && round % 60 == 50 {
-                        if let Some(oldest) = overlay.snapshots().first() {
-                            overlay.drop_snapshot(&oldest.name).unwrap();
-                        }
+                    let oldest = overlay.snapshots().into_iter().next();
+                    if let Some(oldest) = oldest.filter(|_| worker == 1 && round % 60 == 50) {
+                        overlay.drop_snapshot(&oldest.name).unwrap();
                     }
                 }
             });

@@ -20,7 +20,15 @@ fn a_quota_refuses_growth_and_allows_the_rest() {
     let base = file_base(dir.path(), &pattern(1 << 20, 1));
     let store = store(dir.path());
     let quota = Some(10 * 4096);
-    let overlay = store.create(&id("pc"), OverlaySpec { quota, ..spec(1 << 20, &base) }).unwrap();
+    let overlay = store
+        .create(
+            &id("pc"),
+            OverlaySpec {
+                quota,
+                ..spec(1 << 20, &base)
+            },
+        )
+        .unwrap();
     let disk = overlay.attach();
     let block = [5; 4096];
     for i in 0..10 {
@@ -31,7 +39,11 @@ fn a_quota_refuses_growth_and_allows_the_rest() {
     assert_eq!(overlay.usage().level, Level::Full);
     let error = disk.write(&block, 10 * 4096, PROCESS).unwrap_err();
     assert!(error.is_no_space() && error.kind() == ErrorKind::QuotaFull);
-    assert!(disk.write(&[1; 20], 50_000, PROCESS).unwrap_err().is_no_space());
+    assert!(
+        disk.write(&[1; 20], 50_000, PROCESS)
+            .unwrap_err()
+            .is_no_space()
+    );
     disk.write(&[6; 4096], 0, PROCESS).unwrap();
     disk.trim(4096..8192, PROCESS).unwrap();
     disk.write(&block, 20 * 4096, PROCESS).unwrap();
@@ -47,12 +59,20 @@ struct Mount(PathBuf);
 impl Mount {
     fn run(command: &mut Command) {
         let output = command.output().unwrap();
-        assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "{command:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
     }
 
     fn tmpfs(at: &Path, size: &str) -> Self {
         fs::create_dir(at).unwrap();
-        Self::run(Command::new("mount").args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"]).arg(at));
+        Self::run(
+            Command::new("mount")
+                .args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"])
+                .arg(at),
+        );
         Self(at.to_owned())
     }
 
@@ -61,8 +81,17 @@ impl Mount {
         let image = dir.join("ext4.img");
         fs::create_dir(at).unwrap();
         fs::File::create(&image).unwrap().set_len(48 << 20).unwrap();
-        Self::run(Command::new("mkfs.ext4").args(["-q", "-F", "-m", "0"]).arg(&image));
-        let mount = Command::new("mount").args(["-o", "loop"]).arg(&image).arg(at).output().unwrap();
+        Self::run(
+            Command::new("mkfs.ext4")
+                .args(["-q", "-F", "-m", "0"])
+                .arg(&image),
+        );
+        let mount = Command::new("mount")
+            .args(["-o", "loop"])
+            .arg(&image)
+            .arg(at)
+            .output()
+            .unwrap();
         mount.status.success().then(|| Self(at.to_owned()))
     }
 }
@@ -87,16 +116,22 @@ fn fill(pool: &Path, base: &Arc<dyn Base>) {
                 let full = (0..size / 4096).find(|i| {
                     let data = [i.to_le_bytes()[0] | 1; 2048];
                     let result = disk.write(&data, i * 4096, PROCESS);
-                    result.inspect_err(|e| assert!(e.is_no_space(), "{e}")).is_err()
+                    result
+                        .inspect_err(|e| assert!(e.is_no_space(), "{e}"))
+                        .is_err()
                 });
                 full.expect("the filesystem holds less than all three want")
             }
         };
         let threads: Vec<_> = (0..3).map(|n| scope.spawn(fill(n))).collect();
-        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        threads
+            .into_iter()
+            .map(|thread| thread.join().unwrap())
+            .collect()
     });
     for (disk, count) in disks.iter().zip(&counts) {
-        disk.flush().unwrap_or_else(|e| panic!("a full disk fails writes, not flushes: {e}"));
+        disk.flush()
+            .unwrap_or_else(|e| panic!("a full disk fails writes, not flushes: {e}"));
         verify(disk, *count);
     }
     store.delete(&id("a")).unwrap();
@@ -106,7 +141,8 @@ fn fill(pool: &Path, base: &Arc<dyn Base>) {
     drop(disks.next());
     let mut disks: Vec<_> = disks.collect();
     for (disk, count) in disks.iter().zip(&counts[1..]) {
-        disk.write(&[count.to_le_bytes()[0] | 1; 2048], count * 4096, PROCESS).unwrap();
+        disk.write(&[count.to_le_bytes()[0] | 1; 2048], count * 4096, PROCESS)
+            .unwrap();
         disk.flush().unwrap();
         verify(disk, count + 1);
     }
@@ -125,7 +161,10 @@ fn verify(disk: &overlay::Attachment, count: u64) {
     for i in 0..count + 2 {
         let byte = if i < count { i.to_le_bytes()[0] | 1 } else { 0 };
         disk.read(&mut buf, i * 4096).unwrap();
-        assert!(buf[..2048].iter().all(|b| *b == byte) && buf[2048..].iter().all(|b| *b == 0), "block {i}");
+        assert!(
+            buf[..2048].iter().all(|b| *b == byte) && buf[2048..].iter().all(|b| *b == 0),
+            "block {i}"
+        );
     }
 }
 
@@ -152,18 +191,36 @@ fn below_the_low_water_mark_only_kept_overlays_grow() {
     let dir = tempfile::tempdir().unwrap();
     let base = file_base(dir.path(), &[]);
     let mount = Mount::tmpfs(&dir.path().join("pool"), "32m");
-    let options = Options { low_water: 16 << 20, ..Options::default() };
+    let options = Options {
+        low_water: 16 << 20,
+        ..Options::default()
+    };
     let store = Store::open(&mount.0.join("overlays"), options).unwrap();
-    let spec = |retention| OverlaySpec { retention, ..spec(64 << 20, &base) };
-    let keep = store.create(&id("keep"), spec(Retention::Keep)).unwrap().attach();
-    let discard = store.create(&id("discard"), spec(Retention::Discard)).unwrap().attach();
+    let spec = |retention| OverlaySpec {
+        retention,
+        ..spec(64 << 20, &base)
+    };
+    let keep = store
+        .create(&id("keep"), spec(Retention::Keep))
+        .unwrap()
+        .attach();
+    let discard = store
+        .create(&id("discard"), spec(Retention::Discard))
+        .unwrap()
+        .attach();
     let data = vec![1; 1 << 20];
     let refused = (0..64).find_map(|i| discard.write(&data, i << 20, PROCESS).err());
     let error = refused.expect("the pool has 32 MiB");
-    assert!(error.is_no_space() && error.kind() == ErrorKind::PoolLow, "{error}");
+    assert!(
+        error.is_no_space() && error.kind() == ErrorKind::PoolLow,
+        "{error}"
+    );
     keep.write(&data, 0, PROCESS).unwrap();
     discard.write(&[2; 4096], 0, PROCESS).unwrap();
-    let error = store.create(&id("new"), spec(Retention::Keep)).err().unwrap();
+    let error = store
+        .create(&id("new"), spec(Retention::Keep))
+        .err()
+        .unwrap();
     assert_eq!(error.kind(), ErrorKind::PoolLow);
     discard.trim(0..64 << 20, PROCESS).unwrap();
     discard.write(&data, 0, PROCESS).unwrap();
