@@ -45,7 +45,11 @@ impl Base for SlowBase {
     fn read_at(&self, buf: &mut [u8], _offset: u64) -> Result<()> {
         self.began.lock().unwrap().send(()).unwrap();
         let lost = |_| Error::new(ErrorKind::Io, "a base gone bad");
-        self.go.lock().unwrap().recv().map_err(lost)?;
+        self.go
+            .lock()
+            .unwrap()
+            .recv_timeout(DEADLINE)
+            .map_err(lost)?;
         buf.fill(7);
         Ok(())
     }
@@ -68,6 +72,8 @@ impl Base for SlowBase {
     }
 }
 
+/// How long a test may hang before it fails.
+const DEADLINE: Duration = Duration::from_secs(10);
 /// How long something that must not happen is waited for.
 const GRACE: Duration = Duration::from_millis(150);
 
@@ -77,7 +83,11 @@ fn sector(disk: &Attachment) -> Vec<u8> {
     buf
 }
 
-/// The older one's write waits for a cold read below when the newer one comes: it must be through, not come later.
+/// Where one lock of the map ends and the next begins.
+const EDGE: u64 = 128 << 10;
+
+/// The older one's write waits for a cold read below, with a part still to do under another lock, when the newer one
+/// comes: it must be through, not come later.
 #[test]
 fn what_the_older_was_applying_is_through_before_the_newer_begins() {
     let dir = tempfile::tempdir().unwrap();
@@ -88,11 +98,11 @@ fn what_the_older_was_applying_is_through_before_the_newer_begins() {
     let older = overlay.attach();
     let (done, wait_done) = channel();
     thread::scope(|scope| {
-        let write = scope.spawn(|| older.write(&[1; 512], 0, Durability::Process));
+        let write = scope.spawn(|| older.write(&[1; 1024], EDGE - 512, Durability::Process));
         began.recv().unwrap();
         let newer = scope.spawn(|| {
             let newer = overlay.attach();
-            newer.write(&[2; 4096], 0, Durability::Process).unwrap();
+            newer.write(&[2; 4096], EDGE, Durability::Process).unwrap();
             done.send(()).unwrap();
             newer
         });
@@ -102,8 +112,11 @@ fn what_the_older_was_applying_is_through_before_the_newer_begins() {
             "the newer one did not wait"
         );
         go.send(()).unwrap();
+        go.send(()).unwrap();
         write.join().unwrap().unwrap();
-        assert_eq!(sector(&newer.join().unwrap()), [2; 512]);
+        let mut buf = [0; 4096];
+        newer.join().unwrap().read(&mut buf, EDGE).unwrap();
+        assert_eq!(buf, [2; 4096]);
     });
     assert_eq!(
         older
@@ -122,14 +135,16 @@ fn ownership_is_checked_when_a_write_is_applied() {
     let overlay = store(dir.path())
         .create(&id("pc"), spec(1 << 20, &base))
         .unwrap();
-    for round in 0..200u32 {
+    for round in 0..500u32 {
         let older = overlay.attach();
         let newest = thread::scope(|scope| {
-            let writers: Vec<_> = (0..2)
-                .map(|_| {
-                    scope.spawn(|| while older.write(&[1; 512], 0, Durability::Process).is_ok() {})
-                })
-                .collect();
+            let work = || {
+                let write = || older.write(&[1; 512], 0, Durability::Process);
+                (0..20_000)
+                    .find(|_| write().is_err())
+                    .expect("never evicted");
+            };
+            let writers = [scope.spawn(work), scope.spawn(work)];
             let newest = overlay.attach();
             newest
                 .write(&round.to_le_bytes(), 0, Durability::Process)
@@ -218,7 +233,7 @@ fn trying_does_not_wait_for_the_gate() {
             }
             done.send(()).unwrap();
         });
-        let in_time = wait_done.recv_timeout(Duration::from_secs(20));
+        let in_time = wait_done.recv_timeout(DEADLINE);
         go.send(()).unwrap();
         read.join().unwrap().unwrap();
         drop(newer.join().unwrap());
