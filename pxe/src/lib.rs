@@ -31,6 +31,7 @@ mod limit;
 mod machine;
 mod net;
 mod policy;
+mod stop;
 mod sys;
 
 pub mod dhcp;
@@ -45,3 +46,4 @@ pub use policy::{
     BootAnswer, Content, DhcpOption, Event, FileRequest, Happening, Identity, Loader, Outcome,
     Policy, Protocol, Report,
 };
+pub use tftp::{Tftp, TftpConfig};
