@@ -1,0 +1,5 @@
+//! Building a version from a distribution's packages.
+
+mod recipe;
+
+pub use recipe::{Kernel, Password, Recipe};
