@@ -1,3 +1,2 @@
-//! The `bootroom` binary.
-
+mod config;
 fn main() {}
