@@ -9,7 +9,7 @@
 //! then finishes what is in flight.
 //!
 //! ```text
-//! Leases::open(Box::new(RedbLeases::open(path)?), SystemTime::now()) -> Result<Arc<Leases>>   // mac_of(ip), address_of(mac), list(), forget(mac)
+//! Leases::open(Box::new(RedbLeases::open(path)?)) -> Result<Arc<Leases>>   // mac_of(ip), address_of(mac), list(), forget(mac)
 //! Dhcp::bind(DhcpConfig, Arc<Leases>, Arc<dyn Policy>) -> Result<Dhcp>
 //! Tftp::bind(TftpConfig, Arc<Leases>, Arc<dyn Policy>) -> Result<Tftp>
 //! Http::bind(HttpConfig, Arc<Leases>, Arc<dyn Policy>) -> Result<Http>
@@ -27,17 +27,23 @@
 //! System calls that need `unsafe` live in one private module (`sys`).
 
 mod error;
+mod limit;
 mod machine;
+mod net;
 mod policy;
+mod stop;
+mod sys;
 
 pub mod dhcp;
 pub mod files;
 pub mod http;
 pub mod tftp;
 
+pub use dhcp::{Dhcp, DhcpConfig, Leases, RedbLeases};
 pub use error::{Error, ErrorKind, Result};
 pub use machine::{Arch, IpxeFeatures, Link, Mac, MacParseError, Machine, Stage, Uuid};
 pub use policy::{
     BootAnswer, Content, DhcpOption, Event, FileRequest, Happening, Identity, Loader, Outcome,
     Policy, Protocol, Report,
 };
+pub use tftp::{Tftp, TftpConfig};

@@ -169,8 +169,9 @@ pub struct IpxeFeatures {
     pub http: bool,
     /// Speaks HTTPS (175.20).
     pub https: bool,
-    /// Loads Linux bzImage kernels (175.24). VirtualBox's ROM does not and must be given a full iPXE once.
-    pub bzimage: bool,
+    /// Boots Linux kernels: as bzImage (175.24) or as EFI programs (175.36). VirtualBox's ROM does not and must be
+    /// given a full iPXE once.
+    pub linux: bool,
     /// Has the menu commands (175.39).
     pub menu: bool,
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use ipnet::Ipv4Net;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::machine::Arch;
 use crate::policy::DhcpOption;
 
 /// How to serve beside other servers.
@@ -60,7 +61,8 @@ pub struct Subnet {
     pub network: Ipv4Net,
     /// Where addresses are taken from, in this order.
     pub ranges: Vec<Range>,
-    /// Addresses inside the ranges that are never given out.
+    /// Addresses inside the ranges that are not given out from them. Put every client's reserved address here: it is
+    /// still given to the client whose [`crate::Identity::address`] it is.
     pub exclude: Vec<Range>,
     /// Default routers (option 3).
     pub routers: Vec<Ipv4Addr>,
@@ -153,10 +155,12 @@ pub struct DhcpConfig {
     pub probe: Duration,
     /// The base of the loaders' URLs for UEFI HTTP boot: `http://SERVER:PORT/` of this server's HTTP service.
     pub http_base: String,
+    /// Loader paths that replace the built-in ones, by architecture.
+    pub loaders: Vec<(Arch, String)>,
 }
 
 impl DhcpConfig {
-    /// Full mode on one network, authoritative, with a probe of half a second.
+    /// Full mode on one network, authoritative, with a probe of a quarter second.
     pub fn full(interface: impl Into<String>, server: Ipv4Addr, subnet: Subnet) -> Self {
         Self {
             interface: interface.into(),
@@ -164,8 +168,9 @@ impl DhcpConfig {
             mode: Mode::Full,
             subnets: vec![subnet],
             authoritative: true,
-            probe: Duration::from_millis(500),
+            probe: Duration::from_millis(250),
             http_base: format!("http://{server}/"),
+            loaders: Vec::new(),
         }
     }
 
@@ -179,6 +184,7 @@ impl DhcpConfig {
             authoritative: false,
             probe: Duration::ZERO,
             http_base: format!("http://{server}/"),
+            loaders: Vec::new(),
         }
     }
 
