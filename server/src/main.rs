@@ -1,2 +1,4 @@
+mod clients;
 mod config;
+mod trace;
 fn main() {}

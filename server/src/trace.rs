@@ -37,10 +37,18 @@ pub struct Step {
 impl Step {
     /// A step that happens now.
     pub fn new(mac: Mac, client: Option<&ClientName>, step: &str, detail: &str) -> Self {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let since = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
         let client = client.map_or_else(|| mac.to_string(), ToString::to_string);
         let time_ms = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
-        Step { time_ms, client, mac, step: step.into(), detail: detail.into() }
+        Step {
+            time_ms,
+            client,
+            mac,
+            step: step.into(),
+            detail: detail.into(),
+        }
     }
 }
 
@@ -52,7 +60,10 @@ pub struct Trace {
 
 impl Default for Trace {
     fn default() -> Self {
-        Trace { steps: Mutex::default(), listeners: broadcast::channel(BACKLOG).0 }
+        Trace {
+            steps: Mutex::default(),
+            listeners: broadcast::channel(BACKLOG).0,
+        }
     }
 }
 
@@ -75,7 +86,13 @@ impl Trace {
 
     /// What a machine did lately, oldest first.
     pub fn of(&self, mac: Mac) -> Vec<Step> {
-        self.steps.lock().get(&mac).into_iter().flatten().cloned().collect()
+        self.steps
+            .lock()
+            .get(&mac)
+            .into_iter()
+            .flatten()
+            .cloned()
+            .collect()
     }
 
     /// All steps from now on.

@@ -1,8 +1,8 @@
 //! Boots and their tokens: which boot of a client may have its disk.
 //!
 //! A boot script carries a fresh token. Fetching a script is open to anyone (PXE has no authentication), so it
-//! disturbs nothing: the boot is *pending*. The first attach with its token makes it *active*; from then on every
-//! other token of this client is dead. A reconnect carries the active token.
+//! disturbs nothing: the boot is *pending*. The first attach with its token makes it *active*; from then on the
+//! tokens of all earlier boots are dead. A reconnect carries the active token.
 
 use std::{fmt, str::FromStr, time::SystemTime};
 
@@ -125,9 +125,13 @@ impl Boots {
         })
     }
 
-    /// Makes `boot` the active one: every other token dies.
+    /// Makes `boot` the active one: the tokens of all boots before it die.
     pub fn activate(&mut self, boot: Boot, fresh: bool) {
-        self.pending.clear();
+        let place = self
+            .pending
+            .iter()
+            .position(|pending| pending.token == boot.token);
+        self.pending.drain(..place.map_or(0, |place| place + 1));
         self.active = Some(boot);
         self.fresh |= fresh;
     }
@@ -139,7 +143,10 @@ impl Boots {
 
     /// The versions that a script promised and an attach may still ask for.
     pub fn versions(&self) -> impl Iterator<Item = VersionId> + '_ {
-        self.active.iter().chain(&self.pending).map(|boot| boot.version)
+        self.active
+            .iter()
+            .chain(&self.pending)
+            .map(|boot| boot.version)
     }
 }
 
@@ -149,7 +156,11 @@ mod tests {
 
     fn boot(number: u8) -> Boot {
         let version = serde_json::from_str("\"6a3f0e5c-58c5-4b10-9a0e-1f2d3c4b5a69\"").unwrap();
-        Boot { token: Token::new([number; 16]), version, fetched: SystemTime::UNIX_EPOCH }
+        Boot {
+            token: Token::new([number; 16]),
+            version,
+            fetched: SystemTime::UNIX_EPOCH,
+        }
     }
 
     #[test]
@@ -157,20 +168,30 @@ mod tests {
         let mut boots = Boots::default();
         boots.activate(boot(1), true);
         boots.expect(boot(2));
-        assert_eq!(boots.admit(&boot(1).token), Some(Admission::Reconnect(boot(1))));
-        assert_eq!(boots.admit(&boot(2).token), Some(Admission::NewBoot(boot(2))));
+        assert_eq!(
+            boots.admit(&boot(1).token),
+            Some(Admission::Reconnect(boot(1)))
+        );
+        assert_eq!(
+            boots.admit(&boot(2).token),
+            Some(Admission::NewBoot(boot(2)))
+        );
     }
 
     #[test]
-    fn the_first_attach_of_a_boot_kills_every_other_token() {
+    fn the_first_attach_of_a_boot_kills_the_tokens_before_it() {
         let mut boots = Boots::default();
         boots.activate(boot(1), true);
         boots.expect(boot(2));
         boots.expect(boot(3));
+        boots.expect(boot(4));
         boots.activate(boot(3), true);
         assert_eq!(boots.admit(&boot(1).token), None);
         assert_eq!(boots.admit(&boot(2).token), None);
-        assert_eq!(boots.admit(&boot(3).token), Some(Admission::Reconnect(boot(3))));
+        assert_eq!(
+            boots.admit(&boot(3).token),
+            Some(Admission::Reconnect(boot(3)))
+        );
     }
 
     #[test]
@@ -178,7 +199,10 @@ mod tests {
         let mut boots = Boots::default();
         (0..100).for_each(|number| boots.expect(boot(number)));
         assert_eq!(boots.pending.len(), MOST_PENDING);
-        assert_eq!(boots.admit(&boot(99).token), Some(Admission::NewBoot(boot(99))));
+        assert_eq!(
+            boots.admit(&boot(99).token),
+            Some(Admission::NewBoot(boot(99)))
+        );
     }
 
     #[test]

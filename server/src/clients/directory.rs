@@ -38,30 +38,50 @@ pub struct Profile {
 
 /// What the configuration says of the machine `mac`; nothing if it is not to be served.
 pub fn profile(config: &Config, mac: Mac) -> Option<Profile> {
-    let own = config.clients.iter().find(|(_, client)| client.mac.value == mac);
+    let own = config
+        .clients
+        .iter()
+        .find(|(_, client)| client.mac.value == mac);
     let group = group_of(config, mac, own.map(|(_, client)| client));
     if own.is_none() && group.is_none() {
         return None;
     }
-    let layers: Vec<&Settings> =
-        own.iter().map(|(_, c)| &c.settings).chain(group.iter().map(|(_, g)| &g.settings)).collect();
+    let layers: Vec<&Settings> = own
+        .iter()
+        .map(|(_, c)| &c.settings)
+        .chain(group.iter().map(|(_, g)| &g.settings))
+        .collect();
     Some(Profile {
         group: group.map(|(name, _)| name.clone()),
         name: own.map(|(name, _)| name.clone()),
         address: own.and_then(|(_, client)| Some(client.address.as_ref()?.value)),
-        range: group.filter(|(_, g)| g.range.is_some()).map(|(name, _)| name.clone()),
-        image: layers.iter().find_map(|layer| Some(layer.image.as_ref()?.value.clone())),
-        retention: layers.iter().find_map(|layer| layer.retention).unwrap_or_default(),
+        range: group
+            .filter(|(_, g)| g.range.is_some())
+            .map(|(name, _)| name.clone()),
+        image: layers
+            .iter()
+            .find_map(|layer| Some(layer.image.as_ref()?.value.clone())),
+        retention: layers
+            .iter()
+            .find_map(|layer| layer.retention)
+            .unwrap_or_default(),
         quota: layers.iter().find_map(|layer| layer.quota),
         size: layers.iter().find_map(|layer| layer.size),
         kernel_args: kernel_args(&layers),
-        loader: layers.iter().find_map(|layer| layer.loader).unwrap_or_default(),
+        loader: layers
+            .iter()
+            .find_map(|layer| layer.loader)
+            .unwrap_or_default(),
     })
 }
 
 /// The group's arguments first, so that the client's own, which come later, win in the kernel.
 fn kernel_args(layers: &[&Settings]) -> String {
-    let args: Vec<_> = layers.iter().rev().filter_map(|layer| layer.kernel_args.as_deref()).collect();
+    let args: Vec<_> = layers
+        .iter()
+        .rev()
+        .filter_map(|layer| layer.kernel_args.as_deref())
+        .collect();
     args.join(" ")
 }
 
@@ -74,11 +94,16 @@ fn group_of<'a>(
         return config.groups.get_key_value(&name.value);
     }
     let matching = config.groups.iter().filter_map(|(name, group)| {
-        let fits = group.macs.iter().filter(|pattern| pattern.value.matches(mac));
+        let fits = group
+            .macs
+            .iter()
+            .filter(|pattern| pattern.value.matches(mac));
         let most = fits.map(|pattern| pattern.value.fixed_bytes()).max()?;
         Some((most, (name, group)))
     });
-    matching.max_by_key(|(fixed, _)| *fixed).map(|(_, found)| found)
+    matching
+        .max_by_key(|(fixed, _)| *fixed)
+        .map(|(_, found)| found)
 }
 
 /// The record of a machine that is seen for the first time; its name is one that nobody has.
@@ -89,9 +114,18 @@ pub fn first_record(
     taken: &dyn Fn(&str) -> bool,
     now: SystemTime,
 ) -> Record {
-    let name = profile.name.clone().unwrap_or_else(|| invent_name(config, mac, profile, taken));
+    let name = profile
+        .name
+        .clone()
+        .unwrap_or_else(|| invent_name(config, mac, profile, taken));
     let group = profile.group.clone();
-    Record { mac, name, group, first_seen: now, boots: Boots::default() }
+    Record {
+        mac,
+        name,
+        group,
+        first_seen: now,
+        boots: Boots::default(),
+    }
 }
 
 /// The group's template with the lowest number that makes a new name; by MAC if the template has run out.
@@ -101,7 +135,10 @@ fn invent_name(
     profile: &Profile,
     taken: &dyn Fn(&str) -> bool,
 ) -> ClientName {
-    let group = profile.group.as_ref().and_then(|name| config.groups.get(name));
+    let group = profile
+        .group
+        .as_ref()
+        .and_then(|name| config.groups.get(name));
     let configured = |name: &ClientName| config.clients.contains_key(name);
     let free = |name: &ClientName| !configured(name) && !taken(name.as_str());
     let template = group.map(|group| &group.name);
@@ -118,7 +155,8 @@ const MOST_NUMBER: u32 = 20_000;
 /// The name of a machine that no template names.
 pub fn name_by_mac(mac: Mac) -> ClientName {
     let name = format!("pc-{}", mac.hex());
-    name.parse().unwrap_or_else(|_| unreachable!("hex digits make a legal name: {name}"))
+    name.parse()
+        .unwrap_or_else(|_| unreachable!("hex digits make a legal name: {name}"))
 }
 
 #[cfg(test)]

@@ -31,7 +31,12 @@ pub struct Disks {
 impl Disks {
     /// Serves the overlays of `store` over the versions of `catalogue`.
     pub fn new(store: Store, catalogue: Catalogue) -> Self {
-        Disks { store, catalogue, open_versions: Mutex::default(), attachments: Mutex::default() }
+        Disks {
+            store,
+            catalogue,
+            open_versions: Mutex::default(),
+            attachments: Mutex::default(),
+        }
     }
 
     /// The versions.
@@ -47,7 +52,10 @@ impl Disks {
         match self.store.info(&overlay_id(mac)) {
             Ok(info) => Ok(Some(info)),
             Err(error) if error.kind() == OverlayError::NotFound => Ok(None),
-            Err(error) => Err(Error::disk(format!("cannot read the overlay of {mac}"), error)),
+            Err(error) => Err(Error::disk(
+                format!("cannot read the overlay of {mac}"),
+                error,
+            )),
         }
     }
 
@@ -131,14 +139,18 @@ impl Disks {
             true => self.open(&id)?,
             false => self.make(&id, profile, version, exists)?,
         };
-        self.attachments.lock().insert(mac, Arc::downgrade(&overlay));
+        self.attachments
+            .lock()
+            .insert(mac, Arc::downgrade(&overlay));
         Ok(overlay.attach())
     }
 
     fn open(&self, id: &OverlayId) -> Result<Arc<Overlay>> {
         let resolve = |base: &BaseId| {
             let disk = self.open_version(version_of(base));
-            disk.inspect_err(|error| tracing::warn!("overlay {id}: {error}")).ok().map(|d| d as Arc<dyn Base>)
+            disk.inspect_err(|error| tracing::warn!("overlay {id}: {error}"))
+                .ok()
+                .map(|d| d as Arc<dyn Base>)
         };
         let failed = |error| Error::disk(format!("cannot open overlay {id}"), error);
         self.store.open_overlay(id, &resolve).map_err(failed)
@@ -170,7 +182,10 @@ impl Disks {
 
     /// Whether a connection has the machine's disk now.
     pub fn attached(&self, mac: Mac) -> bool {
-        self.attachments.lock().get(&mac).is_some_and(|overlay| overlay.strong_count() > 0)
+        self.attachments
+            .lock()
+            .get(&mac)
+            .is_some_and(|overlay| overlay.strong_count() > 0)
     }
 
     /// Throws a machine's overlay away.
@@ -179,9 +194,10 @@ impl Disks {
     /// When the store cannot.
     pub fn delete(&self, mac: Mac) -> Result<()> {
         match self.store.delete(&overlay_id(mac)) {
-            Err(error) if error.kind() != OverlayError::NotFound => {
-                Err(Error::disk(format!("cannot delete the overlay of {mac}"), error))
-            }
+            Err(error) if error.kind() != OverlayError::NotFound => Err(Error::disk(
+                format!("cannot delete the overlay of {mac}"),
+                error,
+            )),
             _ => Ok(()),
         }
     }
@@ -194,5 +210,6 @@ fn version_of(base: &BaseId) -> VersionId {
 /// An overlay is filed under its machine's address, so that two machines can never share one.
 pub fn overlay_id(mac: Mac) -> OverlayId {
     let name = mac.hex();
-    OverlayId::new(name.clone()).unwrap_or_else(|_| unreachable!("hex digits name an overlay: {name}"))
+    OverlayId::new(name.clone())
+        .unwrap_or_else(|_| unreachable!("hex digits name an overlay: {name}"))
 }

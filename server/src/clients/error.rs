@@ -35,7 +35,11 @@ pub struct Error {
 impl Error {
     /// A failure without a cause below it.
     pub fn new(kind: ErrorKind, context: impl Into<String>) -> Self {
-        Error { kind, context: context.into(), source: None }
+        Error {
+            kind,
+            context: context.into(),
+            source: None,
+        }
     }
 
     /// A failure of the state database.
@@ -43,7 +47,11 @@ impl Error {
         context: impl Into<String>,
         source: impl Into<Box<dyn StdError + Send + Sync>>,
     ) -> Self {
-        Error { kind: ErrorKind::State, context: context.into(), source: Some(source.into()) }
+        Error {
+            kind: ErrorKind::State,
+            context: context.into(),
+            source: Some(source.into()),
+        }
     }
 
     /// A failure of the overlay store or the catalogue.
@@ -51,23 +59,35 @@ impl Error {
         context: impl Into<String>,
         source: impl Into<Box<dyn StdError + Send + Sync>>,
     ) -> Self {
-        Error { kind: ErrorKind::Disk, context: context.into(), source: Some(source.into()) }
+        Error {
+            kind: ErrorKind::Disk,
+            context: context.into(),
+            source: Some(source.into()),
+        }
     }
 
     /// There is no such client.
     pub fn unknown(name: &str) -> Self {
-        let context = format!("no client `{name}`: `bootroom client list` shows those that were seen");
+        let context =
+            format!("no client `{name}`: `bootroom client list` shows those that were seen");
         Error::new(ErrorKind::Unknown, context)
     }
 
     /// Too many machines.
     pub fn full(most: usize) -> Self {
-        Error::new(ErrorKind::Full, format!("{most} machines are known already; no further one is served"))
+        Error::new(
+            ErrorKind::Full,
+            format!("{most} machines are known already; no further one is served"),
+        )
     }
 
     /// The same failure, told from further out.
     pub fn within(self, context: impl Into<String>) -> Self {
-        Error { kind: self.kind, context: context.into(), source: Some(Box::new(self)) }
+        Error {
+            kind: self.kind,
+            context: context.into(),
+            source: Some(Box::new(self)),
+        }
     }
 
     /// The kind.

@@ -20,7 +20,10 @@ use parking_lot::Mutex;
 use pxe::Mac;
 
 use crate::{
-    config::{Config, units::{ClientName, Retention}},
+    config::{
+        Config,
+        units::{ClientName, Retention},
+    },
     trace::{Step, Trace},
 };
 use boot::{Admission, Boot, Token};
@@ -57,9 +60,20 @@ impl Clients {
     ///
     /// # Errors
     /// When names that the configuration gives cannot be recorded.
-    pub fn new(config: Config, registry: Registry, disks: Disks, trace: Arc<Trace>) -> Result<Self> {
+    pub fn new(
+        config: Config,
+        registry: Registry,
+        disks: Disks,
+        trace: Arc<Trace>,
+    ) -> Result<Self> {
         let config = ArcSwap::from_pointee(config);
-        let clients = Clients { config, registry, disks, trace, locks: Mutex::default() };
+        let clients = Clients {
+            config,
+            registry,
+            disks,
+            trace,
+            locks: Mutex::default(),
+        };
         clients.apply_names()?;
         Ok(clients)
     }
@@ -84,7 +98,9 @@ impl Clients {
     /// # Errors
     /// When there is none.
     pub fn find(&self, name: &str) -> Result<Record> {
-        self.registry.by_name(name).ok_or_else(|| Error::unknown(name))
+        self.registry
+            .by_name(name)
+            .ok_or_else(|| Error::unknown(name))
     }
 
     /// What the machine of this address is called, if it was ever served.
@@ -98,7 +114,9 @@ impl Clients {
     /// When a machine seen for the first time cannot be recorded.
     pub fn identify(&self, mac: Mac) -> Result<Option<(Record, Profile)>> {
         let config = self.config();
-        let Some(profile) = directory::profile(&config, mac) else { return Ok(None) };
+        let Some(profile) = directory::profile(&config, mac) else {
+            return Ok(None);
+        };
         let record = self.registry.get_or_make(mac, |taken| {
             directory::first_record(&config, mac, &profile, taken, SystemTime::now())
         })?;
@@ -119,7 +137,8 @@ impl Clients {
                 self.rename(&config, &holder)?;
             }
             if self.registry.get(client.mac.value).is_some() {
-                self.registry.update(client.mac.value, |record| record.name = name.clone())?;
+                self.registry
+                    .update(client.mac.value, |record| record.name = name.clone())?;
             }
         }
         Ok(())
@@ -134,8 +153,14 @@ impl Clients {
             }
             None => directory::name_by_mac(holder.mac),
         };
-        tracing::warn!("client {} ({}) is now called {name}: the configuration gives its name to another machine", holder.name, holder.mac);
-        self.registry.update(holder.mac, |record| record.name = name).map(drop)
+        tracing::warn!(
+            "client {} ({}) is now called {name}: the configuration gives its name to another machine",
+            holder.name,
+            holder.mac
+        );
+        self.registry
+            .update(holder.mac, |record| record.name = name)
+            .map(drop)
     }
 
     /// Makes the script of a machine's next boot, with a fresh token. Disturbs nothing that runs.
@@ -144,13 +169,21 @@ impl Clients {
     /// When the machine is not served, or what it should boot is not there; the message is fit for its screen.
     pub fn script(&self, mac: Mac, place: Place) -> Result<Script> {
         let (record, profile) = self.identify(mac)?.ok_or_else(|| {
-            let context = format!("{mac} matches no [clients] or [groups] table of the configuration");
+            let context =
+                format!("{mac} matches no [clients] or [groups] table of the configuration");
             Error::new(ErrorKind::Unknown, context)
         })?;
-        let version = self.disks.version_to_boot(mac, &profile, record.boots.fresh)?;
+        let version = self
+            .disks
+            .version_to_boot(mac, &profile, record.boots.fresh)?;
         let token = fresh_token()?;
-        let boot = Boot { token, version: version.id(), fetched: SystemTime::now() };
-        self.registry.update(mac, |record| record.boots.expect(boot))?;
+        let boot = Boot {
+            token,
+            version: version.id(),
+            fetched: SystemTime::now(),
+        };
+        self.registry
+            .update(mac, |record| record.boots.expect(boot))?;
         Ok(Script::new(&record, &profile, &version, token, place))
     }
 
@@ -171,17 +204,24 @@ impl Clients {
         let profile = self.profile(mac).ok_or_else(refused)?;
         let (record, boot, detail) = match record.boots.admit(&token).ok_or_else(refused)? {
             Admission::Reconnect(boot) => (record, boot, "reconnected"),
-            Admission::NewBoot(boot) => (self.begin(mac, &profile, boot.clone())?, boot, "new boot"),
+            Admission::NewBoot(boot) => {
+                (self.begin(mac, &profile, boot.clone())?, boot, "new boot")
+            }
         };
-        let attachment = self.disks.attach(mac, &profile, boot.version, record.boots.fresh)?;
-        self.registry.update(mac, |record| record.boots.fresh = false)?;
-        self.trace.add(Step::new(mac, Some(&record.name), "attached", detail));
+        let attachment = self
+            .disks
+            .attach(mac, &profile, boot.version, record.boots.fresh)?;
+        self.registry
+            .update(mac, |record| record.boots.fresh = false)?;
+        self.trace
+            .add(Step::new(mac, Some(&record.name), "attached", detail));
         Ok(attachment)
     }
 
     fn begin(&self, mac: Mac, profile: &Profile, boot: Boot) -> Result<Record> {
         let fresh = profile.retention == Retention::Boot;
-        self.registry.update(mac, |record| record.boots.activate(boot, fresh))
+        self.registry
+            .update(mac, |record| record.boots.activate(boot, fresh))
     }
 
     /// Gives a machine a fresh disk: now if nothing has it attached, else at its next boot.
@@ -193,11 +233,17 @@ impl Clients {
         let lock = self.lock_of(mac);
         let _deciding = lock.lock();
         if self.disks.attached(mac) {
-            self.registry.update(mac, |record| record.boots.fresh = true)?;
+            self.registry
+                .update(mac, |record| record.boots.fresh = true)?;
             return Ok(Reset::AtNextBoot);
         }
         // First the token, on disk: a machine that lost its connection must not come back to another disk.
-        self.registry.update(mac, |record| record.boots = boot::Boots { fresh: true, ..Default::default() })?;
+        self.registry.update(mac, |record| {
+            record.boots = boot::Boots {
+                fresh: true,
+                ..Default::default()
+            }
+        })?;
         self.disks.delete(mac)?;
         Ok(Reset::Done)
     }
@@ -226,8 +272,12 @@ impl Clients {
 
 fn fresh_token() -> Result<Token> {
     let mut random = [0; 16];
-    getrandom::fill(&mut random)
-        .map_err(|error| Error::new(ErrorKind::State, format!("no randomness for a token: {error}")))?;
+    getrandom::fill(&mut random).map_err(|error| {
+        Error::new(
+            ErrorKind::State,
+            format!("no randomness for a token: {error}"),
+        )
+    })?;
     Ok(Token::new(random))
 }
 

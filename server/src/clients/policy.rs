@@ -28,14 +28,21 @@ impl BootPolicy {
 
     fn place(&self, request: &FileRequest) -> Place {
         let server = &self.clients.config().server;
-        Place { address: request.local, http_port: server.http_port, nbd_port: server.nbd_port }
+        Place {
+            address: request.local,
+            http_port: server.http_port,
+            nbd_port: server.nbd_port,
+        }
     }
 
     fn script(&self, mac: Mac, request: &FileRequest) -> Content {
         // Where this server gives the addresses, a machine can only ask for its own script.
         let impostor = request.mac.filter(|holder| *holder != mac);
         if let Some(holder) = impostor {
-            tracing::warn!("{} ({holder}) asked for the boot script of {mac}: refused", request.peer);
+            tracing::warn!(
+                "{} ({holder}) asked for the boot script of {mac}: refused",
+                request.peer
+            );
             return text(refusal("this is the boot script of another machine"));
         }
         match self.clients.script(mac, self.place(request)) {
@@ -43,7 +50,9 @@ impl BootPolicy {
             Err(error) => {
                 let reason = with_causes(&error);
                 tracing::warn!("{mac} cannot boot: {reason}");
-                self.clients.trace().add(Step::new(mac, None, "refused", &reason));
+                self.clients
+                    .trace()
+                    .add(Step::new(mac, None, "refused", &reason));
                 text(refusal(&reason))
             }
         }
@@ -68,7 +77,10 @@ fn text(script: String) -> Content {
 
 fn with_causes(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+    causes
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(": ")
 }
 
 impl Policy for BootPolicy {
@@ -92,9 +104,16 @@ impl Policy for BootPolicy {
         let config = self.clients.config();
         let profile = self.clients.profile(machine.mac)?;
         let server = &config.server;
-        let port = if server.http_port == 80 { String::new() } else { format!(":{}", server.http_port) };
+        let port = if server.http_port == 80 {
+            String::new()
+        } else {
+            format!(":{}", server.http_port)
+        };
         let script = format!("http://{}{port}/ipxe/{}", server.ip(), machine.mac.dashed());
-        Some(BootAnswer::Standard { loader: profile.loader, script })
+        Some(BootAnswer::Standard {
+            loader: profile.loader,
+            script,
+        })
     }
 
     fn file(&self, request: &FileRequest) -> Option<Content> {
@@ -109,20 +128,35 @@ impl Policy for BootPolicy {
     }
 
     fn report(&self, report: &Report) -> bool {
-        let Some((token, event)) = report.path.split_once('/') else { return false };
-        let Some(step) = REPORTS.into_iter().find(|known| *known == event) else { return false };
-        let Some(record) = self.clients.reporting(token) else { return false };
-        let words: String = String::from_utf8_lossy(&report.body).chars().take(200).collect();
+        let Some((token, event)) = report.path.split_once('/') else {
+            return false;
+        };
+        let Some(step) = REPORTS.into_iter().find(|known| *known == event) else {
+            return false;
+        };
+        let Some(record) = self.clients.reporting(token) else {
+            return false;
+        };
+        let words: String = String::from_utf8_lossy(&report.body)
+            .chars()
+            .take(200)
+            .collect();
         let detail: String = words.chars().filter(|c| !c.is_control()).collect();
-        self.clients.trace().add(Step::new(record.mac, Some(&record.name), step, &detail));
+        self.clients
+            .trace()
+            .add(Step::new(record.mac, Some(&record.name), step, &detail));
         true
     }
 
     fn event(&self, event: Event) {
         let Some(mac) = event.mac else { return };
-        let Some((step, detail)) = describe(event.what) else { return };
+        let Some((step, detail)) = describe(event.what) else {
+            return;
+        };
         let name = self.clients.name_of(mac);
-        self.clients.trace().add(Step::new(mac, name.as_ref(), step, &detail));
+        self.clients
+            .trace()
+            .add(Step::new(mac, name.as_ref(), step, &detail));
     }
 }
 
@@ -132,18 +166,28 @@ const REPORTS: [&str; 5] = ["initramfs", "up", "reconnected", "shutdown", "faile
 /// The step of the boot trace that a happening is; nothing for what only the log tells.
 fn describe(what: Happening) -> Option<(&'static str, String)> {
     Some(match what {
-        Happening::Discover { stage, arch } => {
-            ("discover", format!("{stage:?}, architecture {}", arch.map_or("?".into(), |a| a.0.to_string())))
-        }
-        Happening::Ack { address, boot, .. } => {
-            ("dhcp", format!("{address}{}", boot.map(|b| format!(", {b}")).unwrap_or_default()))
-        }
+        Happening::Discover { stage, arch } => (
+            "discover",
+            format!(
+                "{stage:?}, architecture {}",
+                arch.map_or("?".into(), |a| a.0.to_string())
+            ),
+        ),
+        Happening::Ack { address, boot, .. } => (
+            "dhcp",
+            format!(
+                "{address}{}",
+                boot.map(|b| format!(", {b}")).unwrap_or_default()
+            ),
+        ),
         Happening::Nak { reason } => ("refused", reason),
         Happening::NotServed { reason } => ("ignored", reason),
         Happening::Exhausted => ("refused", "no free address is left in the range".into()),
-        Happening::TransferStart { protocol: Protocol::Tftp, path, size } => {
-            ("tftp", format!("{path} ({size} bytes)"))
-        }
+        Happening::TransferStart {
+            protocol: Protocol::Tftp,
+            path,
+            size,
+        } => ("tftp", format!("{path} ({size} bytes)")),
         Happening::TransferStart { path, size, .. } => {
             let step = http_step(&path)?;
             (step, format!("{path} ({size} bytes)"))

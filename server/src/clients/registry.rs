@@ -52,7 +52,11 @@ impl Registry {
         let database = Database::create(path).map_err(|error| Error::state(context(), error))?;
         let records = load(&database).map_err(|error| error.within(context()))?;
         let records = RwLock::new(records);
-        Ok(Registry { database, records, change: Mutex::new(()) })
+        Ok(Registry {
+            database,
+            records,
+            change: Mutex::new(()),
+        })
     }
 
     /// The record of a machine.
@@ -62,7 +66,11 @@ impl Registry {
 
     /// The record of the machine that has this name.
     pub fn by_name(&self, name: &str) -> Option<Record> {
-        self.records.read().values().find(|record| record.name.as_str() == name).cloned()
+        self.records
+            .read()
+            .values()
+            .find(|record| record.name.as_str() == name)
+            .cloned()
     }
 
     /// Every record, in the order of names.
@@ -101,7 +109,9 @@ impl Registry {
     /// When there is none, or the database cannot be written; then nothing changed.
     pub fn update(&self, mac: Mac, change: impl FnOnce(&mut Record)) -> Result<Record> {
         let _change = self.change.lock();
-        let mut record = self.get(mac).ok_or_else(|| Error::unknown(&mac.to_string()))?;
+        let mut record = self
+            .get(mac)
+            .ok_or_else(|| Error::unknown(&mac.to_string()))?;
         let before = record.clone();
         change(&mut record);
         if record == before {
@@ -118,12 +128,18 @@ impl Registry {
 
     fn write(&self, record: &Record) -> Result<()> {
         let failed = |error: redb::Error| {
-            Error::state(format!("cannot record {} in the state database", record.name), error)
+            Error::state(
+                format!("cannot record {} in the state database", record.name),
+                error,
+            )
         };
-        let bytes = serde_json::to_vec(record).map_err(|e| Error::state("cannot encode a client", e))?;
+        let bytes =
+            serde_json::to_vec(record).map_err(|e| Error::state("cannot encode a client", e))?;
         let commit = || -> std::result::Result<(), redb::Error> {
             let transaction = self.database.begin_write()?;
-            transaction.open_table(CLIENTS)?.insert(record.mac.hex().as_str(), bytes.as_slice())?;
+            transaction
+                .open_table(CLIENTS)?
+                .insert(record.mac.hex().as_str(), bytes.as_slice())?;
             Ok(transaction.commit()?)
         };
         commit().map_err(failed)
@@ -175,7 +191,9 @@ mod tests {
         {
             let registry = Registry::open(&path).unwrap();
             registry.get_or_make(mac, |_| record(1)).unwrap();
-            registry.update(mac, |record| record.boots.fresh = true).unwrap();
+            registry
+                .update(mac, |record| record.boots.fresh = true)
+                .unwrap();
         }
         let registry = Registry::open(&path).unwrap();
         assert!(registry.get(mac).unwrap().boots.fresh);

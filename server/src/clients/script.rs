@@ -76,7 +76,13 @@ impl Script {
 
     /// For iPXE. `${…}` are iPXE's own settings, from the lease that it has.
     pub fn ipxe(&self) -> String {
-        let Script { title, kernel, initrd, arguments, hostname } = self;
+        let Script {
+            title,
+            kernel,
+            initrd,
+            arguments,
+            hostname,
+        } = self;
         format!(
             "#!ipxe\n\
              echo bootroom: {title}\n\
@@ -90,7 +96,10 @@ impl Script {
 
 /// The script of a machine that cannot boot: says why on its screen and tries again.
 pub fn refusal(reason: &str) -> String {
-    let lines: Vec<_> = reason.lines().map(|line| format!("echo bootroom: {}\n", plain(line))).collect();
+    let lines: Vec<_> = reason
+        .lines()
+        .map(|line| format!("echo bootroom: {}\n", plain(line)))
+        .collect();
     format!("#!ipxe\n{}{FAILED}", lines.concat())
 }
 
@@ -102,7 +111,9 @@ const FAILED: &str = ":failed\n\
 
 /// iPXE expands `${` and splits at `||` and `&&`; a message must do neither.
 fn plain(line: &str) -> String {
-    line.chars().filter(|c| !matches!(c, '$' | '|' | '&' | ';')).collect()
+    line.chars()
+        .filter(|c| !matches!(c, '$' | '|' | '&' | ';'))
+        .collect()
 }
 
 /// A machine-id (machine-id(5)) that a machine keeps over every fresh disk: derived from its address, in the
@@ -111,7 +122,10 @@ fn machine_id(mac: Mac) -> String {
     let hash = blake3::derive_key("bootroom 2026-11-23 machine-id", &mac.0);
     let mut bytes = [0; 16];
     bytes.copy_from_slice(&hash[..16]);
-    uuid::Builder::from_random_bytes(bytes).into_uuid().simple().to_string()
+    uuid::Builder::from_random_bytes(bytes)
+        .into_uuid()
+        .simple()
+        .to_string()
 }
 
 #[cfg(test)]
@@ -121,7 +135,9 @@ mod tests {
     #[test]
     fn a_refusal_cannot_run_commands() {
         let script = refusal("no image `${boot}` || sanboot\nsecond line");
-        assert!(script.starts_with("#!ipxe\necho bootroom: no image `{boot}`  sanboot\necho bootroom: second"));
+        assert!(script.starts_with(
+            "#!ipxe\necho bootroom: no image `{boot}`  sanboot\necho bootroom: second"
+        ));
     }
 
     #[test]
