@@ -1,6 +1,7 @@
 //! Removing a version that nobody needs.
 
 use std::fs::{self, File};
+use std::path::Path;
 
 use crate::catalogue::Catalogue;
 use crate::error::{Error, ErrorKind, IoContext, Result};
@@ -32,7 +33,7 @@ impl Catalogue {
         bindings: impl IntoIterator<Item = Binding>,
         force: bool,
     ) -> Result<Version> {
-        let lock = ChangeLock::take(&self.root().to_owned())?;
+        let lock = ChangeLock::take(self.root())?;
         let version = self.resolve(reference)?;
         check_overlays(&version, bindings)?;
         self.check_current(&version, force)?;
@@ -64,7 +65,7 @@ impl Catalogue {
 
     /// The version leaves its number in one step; its pointer goes first, so that it never
     /// points to nothing.
-    fn take_out(&self, version: &Version, trash: &std::path::Path) -> Result<()> {
+    fn take_out(&self, version: &Version, trash: &Path) -> Result<()> {
         let dir = self.image_dir(version.image());
         if self.current(version.image())? == Some(version.number()) {
             let path = dir.join(layout::CURRENT);

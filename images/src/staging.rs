@@ -140,7 +140,7 @@ impl Staging {
         let kernel = measure(&self.kernel_path(), progress, cancel)?;
         let initrd = measure(&self.initrd_path(), progress, cancel)?;
         let disk = measure(&self.disk_path(), progress, cancel)?;
-        if disk.size.get() % BLOCK != 0 {
+        if !disk.size.get().is_multiple_of(BLOCK) {
             return Err(Error::new(
                 ErrorKind::Invalid,
                 format!(

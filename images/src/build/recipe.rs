@@ -94,7 +94,7 @@ impl Recipe {
     }
 
     fn check_size(&self) -> Result<()> {
-        let whole = self.size.get() % Bytes::mib(1).get() == 0;
+        let whole = self.size.get().is_multiple_of(Bytes::mib(1).get());
         if whole && (SIZE_MIN..=SIZE_MAX).contains(&self.size) {
             return Ok(());
         }
@@ -143,6 +143,27 @@ impl Kernel {
         match self {
             Self::Generic => "linux-image-amd64",
             Self::Cloud => "linux-image-cloud-amd64",
+        }
+    }
+}
+
+impl Kernel {
+    /// How `initramfs-tools` chooses modules. Drivers of all network cards, where there are many.
+    pub(crate) fn modules(self) -> &'static str {
+        match self {
+            Self::Generic => "netboot",
+            Self::Cloud => "list",
+        }
+    }
+
+    /// Modules that the initramfs has in any case: the network cards of virtual machines where
+    /// these are all there is, and a virtual disk, for looking into an image without a network.
+    pub(crate) fn drivers(self) -> &'static str {
+        match self {
+            Self::Generic => "virtio_pci virtio_blk",
+            Self::Cloud => {
+                "virtio_pci virtio_blk virtio_net vmxnet3 hv_netvsc xen-netfront ena gve"
+            }
         }
     }
 }
