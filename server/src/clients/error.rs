@@ -90,6 +90,12 @@ impl Error {
         }
     }
 
+    /// The failure and what lies below it, on one line.
+    pub fn with_causes(&self) -> String {
+        let causes = std::iter::successors(Some(self as &dyn StdError), |error| error.source());
+        causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+    }
+
     /// The kind.
     pub fn kind(&self) -> ErrorKind {
         self.kind

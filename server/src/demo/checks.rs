@@ -8,7 +8,7 @@ use std::process::Stdio;
 use anyhow::Context;
 use tokio::process::Command;
 
-use super::control::Control;
+use crate::control::client::Control;
 use super::plan::{Desk, IMAGE, Plan, Retention};
 use super::proof::Proofs;
 use super::room::Seat;

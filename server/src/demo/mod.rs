@@ -10,7 +10,7 @@
 
 mod checks;
 mod console;
-mod control;
+
 mod image;
 mod machine;
 mod network;

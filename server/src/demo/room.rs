@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, interval};
 
 use super::checks::{self, Disk};
-use super::control::{Control, Events};
+use crate::control::client::{Control, Events};
 use super::machine::Machine;
 use super::network;
 use super::plan::{Desk, PASSWORD, Plan};

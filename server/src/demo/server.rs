@@ -9,7 +9,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::control::Control;
+use crate::control::client::Control;
 use super::plan::{BRIDGE, Desk, IMAGE, Plan, SERVER};
 
 /// How long the server may take until it answers.
