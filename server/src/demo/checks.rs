@@ -8,11 +8,11 @@ use std::process::Stdio;
 use anyhow::Context;
 use tokio::process::Command;
 
-use crate::control::client::Control;
 use super::plan::{Desk, IMAGE, Plan, Retention};
 use super::proof::Proofs;
 use super::room::Seat;
 use super::server::Memory;
+use crate::control::client::Control;
 
 /// What the server may use of the computer's memory beyond shared file pages.
 const MEMORY_LIMIT: u64 = 40 << 20;

@@ -14,13 +14,13 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, interval};
 
 use super::checks::{self, Disk};
-use crate::control::client::{Control, Events};
 use super::machine::Machine;
 use super::network;
 use super::plan::{Desk, PASSWORD, Plan};
 use super::proof::Proofs;
 use super::server::{Server, tail};
 use super::timeline::{Board, Step};
+use crate::control::client::{Control, Events};
 
 /// How long one or two machines may take from power-on to login; each further one gets half of it on top.
 const BOOT_DEADLINE: Duration = Duration::from_secs(300);
