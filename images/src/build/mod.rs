@@ -19,6 +19,7 @@ pub use recipe::{Kernel, Password, Recipe};
 
 use crate::cancel::Cancel;
 use crate::error::{IoContext, Result};
+use crate::layout;
 use crate::progress::Progress;
 use crate::staging::{Details, Staged, Staging};
 use tools::Tool;
@@ -176,7 +177,7 @@ impl Workshop {
     }
 
     fn tear_down(self) -> Result<()> {
-        fs::remove_dir_all(&self.dir).at("delete", &self.dir)
+        layout::delete_tree(&self.dir)
     }
 }
 
