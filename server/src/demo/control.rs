@@ -16,8 +16,8 @@ const ANSWER_LIMIT: usize = 4 << 20;
 /// A line of the boot trace.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Event {
-    /// The client's name.
-    pub client: String,
+    /// The address of the machine's network card.
+    pub mac: String,
     /// What it did: `dhcp`, `tftp`, `ipxe`, and so on.
     pub step: String,
     /// More about it, for people.
@@ -163,8 +163,8 @@ mod tests {
         let control = answer(
             &dir.path().join("s"),
             &[
-                "HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n{\"client\":\"a\",\"st",
-                "ep\":\"dhcp\"}\n\n{\"client\":\"b\",\"step\":\"ipxe\",\"detail\":\"x\"}\n",
+                "HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n{\"mac\":\"a\",\"st",
+                "ep\":\"dhcp\"}\n\n{\"mac\":\"b\",\"step\":\"ipxe\",\"detail\":\"x\"}\n",
             ],
         )
         .await;
