@@ -1,3 +1,4 @@
-//! The `bootroom` binary.
-
+mod clients;
+mod config;
+mod trace;
 fn main() {}
