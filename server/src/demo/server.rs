@@ -171,7 +171,7 @@ fn section(desk: &Desk) -> String {
     let retention = retention.name();
     format!(
         "\n[clients.{name}]\nmac = \"{mac}\"\nimage = \"{IMAGE}\"\nretention = \"{retention}\"\n\
-         cmdline = \"console=ttyS0 quiet\"\n"
+         kernel_args = \"console=ttyS0 quiet\"\n"
     )
 }
 
