@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{self, IoSliceMut};
 use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -223,6 +224,25 @@ impl Source {
             Self::Bytes(bytes) => bytes.len() as u64,
             Self::File(_, len) => *len,
         }
+    }
+
+    /// A name for this version of it, for caches (a strong ETag). None: made for this one request.
+    pub fn tag(&self) -> Option<String> {
+        let Self::File(file, len) = self else {
+            return None;
+        };
+        let metadata = file.metadata().ok()?;
+        Some(format!(
+            "\"{:x}-{len:x}-{:x}.{:x}\"",
+            metadata.ino(),
+            metadata.mtime(),
+            metadata.mtime_nsec()
+        ))
+    }
+
+    /// Whether it holds nothing.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 
     /// Fills `buffer` from `offset` on, waiting for the disk if need be.

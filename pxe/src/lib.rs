@@ -41,6 +41,7 @@ pub mod tftp;
 
 pub use dhcp::{Dhcp, DhcpConfig, Leases, RedbLeases};
 pub use error::{Error, ErrorKind, Result};
+pub use http::{Http, HttpConfig};
 pub use machine::{Arch, IpxeFeatures, Link, Mac, MacParseError, Machine, Stage, Uuid};
 pub use policy::{
     BootAnswer, Content, DhcpOption, Event, FileRequest, Happening, Identity, Loader, Outcome,

@@ -90,6 +90,17 @@ impl Error {
         }
     }
 
+    /// The failure and what lies below it, on one line.
+    pub fn with_causes(&self) -> String {
+        let mut text = self.to_string();
+        let mut cause = self.source();
+        while let Some(error) = cause {
+            text = format!("{text}: {error}");
+            cause = error.source();
+        }
+        text
+    }
+
     /// The kind.
     pub fn kind(&self) -> ErrorKind {
         self.kind

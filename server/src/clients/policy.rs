@@ -48,7 +48,7 @@ impl BootPolicy {
         match self.clients.script(mac, self.place(request)) {
             Ok(script) => text(script.ipxe()),
             Err(error) => {
-                let reason = with_causes(&error);
+                let reason = error.with_causes();
                 tracing::warn!("{mac} cannot boot: {reason}");
                 self.clients
                     .trace()
@@ -75,14 +75,6 @@ fn text(script: String) -> Content {
     Content::Bytes(Bytes::from(script))
 }
 
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes
-        .map(ToString::to_string)
-        .collect::<Vec<_>>()
-        .join(": ")
-}
-
 impl Policy for BootPolicy {
     fn identify(&self, machine: &Machine) -> Option<Identity> {
         match self.clients.identify(machine.mac) {
@@ -94,7 +86,7 @@ impl Policy for BootPolicy {
                 options: Vec::new(),
             }),
             Err(error) => {
-                tracing::error!("cannot serve {}: {}", machine.mac, with_causes(&error));
+                tracing::error!("cannot serve {}: {}", machine.mac, error.with_causes());
                 None
             }
         }

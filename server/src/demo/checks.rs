@@ -9,11 +9,11 @@ use anyhow::Context;
 use tokio::process::Command;
 
 use super::boot::Seat;
-use super::control::Control;
 use super::plan::{Desk, IMAGE, Plan, Retention};
 use super::proof::Proofs;
 use super::server::Memory;
 use super::summary::mebibytes;
+use crate::control::client::Control;
 
 /// What the server may use of the computer's memory beyond shared file pages.
 const MEMORY_LIMIT: u64 = 40 << 20;

@@ -11,7 +11,7 @@
 mod boot;
 mod checks;
 mod console;
-mod control;
+
 mod image;
 mod machine;
 mod network;

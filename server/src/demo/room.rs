@@ -15,13 +15,13 @@ use tokio::time::interval;
 
 use super::boot::{self, Seat};
 use super::checks;
-use super::control::{Control, Events};
 use super::network;
 use super::plan::{PASSWORD, Plan};
 use super::proof::Proofs;
 use super::server::Server;
 use super::summary::Summary;
 use super::timeline::{Board, Step};
+use crate::control::client::{Control, Events};
 
 /// Runs the room as the plan at `path` says. The exit code is 0 only if every check held.
 ///
@@ -103,7 +103,7 @@ impl Drop for Beside {
 /// Puts the server's boot trace on the board. If the trace ends early the board shows less, which is all it can do.
 async fn follow(mut events: Events, plan: Arc<Plan>, board: Board) {
     while let Ok(Some(event)) = events.next().await {
-        let desk = plan.desks.iter().find(|desk| desk.mac == event.mac);
+        let desk = plan.desks.iter().find(|desk| desk.mac == event.mac.to_string());
         if let (Some(desk), Some(step)) = (desk, Step::named(&event.step)) {
             board.record(&desk.name, step, &event.detail);
         }

@@ -9,8 +9,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::control::Control;
 use super::plan::{BRIDGE, Desk, IMAGE, Plan, SERVER};
+use crate::control::client::Control;
 
 /// How long the server may take until it answers.
 const START_DEADLINE: Duration = Duration::from_secs(30);

@@ -1,29 +1,19 @@
-//! The server's control socket, as the demo uses it: a question with a JSON answer, and the trace of boots.
+//! The other end of the control socket: a question with a JSON answer, and the trace of boots.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::{Bytes, Incoming};
-use hyper::{Request, Response};
+use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
-use serde::Deserialize;
 use tokio::net::UnixStream;
+
+use super::model::Failure;
+use crate::trace::Step;
 
 /// The longest answer taken, in bytes.
 const ANSWER_LIMIT: usize = 4 << 20;
-
-/// A line of the boot trace.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub struct Event {
-    /// The address of the machine's network card.
-    pub mac: String,
-    /// What it did: `dhcp`, `tftp`, `ipxe`, and so on.
-    pub step: String,
-    /// More about it, for people.
-    #[serde(default)]
-    pub detail: String,
-}
 
 /// The control socket of a server.
 #[derive(Debug, Clone)]
@@ -44,13 +34,29 @@ impl Control {
     /// # Errors
     /// The server does not answer, refuses, or answers something that is not JSON.
     pub async fn get(&self, path: &str) -> anyhow::Result<serde_json::Value> {
-        let response = self.request(path).await?;
+        self.ask(Method::GET, path).await
+    }
+
+    /// Does what `path` says and returns the JSON answer.
+    ///
+    /// # Errors
+    /// The server does not answer, refuses, or answers something that is not JSON.
+    pub async fn post(&self, path: &str) -> anyhow::Result<serde_json::Value> {
+        self.ask(Method::POST, path).await
+    }
+
+    async fn ask(&self, method: Method, path: &str) -> anyhow::Result<serde_json::Value> {
+        let response = self.request(method, path).await?;
+        let refused = !response.status().is_success();
         let body = Limited::new(response.into_body(), ANSWER_LIMIT)
             .collect()
             .await;
         let body = body
             .map_err(|error| anyhow::anyhow!("{path}: {error}"))?
             .to_bytes();
+        if refused {
+            return Err(refusal(path, &body));
+        }
         serde_json::from_slice(&body).with_context(|| format!("the answer to {path} is not JSON"))
     }
 
@@ -59,14 +65,14 @@ impl Control {
     /// # Errors
     /// The server does not answer or refuses.
     pub async fn events(&self) -> anyhow::Result<Events> {
-        let body = self.request("/v1/events").await?.into_body();
+        let body = self.request(Method::GET, "/v1/events").await?.into_body();
         Ok(Events {
             body,
             pending: Lines::default(),
         })
     }
 
-    async fn request(&self, path: &str) -> anyhow::Result<Response<Incoming>> {
+    async fn request(&self, method: Method, path: &str) -> anyhow::Result<Response<Incoming>> {
         let place = || format!("the server's control socket {}", self.socket.display());
         let stream = UnixStream::connect(&self.socket)
             .await
@@ -75,14 +81,28 @@ impl Control {
             .await
             .with_context(place)?;
         tokio::spawn(connection);
-        let request = Request::get(path)
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
             .header("host", "bootroom")
             .body(Empty::<Bytes>::new())?;
         let response = sender.send_request(request).await.with_context(place)?;
-        if !response.status().is_success() {
-            bail!("{path}: the server answers {}", response.status());
-        }
         Ok(response)
+    }
+}
+
+/// Nobody listens at the control socket.
+#[derive(Debug, thiserror::Error)]
+#[error("the server does not answer at {}: {cause}; is `bootroom serve` running?", socket.display())]
+pub struct Unreachable {
+    socket: PathBuf,
+    cause: std::io::Error,
+}
+
+fn refusal(path: &str, body: &[u8]) -> anyhow::Error {
+    match serde_json::from_slice::<Failure>(body) {
+        Ok(failure) => anyhow::anyhow!(failure.error),
+        Err(_) => anyhow::anyhow!("{path}: the server refuses"),
     }
 }
 
@@ -97,7 +117,7 @@ impl Events {
     ///
     /// # Errors
     /// The connection broke, or a line is no event.
-    pub async fn next(&mut self) -> anyhow::Result<Option<Event>> {
+    pub async fn next(&mut self) -> anyhow::Result<Option<Step>> {
         loop {
             if let Some(line) = self.pending.take() {
                 return serde_json::from_slice(&line)
@@ -163,8 +183,8 @@ mod tests {
         let control = answer(
             &dir.path().join("s"),
             &[
-                "HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n{\"mac\":\"a\",\"st",
-                "ep\":\"dhcp\"}\n\n{\"mac\":\"b\",\"step\":\"ipxe\",\"detail\":\"x\"}\n",
+                "HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n{\"client\":\"a\",\"st",
+                "ep\":\"dhcp\"}\n\n{\"client\":\"b\",\"step\":\"ipxe\",\"detail\":\"x\"}\n",
             ],
         )
         .await;
