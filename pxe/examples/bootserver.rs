@@ -4,8 +4,8 @@
 //!
 //! Serves everyone. Firmware gets iPXE and iPXE gets `http://ADDRESS:PORT/boot.ipxe`, both from DIR before the
 //! distribution's loaders. Prints `ready`, then every event on a line. Options: `proxy` (no addresses), `grub`
-//! (shim and GRUB, not iPXE), `noprobe`, `http=PORT` (80), `lease=SECONDS`, `leases=FILE`, `tftp=PORT` (69),
-//! `nodhcp`, `reserve=MAC,ADDRESS`, `router=ADDRESS`, `subnet=NETWORK,FIRST-LAST` (behind a relay).
+//! (shim and GRUB, not iPXE), `noprobe`, `http=PORT` (80), `lease=SECONDS`, `leases=FILE`, `tftp=PORT` (69), `tftp-any`,
+//! `nodhcp` (last), `reserve=MAC,ADDRESS`, `router=ADDRESS`, `subnet=NETWORK,FIRST-LAST` (behind a relay).
 
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
@@ -135,6 +135,7 @@ fn apply(setup: &mut Setup, option: &str) -> Result<(), Failure> {
         "noprobe" => dhcp.probe = Duration::ZERO,
         "http" => setup.http.port = value.parse()?,
         "tftp" => setup.tftp.port = value.parse()?,
+        "tftp-any" => setup.tftp.address = Ipv4Addr::UNSPECIFIED,
         "lease" => dhcp.subnets[0].lease_time = Duration::from_secs(value.parse()?),
         "router" => dhcp.subnets[0].routers = vec![value.parse()?],
         "leases" => setup.leases = Some(value.into()),

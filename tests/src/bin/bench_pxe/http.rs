@@ -1,0 +1,3 @@
+//! HTTP beside nginx.
+/// Measures all.
+pub fn run() {}
