@@ -1,6 +1,7 @@
 //! The servers that are measured.
 
 use std::io::{BufRead, BufReader};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -135,4 +136,12 @@ pub fn print_times(what: &str, results: &[(&'static str, Duration)]) {
         list.join("  "),
         ratio.unwrap_or_default()
     );
+}
+
+/// Puts this thread into the namespace, and so every thread that it starts.
+pub fn enter(namespace: &Namespace) {
+    let file = std::fs::File::open(namespace.path()).expect("the namespace exists");
+    let kind = rustix::thread::LinkNameSpaceType::Network;
+    rustix::thread::move_into_link_name_space(file.as_fd(), Some(kind))
+        .expect("the namespace can be entered");
 }
