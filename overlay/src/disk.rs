@@ -55,12 +55,11 @@ impl Storage for HostDisk {
         fs::rename(from, to)
     }
 
-    fn remove_file(&self, path: &Path) -> io::Result<()> {
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        if fs::symlink_metadata(path)?.is_dir() {
+            return fs::remove_dir_all(path);
+        }
         fs::remove_file(path)
-    }
-
-    fn remove_tree(&self, path: &Path) -> io::Result<()> {
-        fs::remove_dir_all(path)
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {

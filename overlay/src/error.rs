@@ -111,6 +111,12 @@ impl Error {
         )
     }
 
+    /// This error, of the thing `name`.
+    pub(crate) fn within(mut self, name: &str) -> Self {
+        self.context = format!("{name}: {}", self.context);
+        self
+    }
+
     pub(crate) fn with_kind(mut self, kind: ErrorKind) -> Self {
         self.kind = kind;
         self

@@ -48,10 +48,8 @@ pub trait Storage: Send + Sync {
     fn list(&self, dir: &Path) -> io::Result<Vec<String>>;
     /// Gives a file or folder another name, atomically; replaces a file.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
-    /// Removes a file.
-    fn remove_file(&self, path: &Path) -> io::Result<()>;
-    /// Removes a folder and what is in it.
-    fn remove_tree(&self, path: &Path) -> io::Result<()>;
+    /// Removes a file, or a folder and what is in it.
+    fn remove(&self, path: &Path) -> io::Result<()>;
     /// Makes the names in `dir` durable.
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
     /// Takes the lock file at `path` for this process, until the value is dropped; `WouldBlock` if another has it.
