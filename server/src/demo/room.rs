@@ -103,7 +103,10 @@ impl Drop for Beside {
 /// Puts the server's boot trace on the board. If the trace ends early the board shows less, which is all it can do.
 async fn follow(mut events: Events, plan: Arc<Plan>, board: Board) {
     while let Ok(Some(event)) = events.next().await {
-        let desk = plan.desks.iter().find(|desk| desk.mac == event.mac.to_string());
+        let desk = plan
+            .desks
+            .iter()
+            .find(|desk| desk.mac == event.mac.to_string());
         if let (Some(desk), Some(step)) = (desk, Step::named(&event.step)) {
             board.record(&desk.name, step, &event.detail);
         }
