@@ -76,7 +76,10 @@ impl Control {
         let place = || format!("the server's control socket {}", self.socket.display());
         let stream = UnixStream::connect(&self.socket)
             .await
-            .with_context(place)?;
+            .map_err(|cause| Unreachable {
+                socket: self.socket.clone(),
+                cause,
+            })?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
             .with_context(place)?;
