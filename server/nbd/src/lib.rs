@@ -24,7 +24,12 @@ mod flags;
 mod numbers;
 mod options;
 
+pub mod reply;
+mod reply_decode;
 mod request;
+mod rules;
+mod server;
+mod server_answers;
 
 mod wire;
 
@@ -33,7 +38,12 @@ pub use error::{Error, ErrorKind, OptionError, Result};
 pub use export::{BlockSizes, ContextId, ExportInfo, ExportName, MetaContext};
 pub use flags::{CommandFlags, TransmissionFlags};
 pub use numbers::{Command, HeaderStyle, IoError, OptionKind, block_state};
+pub use reply_decode::{Reply, ReplyBody, ReplyDecoder};
 pub use request::{Cookie, Request};
+pub use rules::{Operation, Rules, Verdict};
+pub use server::{
+    Directory, Purpose, Refusal, ServerHandshake, ServerLimits, ServerStep, Session, TlsPolicy,
+};
 
 /// The port that IANA reserved for NBD.
 pub const DEFAULT_PORT: u16 = 10809;
