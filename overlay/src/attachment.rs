@@ -1,0 +1,257 @@
+//! A client's hold on its overlay: all reads and writes.
+
+use std::ops::{ControlFlow, Range};
+use std::sync::Arc;
+
+use parking_lot::RwLockReadGuard;
+
+use crate::base::Base;
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::BLOCK;
+use crate::overlay::{Inside, Overlay};
+use crate::stack::Run;
+use crate::storage::Attempt;
+
+/// What a write must outlive before it is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// This process.
+    Process,
+    /// A power cut (FUA).
+    Disk,
+}
+
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+
+/// A client's hold on its overlay. Every call fails with [`ErrorKind::Evicted`] once a newer one was made.
+///
+/// May be used from many threads; requests run in parallel and in any order, as on a disk. Offsets and lengths are in
+/// bytes, of any alignment.
+pub struct Attachment {
+    overlay: Arc<Overlay>,
+    generation: u64,
+    base: Arc<dyn Base>,
+    size: u64,
+}
+
+impl Attachment {
+    pub(crate) fn new(overlay: Arc<Overlay>, inside: &Inside) -> Self {
+        Self {
+            overlay,
+            generation: inside.generation,
+            base: inside.stack.base.clone(),
+            size: inside.stack.size,
+        }
+    }
+
+    /// Size of the disk in bytes.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// The base below, for sending its resident bytes without a copy. Stays the same for this attachment's life.
+    pub fn base(&self) -> &Arc<dyn Base> {
+        &self.base
+    }
+
+    /// The overlay.
+    pub fn overlay(&self) -> &Arc<Overlay> {
+        &self.overlay
+    }
+
+    /// Whether a newer attachment, a reset or a delete took this one's place.
+    pub fn is_evicted(&self) -> bool {
+        self.overlay.gate.read().generation != self.generation
+    }
+
+    /// Passes the gate: whoever holds the guard acts before any later attachment does.
+    fn enter(&self) -> Result<RwLockReadGuard<'_, Inside>> {
+        let inside = self.overlay.gate.read();
+        self.owns(&inside)?;
+        Ok(inside)
+    }
+
+    fn owns(&self, inside: &Inside) -> Result<()> {
+        if inside.deleted {
+            return Err(self.overlay.deleted());
+        }
+        if inside.generation == self.generation {
+            return Ok(());
+        }
+        let text = format!("overlay {}", self.overlay.id);
+        Err(Error::new(ErrorKind::Evicted, text))
+    }
+
+    /// Fills `buf` from `offset`. May block on disk.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`], [`ErrorKind::OutOfRange`], [`ErrorKind::Evicted`].
+    pub fn read(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+        self.enter()?.stack.read(buf, offset)
+    }
+
+    /// As [`Attachment::read`], but never waits for a disk or a lock; on [`Attempt::WouldBlock`] `buf` is undefined.
+    ///
+    /// # Errors
+    /// As [`Attachment::read`].
+    pub fn try_read(&self, buf: &mut [u8], offset: u64) -> Result<Attempt> {
+        let Some(inside) = self.overlay.gate.try_read() else {
+            return Ok(Attempt::WouldBlock);
+        };
+        self.owns(&inside)?;
+        inside.stack.try_read(buf, offset)
+    }
+
+    /// Appends to `out` where each stretch of `range` is stored now, without touching a disk; neighbours may be of
+    /// equal kind. A stretch of the base may be sent from [`Base::resident`]; the others through
+    /// [`Attachment::read`] or as zeros. A write that comes between counts as concurrent with the read.
+    ///
+    /// # Errors
+    /// [`ErrorKind::OutOfRange`], [`ErrorKind::Evicted`].
+    pub fn segments(&self, range: Range<u64>, out: &mut Vec<Run>) -> Result<()> {
+        self.enter()?
+            .stack
+            .segments(range, &mut |run| out.push(run))
+    }
+
+    /// Writes `data` at `offset`; answered, it outlives what `durability` says.
+    ///
+    /// # Errors
+    /// One for which [`Error::is_no_space`] holds, [`ErrorKind::Io`], [`ErrorKind::OutOfRange`],
+    /// [`ErrorKind::Evicted`]; after an error each sector holds either its old content or the new.
+    pub fn write(&self, data: &[u8], offset: u64, durability: Durability) -> Result<()> {
+        self.apply_write(data, offset)?;
+        self.settle(durability)
+    }
+
+    fn apply_write(&self, data: &[u8], offset: u64) -> Result<()> {
+        let inside = self.enter()?;
+        inside
+            .stack
+            .check(&(offset..offset.saturating_add(data.len() as u64)))?;
+        if data.is_empty() {
+            return Ok(());
+        }
+        inside.stack.top().write(data, offset, &inside.around())
+    }
+
+    fn settle(&self, durability: Durability) -> Result<()> {
+        match durability {
+            Durability::Process => Ok(()),
+            Durability::Disk => self.overlay.flush(),
+        }
+    }
+
+    /// Drops the content of the whole blocks in `range`: they read as zeros, their space is given back.
+    ///
+    /// # Errors
+    /// As [`Attachment::write`].
+    pub fn trim(&self, range: Range<u64>, durability: Durability) -> Result<()> {
+        {
+            let inside = self.enter()?;
+            inside.stack.check(&range)?;
+            inside.zero_whole(&range)?;
+        }
+        self.settle(durability)
+    }
+
+    /// Makes `range` read as zeros. With `punch` the space of whole blocks is given back; without, it is taken, so
+    /// that later writes there find room.
+    ///
+    /// # Errors
+    /// As [`Attachment::write`].
+    pub fn write_zeroes(
+        &self,
+        range: Range<u64>,
+        punch: bool,
+        durability: Durability,
+    ) -> Result<()> {
+        {
+            let inside = self.enter()?;
+            inside.stack.check(&range)?;
+            let whole = if punch {
+                whole_blocks(&range, self.size)
+            } else {
+                range.start..range.start
+            };
+            inside.fill_zeros(range.start..whole.start)?;
+            inside.zero_whole(&whole)?;
+            inside.fill_zeros(whole.end.max(range.start)..range.end)?;
+        }
+        self.settle(durability)
+    }
+
+    /// Makes everything answered so far durable, whoever wrote it. Concurrent calls share one sync.
+    ///
+    /// # Errors
+    /// As [`Overlay::flush`], and [`ErrorKind::Evicted`].
+    pub fn flush(&self) -> Result<()> {
+        drop(self.enter()?);
+        self.overlay.flush()
+    }
+
+    /// Calls `found` for the maximal runs of base, data and zeros in `range`, in order, until it breaks. May ask the
+    /// disk for the holes of the base.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`], [`ErrorKind::OutOfRange`], [`ErrorKind::Evicted`].
+    pub fn block_status(
+        &self,
+        range: Range<u64>,
+        found: &mut dyn FnMut(Run) -> ControlFlow<()>,
+    ) -> Result<()> {
+        self.enter()?.stack.status(range, found)
+    }
+}
+
+/// The whole blocks of `range`, in bytes, the last one of the disk counting as whole; empty at the start if none.
+fn whole_blocks(range: &Range<u64>, size: u64) -> Range<u64> {
+    let start = range.start.next_multiple_of(BLOCK);
+    let end = if range.end == size {
+        size
+    } else {
+        range.end / BLOCK * BLOCK
+    };
+    if start >= end {
+        range.end..range.end
+    } else {
+        start..end
+    }
+}
+
+impl Inside {
+    fn zero_whole(&self, range: &Range<u64>) -> Result<()> {
+        let whole = whole_blocks(range, self.stack.size);
+        if whole.is_empty() {
+            return Ok(());
+        }
+        let blocks = whole.start / BLOCK..whole.end.div_ceil(BLOCK);
+        self.stack.top().zero(blocks, &self.around())
+    }
+
+    fn fill_zeros(&self, range: Range<u64>) -> Result<()> {
+        let mut at = range.start;
+        while at < range.end {
+            let len = (range.end - at).min(ZEROS.len() as u64);
+            self.stack
+                .top()
+                .write(&ZEROS[..len as usize], at, &self.around())?;
+            at += len;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whole_blocks_leave_out_what_is_only_touched() {
+        assert_eq!(whole_blocks(&(0..4096), 1 << 20), 0..4096);
+        assert_eq!(whole_blocks(&(1..8192), 1 << 20), 4096..8192);
+        assert_eq!(whole_blocks(&(1..8191), 1 << 20), 8191..8191);
+        assert_eq!(whole_blocks(&(100..200), 1 << 20), 200..200);
+        assert_eq!(whole_blocks(&(4096..5120), 5120), 4096..5120);
+    }
+}

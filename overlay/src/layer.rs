@@ -1,0 +1,524 @@
+//! One layer of an overlay: a sparse data file and its map.
+//!
+//! FORMAT.md gives the ordering rules that the functions here keep; each says which.
+
+use std::io;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::{Mutex, MutexGuard};
+use uuid::Uuid;
+
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::ids::BLOCK;
+use crate::map::{Lanes, Map, PAGE_BLOCKS, PAGE_WORDS, State, WORD_BLOCKS, Word, words_of};
+use crate::mapfile::{self, Durable};
+use crate::storage::{Attempt, OpenMode, Storage, StoredFile};
+
+/// Bytes of disk that one word of the map covers, and one lock guards.
+pub(crate) const REGION: u64 = WORD_BLOCKS * BLOCK;
+const STRIPES: usize = 64;
+
+/// One block's content.
+pub(crate) type BlockBuf = [u8; BLOCK as usize];
+
+/// What a layer must know of the world around it to change itself.
+pub(crate) trait Around {
+    /// The content of a block that this layer does not hold.
+    fn read_below(&self, block: u64, buf: &mut BlockBuf) -> Result<()>;
+    /// The first block from which on everything below reads as zeros anyway.
+    fn blank_from(&self) -> u64;
+    /// Asks for room for so many more blocks.
+    fn reserve(&self, blocks: u64) -> Result<()>;
+    /// Gives room back.
+    fn release(&self, blocks: u64);
+}
+
+/// The files of a layer.
+pub(crate) struct Names {
+    pub data: PathBuf,
+    pub live: PathBuf,
+    pub durable: PathBuf,
+}
+
+impl Names {
+    pub(crate) fn of(dir: &Path, layer: Uuid) -> Self {
+        let file = |kind: &str| dir.join(format!("{layer}.{kind}"));
+        Self {
+            data: file("data"),
+            live: file("live"),
+            durable: file("map"),
+        }
+    }
+}
+
+/// An open layer.
+pub(crate) struct Layer {
+    pub uuid: Uuid,
+    pub map: Map,
+    name: String,
+    data: Arc<dyn StoredFile>,
+    live: Option<Arc<dyn StoredFile>>,
+    durable: Durable,
+    stripes: [Mutex<()>; STRIPES],
+    /// Data was written since the last sync began.
+    unsynced: AtomicBool,
+    /// A sync failed: what the disk holds is unknown.
+    failed: AtomicBool,
+    syncing: Mutex<()>,
+}
+
+/// How to find the state of a layer at open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Trust {
+    /// The process died, the host went on: the live map is right, the durable one lags.
+    Live,
+    /// Power was lost: the durable map is right; a fresh live map is made from it.
+    Durable,
+    /// Frozen: the durable map is right, there is no live one.
+    Frozen,
+}
+
+pub(crate) fn blocks_in(size: u64) -> u64 {
+    size.div_ceil(BLOCK)
+}
+
+/// The blocks that a range of bytes touches.
+pub(crate) fn blocks_of(bytes: &Range<u64>) -> Range<u64> {
+    bytes.start / BLOCK..bytes.end.div_ceil(BLOCK)
+}
+
+/// The bytes of a range of blocks.
+pub(crate) fn bytes_of(blocks: &Range<u64>) -> Range<u64> {
+    blocks.start * BLOCK..blocks.end * BLOCK
+}
+
+/// Makes the files of a new, empty layer durable in `dir` (not yet their names).
+pub(crate) fn create_files(host: &dyn Storage, dir: &Path, layer: Uuid, size: u64) -> Result<()> {
+    let names = Names::of(dir, layer);
+    let words = Map::new(blocks_in(size)).words();
+    let lens = [
+        (names.data, blocks_in(size) * BLOCK),
+        (names.live, mapfile::live_len(words)),
+        (names.durable, mapfile::durable_len(words)),
+    ];
+    for (path, len) in lens {
+        let make = || {
+            let file = host.open(&path, OpenMode::CreateNew)?;
+            file.set_len(len)?;
+            file.sync()
+        };
+        make().context(|| format!("making {} of {len} bytes", path.display()))?;
+    }
+    Ok(())
+}
+
+/// Opens `path`, naming it in the error.
+fn open(host: &dyn Storage, path: &Path, mode: OpenMode) -> Result<Arc<dyn StoredFile>> {
+    let lost = |e: Error| match e.kind() {
+        ErrorKind::NotFound => e.with_kind(ErrorKind::Corrupt),
+        _ => e,
+    };
+    host.open(path, mode)
+        .context(|| format!("opening {}", path.display()))
+        .map_err(lost)
+}
+
+impl Layer {
+    /// Opens the layer `uuid` in `dir` for a disk of `size` bytes.
+    pub(crate) fn open(
+        host: &dyn Storage,
+        dir: &Path,
+        uuid: Uuid,
+        size: u64,
+        trust: Trust,
+    ) -> Result<Self> {
+        let names = Names::of(dir, uuid);
+        let name = format!("layer {uuid} in {}", dir.display());
+        let data = open(host, &names.data, OpenMode::Write)?;
+        check_data_len(&*data, size, &names.data)?;
+        let file = open(host, &names.durable, OpenMode::Write)?;
+        let durable_map = Map::new(blocks_in(size));
+        mapfile::load_durable(
+            &*file,
+            uuid,
+            &durable_map,
+            &names.durable.display().to_string(),
+        )?;
+        let durable = Durable::new(file, uuid, durable_map.words());
+        let (map, live) = match trust {
+            Trust::Frozen => (durable_map, None),
+            Trust::Live => {
+                let (map, live) = read_live(host, &names, size)?;
+                durable.note_differences(&map, &durable_map);
+                (map, Some(live))
+            }
+            Trust::Durable => {
+                let live = remake_live(host, &names, &durable_map)?;
+                (durable_map, Some(live))
+            }
+        };
+        Ok(Self {
+            uuid,
+            map,
+            name,
+            data,
+            live,
+            durable,
+            stripes: std::array::from_fn(|_| Mutex::new(())),
+            // Whether an earlier process synced everything is not known.
+            unsynced: AtomicBool::new(trust == Trust::Live),
+            failed: AtomicBool::new(false),
+            syncing: Mutex::new(()),
+        })
+    }
+
+    /// Blocks in the data file.
+    pub(crate) fn data_blocks(&self) -> u64 {
+        self.map.count(State::Data)
+    }
+
+    pub(crate) fn data_file(&self) -> &dyn StoredFile {
+        &*self.data
+    }
+
+    pub(crate) fn has_failed(&self) -> bool {
+        self.failed.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_failed(&self) {
+        self.failed.store(true, Ordering::Relaxed);
+    }
+
+    fn usable(&self) -> Result<()> {
+        if !self.has_failed() {
+            return Ok(());
+        }
+        let fix = "what was written since the last good flush may be lost; restart the server to go back to that flush";
+        Err(Error::new(
+            ErrorKind::SyncFailed,
+            format!("{}: {fix}", self.name),
+        ))
+    }
+
+    fn failing<T>(&self, doing: &str, at: u64, result: io::Result<T>) -> Result<T> {
+        result.context(|| format!("{doing} {} at byte {at}", self.name))
+    }
+
+    /// Reads from the data file, whatever the map says.
+    pub(crate) fn read_data(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+        self.failing("reading", offset, self.data.read_at(buf, offset))
+    }
+
+    /// As [`Layer::read_data`] without waiting.
+    pub(crate) fn try_read_data(&self, buf: &mut [u8], offset: u64) -> Result<Attempt> {
+        self.failing("reading", offset, self.data.try_read_at(buf, offset))
+    }
+
+    /// Writes. Blocks already in the data file are overwritten in place, without a lock; the map stays as it is.
+    pub(crate) fn write(&self, data: &[u8], offset: u64, around: &dyn Around) -> Result<()> {
+        self.usable()?;
+        let range = offset..offset + data.len() as u64;
+        if self.map.all_data(&blocks_of(&range)) {
+            self.failing("writing", offset, self.data.write_at(data, offset))?;
+        } else {
+            self.write_fresh(data, offset, around)?;
+        }
+        self.note_data();
+        Ok(())
+    }
+
+    /// Notes that a flush has something to sync. Who sees the mark set already is covered by the sync that clears it.
+    fn note_data(&self) {
+        if !self.unsynced.load(Ordering::Acquire) {
+            self.unsynced.store(true, Ordering::Release);
+        }
+    }
+
+    fn write_fresh(&self, data: &[u8], offset: u64, around: &dyn Around) -> Result<()> {
+        let mut at = offset;
+        let mut rest = data;
+        while !rest.is_empty() {
+            let room = (REGION - at % REGION) as usize;
+            let (piece, later) = rest.split_at(room.min(rest.len()));
+            let _lock = self.stripe(at / REGION).lock();
+            self.write_region(piece, at, around)?;
+            at += piece.len() as u64;
+            rest = later;
+        }
+        Ok(())
+    }
+
+    fn stripe(&self, word: u64) -> &Mutex<()> {
+        &self.stripes[word as usize % STRIPES]
+    }
+
+    /// Writes within one word of the map, whose lock is held. Order: room, data, live map, map in memory.
+    fn write_region(&self, data: &[u8], offset: u64, around: &dyn Around) -> Result<()> {
+        let word = offset / REGION;
+        let old = self.map.word(word);
+        let lanes = Lanes::of(word, &blocks_of(&(offset..offset + data.len() as u64)));
+        let fresh = lanes.without(old.lanes(State::Data));
+        around.reserve(fresh.count())?;
+        let written = self
+            .write_blocks(data, offset, old, around)
+            .and_then(|()| self.set_word(word, old, old.with(fresh, State::Data)));
+        if written.is_err() {
+            around.release(fresh.count());
+            self.discard(word, fresh);
+        }
+        written
+    }
+
+    /// Gives back the space of blocks that were written in part and are in no map. Failure costs space only.
+    fn discard(&self, word: u64, fresh: Lanes) {
+        let first = word * WORD_BLOCKS;
+        for block in (first..first + WORD_BLOCKS).filter(|b| {
+            let lane = Lanes::of(word, &(*b..*b + 1));
+            fresh.and(lane) == lane
+        }) {
+            let _ = self.data.punch(bytes_of(&(block..block + 1)));
+        }
+    }
+
+    /// Puts the data in place; blocks of which only a part is written are made whole first.
+    fn write_blocks(&self, data: &[u8], offset: u64, old: Word, around: &dyn Around) -> Result<()> {
+        let partial = |block: u64| {
+            let lane = Lanes::of(block / WORD_BLOCKS, &(block..block + 1));
+            lane.and(old.lanes(State::Data)).0 == 0
+        };
+        let (mut at, mut rest) = (offset, data);
+        if !at.is_multiple_of(BLOCK) && partial(at / BLOCK) {
+            let len = rest.len().min((BLOCK - at % BLOCK) as usize);
+            let (head, later) = rest.split_at(len);
+            self.write_whole(head, at, old, around)?;
+            (at, rest) = (at + len as u64, later);
+        }
+        let tail = (at + rest.len() as u64) % BLOCK;
+        let mut body = rest;
+        if tail != 0 && !rest.is_empty() && partial((at + rest.len() as u64) / BLOCK) {
+            let (whole, part) = rest.split_at(rest.len() - tail as usize);
+            self.write_whole(part, at + whole.len() as u64, old, around)?;
+            body = whole;
+        }
+        if body.is_empty() {
+            return Ok(());
+        }
+        self.failing("writing", at, self.data.write_at(body, at))
+    }
+
+    /// Copy-up: writes the whole block that `part` is a part of, in one call, so that no reader of the block, after
+    /// a crash or not, finds anything but old content and new.
+    fn write_whole(&self, part: &[u8], at: u64, old: Word, around: &dyn Around) -> Result<()> {
+        let block = at / BLOCK;
+        let mut whole: BlockBuf = [0; BLOCK as usize];
+        let lane = Lanes::of(block / WORD_BLOCKS, &(block..block + 1));
+        if lane.and(old.lanes(State::Below)).0 != 0 {
+            around.read_below(block, &mut whole)?;
+        }
+        let start = (at % BLOCK) as usize;
+        whole[start..start + part.len()].copy_from_slice(part);
+        let start = block * BLOCK;
+        self.failing("writing", start, self.data.write_at(&whole, start))
+    }
+
+    fn set_word(&self, word: u64, old: Word, new: Word) -> Result<()> {
+        if old == new {
+            return Ok(());
+        }
+        self.set_words(word, &[new])
+    }
+
+    /// Changes words of the map: room for the durable map, live map, memory, note for the next flush.
+    fn set_words(&self, first: u64, new: &[Word]) -> Result<()> {
+        let words = first..first + new.len() as u64;
+        let mut bytes = [0; PAGE_WORDS as usize * 8];
+        for (word, bytes) in new.iter().zip(bytes.chunks_exact_mut(8)) {
+            bytes.copy_from_slice(&word.0.to_le_bytes());
+        }
+        let store = || {
+            self.durable.make_room(&words)?;
+            match &self.live {
+                Some(live) => live.write_at(&bytes[..new.len() * 8], first * 8),
+                None => Ok(()),
+            }
+        };
+        store().context(|| format!("writing the map of {}", self.name))?;
+        for (word, value) in words.clone().zip(new) {
+            self.map.store(word, *value);
+        }
+        self.durable.note(&words);
+        Ok(())
+    }
+
+    fn lock_words(&self, words: &Range<u64>) -> [Option<MutexGuard<'_, ()>>; STRIPES] {
+        let one = words.end - words.start == 1;
+        let wanted = |i: usize| !one || i == words.start as usize % STRIPES;
+        std::array::from_fn(|i| wanted(i).then(|| self.stripes[i].lock()))
+    }
+
+    /// Makes whole blocks read as zeros and gives their space back. Order: live map, memory, hole; so that a hole is
+    /// never read as data that the client wrote.
+    pub(crate) fn zero(&self, blocks: Range<u64>, around: &dyn Around) -> Result<()> {
+        self.usable()?;
+        let mut at = blocks.start;
+        while at < blocks.end {
+            let end = (at / PAGE_BLOCKS + 1)
+                .saturating_mul(PAGE_BLOCKS)
+                .min(blocks.end);
+            self.zero_page(at..end, around)?;
+            if self.durable.is_crowded() {
+                self.sync()?;
+            }
+            at = end;
+        }
+        Ok(())
+    }
+
+    fn zero_page(&self, blocks: Range<u64>, around: &dyn Around) -> Result<()> {
+        let words = words_of(&blocks);
+        let _locks = self.lock_words(&words);
+        let mut new = [Word::default(); PAGE_WORDS as usize];
+        let mut freed = 0;
+        let mut changed = false;
+        let blank = around.blank_from()..u64::MAX;
+        for (word, new) in words.clone().zip(&mut new) {
+            let old = self.map.word(word);
+            let lanes = Lanes::of(word, &blocks);
+            let keep = Lanes::of(word, &blank).and(old.lanes(State::Below));
+            *new = old.with(lanes.without(keep), State::Zero);
+            freed += lanes.and(old.lanes(State::Data)).count();
+            changed |= *new != old;
+        }
+        if !changed {
+            return Ok(());
+        }
+        self.set_words(words.start, &new[..(words.end - words.start) as usize])?;
+        around.release(freed);
+        if freed > 0 {
+            self.punch(&blocks)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn punch(&self, blocks: &Range<u64>) -> Result<()> {
+        let bytes = bytes_of(blocks);
+        match self.data.punch(bytes.clone()) {
+            // The map says zero already; such a filesystem only keeps the space.
+            Err(e) if e.kind() == io::ErrorKind::Unsupported => Ok(()),
+            result => self.failing("punching", bytes.start, result),
+        }
+    }
+
+    /// Takes over from an older layer the blocks of `word` that this one does not hold; `older` stays as it is.
+    /// What the overlay reads is the same before and after.
+    pub(crate) fn adopt(&self, word: u64, older: &Layer, around: &dyn Around) -> Result<()> {
+        let _lock = self.stripe(word).lock();
+        let old = self.map.word(word);
+        let theirs = older.map.word(word);
+        let missing = old.lanes(State::Below);
+        let data = missing.and(theirs.lanes(State::Data));
+        let zero = missing.and(theirs.lanes(State::Zero));
+        around.reserve(data.count())?;
+        let adopted = self.copy_lanes(word, data, older).and_then(|()| {
+            self.set_word(
+                word,
+                old,
+                old.with(data, State::Data).with(zero, State::Zero),
+            )
+        });
+        if adopted.is_err() {
+            around.release(data.count());
+            self.discard(word, data);
+        }
+        self.note_data();
+        adopted
+    }
+
+    fn copy_lanes(&self, word: u64, lanes: Lanes, older: &Layer) -> Result<()> {
+        let first = word * WORD_BLOCKS;
+        let mut buf: BlockBuf = [0; BLOCK as usize];
+        for block in first..first + WORD_BLOCKS {
+            let lane = Lanes::of(word, &(block..block + 1));
+            if lanes.and(lane).0 == 0 {
+                continue;
+            }
+            older.read_data(&mut buf, block * BLOCK)?;
+            let at = block * BLOCK;
+            self.failing("writing", at, self.data.write_at(&buf, at))?;
+        }
+        Ok(())
+    }
+
+    /// Makes everything answered so far durable. Order: note what changed in the map, sync the data, write what was
+    /// noted to the durable map, sync that; so that the durable map never says more than the disk holds.
+    pub(crate) fn sync(&self) -> Result<()> {
+        let _one = self.syncing.lock();
+        self.usable()?;
+        if !self.unsynced.swap(false, Ordering::AcqRel) && self.durable.is_clean() {
+            return Ok(());
+        }
+        let captured = self.durable.capture(&self.map);
+        self.sync_or_fail("data", self.data.sync())?;
+        if captured.is_empty() {
+            return Ok(());
+        }
+        if let Err(e) = self.durable.write(&captured) {
+            self.durable.put_back(&captured);
+            return Err(Error::io(
+                format!("writing the durable map of {}", self.name),
+                e,
+            ));
+        }
+        self.sync_or_fail("map", self.durable.sync())
+    }
+
+    /// After a failed sync the host may have dropped what it could not write: nothing can be promised any more.
+    fn sync_or_fail(&self, what: &str, result: io::Result<()>) -> Result<()> {
+        result
+            .context(|| format!("syncing the {what} of {}", self.name))
+            .inspect_err(|_| self.set_failed())
+            .map_err(|e| e.with_kind(ErrorKind::SyncFailed))
+    }
+}
+
+fn check_data_len(data: &dyn StoredFile, size: u64, path: &Path) -> Result<()> {
+    let want = blocks_in(size) * BLOCK;
+    let len = data
+        .len()
+        .context(|| format!("measuring {}", path.display()))?;
+    if len == want {
+        return Ok(());
+    }
+    let text = format!(
+        "{} is {len} bytes long and should be {want}",
+        path.display()
+    );
+    Err(Error::new(ErrorKind::Corrupt, text))
+}
+
+fn read_live(host: &dyn Storage, names: &Names, size: u64) -> Result<(Map, Arc<dyn StoredFile>)> {
+    let live = open(host, &names.live, OpenMode::Write)?;
+    let map = Map::new(blocks_in(size));
+    mapfile::load_live(&*live, &map, &names.live.display().to_string())?;
+    Ok((map, live))
+}
+
+/// A fresh live map that says what the durable one says. The manifest names the new boot only after this.
+fn remake_live(host: &dyn Storage, names: &Names, map: &Map) -> Result<Arc<dyn StoredFile>> {
+    let make = || {
+        match host.remove(&names.live) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+        let live = host.open(&names.live, OpenMode::CreateNew)?;
+        live.set_len(mapfile::live_len(map.words()))?;
+        mapfile::store_live(&*live, map)?;
+        live.sync()?;
+        Ok(live)
+    };
+    make().context(|| format!("making {}", names.live.display()))
+}

@@ -1,0 +1,278 @@
+//! One open overlay: the gate that orders attachments, snapshots and resets against requests.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::{Mutex, MutexGuard, RwLock};
+use uuid::Uuid;
+
+use crate::attachment::Attachment;
+use crate::base::Base;
+use crate::error::{Error, ErrorKind, Result};
+use crate::group::Group;
+use crate::ids::{BaseId, OverlayId};
+use crate::layer::{Layer, Trust};
+use crate::manifest::{Manifest, Replacing, Snapshot};
+use crate::space::{Pool, Retention, Space, Usage};
+use crate::stack::{Stack, Surroundings};
+use crate::storage::Storage;
+
+/// What an overlay is, from its manifest alone.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct OverlayInfo {
+    /// Its name.
+    pub id: OverlayId,
+    /// Size of the disk in bytes.
+    pub size: u64,
+    /// Most bytes that it may hold.
+    pub quota: Option<u64>,
+    /// Whether it lasts.
+    pub retention: Retention,
+    /// The image version that it was made over.
+    pub base: BaseId,
+    /// Changes at every reset.
+    pub incarnation: Uuid,
+    /// Snapshots, oldest first.
+    pub snapshots: Vec<Snapshot>,
+    /// Bytes of disk that its files take now.
+    pub allocated: u64,
+}
+
+/// What requests see; changed only with the gate closed.
+pub(crate) struct Inside {
+    pub stack: Stack,
+    pub space: Arc<Space>,
+    /// Grows with every attachment, reset and delete; only the newest may act.
+    pub generation: u64,
+    pub deleted: bool,
+}
+
+/// One open overlay. Made by [`crate::Store`]; all input and output goes through [`Overlay::attach`].
+pub struct Overlay {
+    pub(crate) id: OverlayId,
+    pub(crate) dir: PathBuf,
+    pub(crate) host: Arc<dyn Storage>,
+    pub(crate) pool: Arc<Pool>,
+    /// Every request holds it shared while it is applied; attach, snapshot, reset and delete close it.
+    pub(crate) gate: RwLock<Inside>,
+    /// What is on disk; its lock is held through every change of layers.
+    pub(crate) manifest: Mutex<Manifest>,
+    /// Tells a long change of layers to give way.
+    pub(crate) hurry: AtomicBool,
+    group: Group,
+}
+
+impl Inside {
+    pub(crate) fn around(&self) -> Surroundings<'_> {
+        Surroundings {
+            stack: &self.stack,
+            layer: self.stack.layers.len() - 1,
+            space: &self.space,
+            anyway: false,
+        }
+    }
+}
+
+/// The layers of a manifest over a base, opened.
+pub(crate) fn open_stack(
+    host: &dyn Storage,
+    dir: &Path,
+    manifest: &Manifest,
+    base: Arc<dyn Base>,
+    trust: Trust,
+) -> Result<Stack> {
+    let last = manifest.layers.len() - 1;
+    let layers = manifest.layers.iter().enumerate().map(|(i, entry)| {
+        let trust = if i == last { trust } else { Trust::Frozen };
+        Layer::open(host, dir, entry.uuid, manifest.size, trust).map(Arc::new)
+    });
+    Ok(Stack {
+        layers: layers.collect::<Result<_>>()?,
+        base,
+        size: manifest.size,
+    })
+}
+
+impl Overlay {
+    pub(crate) fn new(
+        id: OverlayId,
+        dir: PathBuf,
+        host: Arc<dyn Storage>,
+        pool: Arc<Pool>,
+        manifest: Manifest,
+        stack: Stack,
+    ) -> Self {
+        let space = new_space(&id, &manifest, &stack, &pool);
+        let inside = Inside {
+            stack,
+            space,
+            generation: 0,
+            deleted: false,
+        };
+        Self {
+            id,
+            dir,
+            host,
+            pool,
+            gate: RwLock::new(inside),
+            manifest: Mutex::new(manifest),
+            hurry: AtomicBool::new(false),
+            group: Group::default(),
+        }
+    }
+
+    /// Its name.
+    pub fn id(&self) -> &OverlayId {
+        &self.id
+    }
+
+    /// The one writable attachment. An older one is evicted: this returns after what it was applying is through, and
+    /// nothing of it is applied later.
+    pub fn attach(self: &Arc<Self>) -> Attachment {
+        let mut inside = self.gate.write();
+        inside.generation += 1;
+        Attachment::new(self.clone(), &inside)
+    }
+
+    /// Evicts the attachment there is, if any, as a newer one would.
+    pub fn evict(&self) {
+        self.gate.write().generation += 1;
+    }
+
+    /// What it holds, and how near its quota that is.
+    pub fn usage(&self) -> Usage {
+        self.gate.read().space.usage()
+    }
+
+    /// What it is.
+    pub fn info(&self) -> OverlayInfo {
+        info(&*self.host, &self.dir, &self.id, &self.manifest.lock())
+    }
+
+    /// Bytes of memory that its maps take.
+    pub fn map_memory(&self) -> u64 {
+        let inside = self.gate.read();
+        inside
+            .stack
+            .layers
+            .iter()
+            .map(|layer| layer.map.memory())
+            .sum()
+    }
+
+    /// Makes everything answered so far durable. Concurrent calls share one sync.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NoSpace`] if the map does not fit (free space and try again); [`ErrorKind::SyncFailed`] if the host
+    /// failed to write, after which nothing more is accepted until the overlay is opened anew.
+    pub fn flush(&self) -> Result<()> {
+        self.group.run(|| {
+            // Older layers were synced when they were frozen.
+            let top = self.gate.read().stack.top().clone();
+            let result = top.sync();
+            if top.has_failed() {
+                self.distrust(&mut self.manifest.lock());
+            }
+            result
+        })
+    }
+
+    /// Notes on disk that the live map is not to be trusted: the next open goes back to the last good flush.
+    pub(crate) fn distrust(&self, manifest: &mut Manifest) {
+        if manifest.boot.is_nil() {
+            return;
+        }
+        manifest.boot = Uuid::nil();
+        if let Err(error) = manifest.replace(&*self.host, &self.dir) {
+            let error = error.into_error();
+            tracing::error!(overlay = %self.id, %error, "cannot note that a sync failed");
+        }
+    }
+
+    /// Takes the manifest for a change of layers, making a longer change give way.
+    pub(crate) fn take_manifest(&self) -> MutexGuard<'_, Manifest> {
+        self.hurry.store(true, Ordering::Relaxed);
+        let manifest = self.manifest.lock();
+        self.hurry.store(false, Ordering::Relaxed);
+        manifest
+    }
+
+    /// Puts `next` in force on disk. If that is unsure the newest layer is failed: nothing may be promised on it.
+    pub(crate) fn commit(
+        &self,
+        manifest: &mut Manifest,
+        next: Manifest,
+        top: &Layer,
+    ) -> Result<()> {
+        match next.replace(&*self.host, &self.dir) {
+            Ok(()) => {
+                *manifest = next;
+                Ok(())
+            }
+            Err(Replacing::Kept(e)) => Err(e),
+            Err(Replacing::Unsure(e)) => {
+                *manifest = next;
+                top.set_failed();
+                tracing::error!(overlay = %self.id, error = %e, "unsure which manifest is on disk");
+                Ok(())
+            }
+        }
+    }
+
+    /// Puts another disk in this one's place. Evicts.
+    pub(crate) fn replace_all(&self, next: Manifest, stack: Stack) -> Result<()> {
+        let mut manifest = self.take_manifest();
+        let mut inside = self.gate.write();
+        inside.generation += 1;
+        self.commit(&mut manifest, next, stack.top())?;
+        inside.space = new_space(&self.id, &manifest, &stack, &self.pool);
+        inside.stack = stack;
+        Ok(())
+    }
+
+    /// Ends all use of it.
+    pub(crate) fn close(&self) {
+        let mut inside = self.gate.write();
+        inside.generation += 1;
+        inside.deleted = true;
+    }
+
+    pub(crate) fn deleted(&self) -> Error {
+        Error::new(
+            ErrorKind::NotFound,
+            format!("overlay {} (deleted)", self.id),
+        )
+    }
+}
+
+fn new_space(id: &OverlayId, manifest: &Manifest, stack: &Stack, pool: &Arc<Pool>) -> Arc<Space> {
+    let used = stack.layers.iter().map(|layer| layer.data_blocks()).sum();
+    let (quota, retention) = (manifest.quota, manifest.retention);
+    Arc::new(Space::new(id.clone(), used, quota, retention, pool.clone()))
+}
+
+pub(crate) fn info(
+    host: &dyn Storage,
+    dir: &Path,
+    id: &OverlayId,
+    manifest: &Manifest,
+) -> OverlayInfo {
+    OverlayInfo {
+        id: id.clone(),
+        size: manifest.size,
+        quota: manifest.quota,
+        retention: manifest.retention,
+        base: manifest.base,
+        incarnation: manifest.incarnation,
+        snapshots: manifest.snapshots(),
+        allocated: allocated(host, dir),
+    }
+}
+
+fn allocated(host: &dyn Storage, dir: &Path) -> u64 {
+    use crate::storage::OpenMode;
+    let names = host.list(dir).unwrap_or_default();
+    let size = |name: &String| host.open(&dir.join(name), OpenMode::Read)?.allocated();
+    names.iter().map(|name| size(name).unwrap_or(0)).sum()
+}

@@ -1,0 +1,209 @@
+//! Room: the quota of one overlay, and the low-water mark of the pool that all overlays share.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::ids::{BLOCK, OverlayId};
+use crate::storage::Storage;
+
+/// Whether an overlay lasts, which decides who may still write when the pool runs low.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Retention {
+    /// A client's lasting disk: may grow until the host is full.
+    Keep,
+    /// Thrown away at the next boot or session: stops growing at the low-water mark.
+    Discard,
+}
+
+/// How near an overlay is to its quota.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    /// Below 80 %, or no quota.
+    Fine,
+    /// 80 % or more.
+    Warning,
+    /// No room for another block.
+    Full,
+}
+
+/// What an overlay holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+pub struct Usage {
+    /// Bytes of the client's blocks, in all layers.
+    pub used: u64,
+    /// Most bytes it may hold; `None` is no limit but the disk's size.
+    pub quota: Option<u64>,
+    /// How near `used` is to `quota`.
+    pub level: Level,
+}
+
+/// Most and least bytes that may be given out before the filesystem is asked again how much is free.
+const CHECK_EVERY: (u64, u64) = (1 << 20, 1 << 30);
+
+/// The filesystem that all overlays of a store share.
+pub(crate) struct Pool {
+    host: Arc<dyn Storage>,
+    dir: PathBuf,
+    low_water: u64,
+    /// Bytes that may be given out before the next look.
+    allowance: AtomicI64,
+    low: AtomicBool,
+}
+
+impl Pool {
+    pub(crate) fn new(host: Arc<dyn Storage>, dir: PathBuf, low_water: u64) -> Self {
+        Self {
+            host,
+            dir,
+            low_water,
+            allowance: AtomicI64::new(0),
+            low: AtomicBool::new(false),
+        }
+    }
+
+    /// Looks how much is free; says whether that is below the mark.
+    fn look(&self) -> Result<bool> {
+        let free = self.host.free_bytes(&self.dir);
+        let free = free.context(|| format!("asking for free space in {}", self.dir.display()))?;
+        let above = free.saturating_sub(self.low_water);
+        let next = (above / 4).clamp(CHECK_EVERY.0, CHECK_EVERY.1);
+        self.allowance.store(next as i64, Ordering::Relaxed);
+        let low = free < self.low_water;
+        if low != self.low.swap(low, Ordering::Relaxed) {
+            tracing::warn!(
+                free,
+                mark = self.low_water,
+                low,
+                "pool of overlays crossed its low-water mark"
+            );
+        }
+        Ok(low)
+    }
+
+    /// Refuses while the pool is below its mark.
+    pub(crate) fn require_room(&self) -> Result<()> {
+        if self.low_water == 0 || !self.look()? {
+            return Ok(());
+        }
+        let text = format!(
+            "less than {} MiB are free in {}; delete or reset overlays, or add disk",
+            self.low_water >> 20,
+            self.dir.display()
+        );
+        Err(Error::new(ErrorKind::PoolLow, text))
+    }
+
+    fn take(&self, bytes: u64, keep: bool) -> Result<()> {
+        if self.low_water == 0 || keep {
+            return Ok(());
+        }
+        let left = self.allowance.fetch_sub(bytes as i64, Ordering::Relaxed) - bytes as i64;
+        if left <= 0 || self.low.load(Ordering::Relaxed) {
+            return self.require_room();
+        }
+        Ok(())
+    }
+}
+
+/// The room that one overlay takes.
+pub(crate) struct Space {
+    id: OverlayId,
+    used: AtomicU64,
+    quota: Option<u64>,
+    keep: bool,
+    warned: AtomicBool,
+    pool: Arc<Pool>,
+}
+
+impl Space {
+    /// An account of an overlay that holds `used` blocks and may hold `quota` bytes.
+    pub(crate) fn new(
+        id: OverlayId,
+        used: u64,
+        quota: Option<u64>,
+        retention: Retention,
+        pool: Arc<Pool>,
+    ) -> Self {
+        let space = Self {
+            id,
+            used: AtomicU64::new(used),
+            quota,
+            keep: retention == Retention::Keep,
+            warned: AtomicBool::new(false),
+            pool,
+        };
+        space.warn(used);
+        space
+    }
+
+    /// Takes room for `blocks` more.
+    pub(crate) fn reserve(&self, blocks: u64) -> Result<()> {
+        if blocks == 0 {
+            return Ok(());
+        }
+        let used = self.used.fetch_add(blocks, Ordering::Relaxed) + blocks;
+        let result = self
+            .fits(used)
+            .and_then(|()| self.pool.take(blocks * BLOCK, self.keep));
+        if result.is_err() {
+            self.release(blocks);
+        } else {
+            self.warn(used);
+        }
+        result
+    }
+
+    /// Takes room without asking: for the store's own copies, which replace others.
+    pub(crate) fn reserve_anyway(&self, blocks: u64) {
+        self.used.fetch_add(blocks, Ordering::Relaxed);
+    }
+
+    pub(crate) fn release(&self, blocks: u64) {
+        if blocks == 0 {
+            return;
+        }
+        let used = self.used.fetch_sub(blocks, Ordering::Relaxed) - blocks;
+        if self.level(used) == Level::Fine {
+            self.warned.store(false, Ordering::Relaxed);
+        }
+    }
+
+    fn fits(&self, used: u64) -> Result<()> {
+        match self.quota {
+            Some(quota) if used > quota / BLOCK => {
+                let text = format!("overlay {} with a quota of {quota} bytes", self.id);
+                Err(Error::new(ErrorKind::QuotaFull, text))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn level(&self, used: u64) -> Level {
+        match self.quota {
+            Some(quota) if used >= quota / BLOCK => Level::Full,
+            Some(quota) if used * 5 >= quota / BLOCK * 4 => Level::Warning,
+            _ => Level::Fine,
+        }
+    }
+
+    fn warn(&self, used: u64) {
+        if self.level(used) == Level::Fine || self.warned.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let used = used * BLOCK;
+        tracing::warn!(overlay = %self.id, used, quota = self.quota, "overlay is at 80 % of its quota or more");
+    }
+
+    pub(crate) fn usage(&self) -> Usage {
+        let used = self.used.load(Ordering::Relaxed);
+        Usage {
+            used: used * BLOCK,
+            quota: self.quota,
+            level: self.level(used),
+        }
+    }
+}

@@ -1,0 +1,434 @@
+//! The folder of all overlays: made, opened, reset, deleted, listed.
+
+use std::collections::HashMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+use std::thread;
+
+use parking_lot::Mutex;
+use uuid::Uuid;
+
+use crate::base::Base;
+use crate::disk::HostDisk;
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::ids::{BaseId, OverlayId};
+use crate::layer::{self, Trust};
+use crate::manifest::{self, LayerEntry, Manifest};
+use crate::overlay::{Overlay, OverlayInfo, info, open_stack};
+use crate::space::{Pool, Retention};
+use crate::storage::Storage;
+
+const LOCK: &str = ".lock";
+const HALF_MADE: &str = ".new-";
+const TRASH: &str = ".trash-";
+
+/// How to run a store.
+pub struct Options {
+    /// The pool's low-water mark in bytes: with less free, no overlay is made and only kept ones grow. 0 is none.
+    pub low_water: u64,
+    /// Remove what was deleted on a thread of its own; otherwise [`Store::empty_trash`] must be called.
+    pub background: bool,
+    /// The host.
+    pub host: Arc<dyn Storage>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            low_water: 0,
+            background: true,
+            host: Arc::new(HostDisk),
+        }
+    }
+}
+
+/// What an overlay is to be.
+pub struct OverlaySpec {
+    /// Size of the disk in bytes: 4 KiB to 16 TiB in steps of 512; need not be the base's.
+    pub size: u64,
+    /// Most bytes of its own that it may hold; `None` for no limit.
+    pub quota: Option<u64>,
+    /// Whether it lasts.
+    pub retention: Retention,
+    /// What it lies over.
+    pub base: Arc<dyn Base>,
+}
+
+type Slot = Arc<Mutex<Weak<Overlay>>>;
+
+/// All overlays below one folder. One process at a time; calls may come from many threads.
+pub struct Store {
+    dir: PathBuf,
+    host: Arc<dyn Storage>,
+    pool: Arc<Pool>,
+    slots: Mutex<HashMap<OverlayId, Slot>>,
+    background: bool,
+    emptying: Arc<AtomicBool>,
+    _lock: Box<dyn Send + Sync>,
+}
+
+impl Store {
+    /// Opens the store in `dir`, making the folder if need be, and clears away what a crash left half done.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Busy`] while another process has it; [`ErrorKind::Io`].
+    pub fn open(dir: &Path, options: Options) -> Result<Self> {
+        let host = options.host;
+        let naming = || format!("opening the store {}", dir.display());
+        make_dir(&*host, dir).context(naming)?;
+        let pool = Pool::new(host.clone(), dir.to_owned(), options.low_water);
+        let store = Self {
+            _lock: lock(&*host, dir)?,
+            dir: dir.to_owned(),
+            pool: Arc::new(pool),
+            slots: Mutex::default(),
+            background: options.background,
+            emptying: Arc::default(),
+            host,
+        };
+        store.drop_half_made()?;
+        store.tidy();
+        Ok(store)
+    }
+
+    fn names(&self) -> Result<Vec<String>> {
+        let names = self.host.list(&self.dir);
+        names.context(|| format!("listing {}", self.dir.display()))
+    }
+
+    fn drop_half_made(&self) -> Result<()> {
+        let names = self.names()?;
+        for name in names.iter().filter(|name| name.starts_with(HALF_MADE)) {
+            self.discard(&self.dir.join(name))?;
+        }
+        Ok(())
+    }
+
+    fn slot(&self, id: &OverlayId) -> Slot {
+        self.slots.lock().entry(id.clone()).or_default().clone()
+    }
+
+    fn path(&self, id: &OverlayId) -> PathBuf {
+        self.dir.join(id.as_str())
+    }
+
+    /// Makes an overlay. After a crash it is there wholly or not at all.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Exists`], [`ErrorKind::PoolLow`], [`ErrorKind::NoSpace`], [`ErrorKind::Invalid`] for an
+    /// impossible size.
+    pub fn create(&self, id: &OverlayId, spec: OverlaySpec) -> Result<Arc<Overlay>> {
+        let slot = self.slot(id);
+        let mut slot = slot.lock();
+        manifest::check_size(spec.size)?;
+        self.pool.require_room()?;
+        if self.exists(id)? {
+            return Err(Error::new(ErrorKind::Exists, format!("overlay {id}")));
+        }
+        let draft = self
+            .dir
+            .join(format!("{HALF_MADE}{}", self.host.fresh_uuid()));
+        let made = self.make(id, &draft, &spec);
+        if made.is_err() {
+            let _ = self.host.remove(&draft);
+        }
+        let overlay = self.load(id, &|_| Some(spec.base.clone()), made?)?;
+        *slot = Arc::downgrade(&overlay);
+        Ok(overlay)
+    }
+
+    fn exists(&self, id: &OverlayId) -> Result<bool> {
+        Ok(self.names()?.iter().any(|name| name == id.as_str()))
+    }
+
+    /// Builds an overlay's folder as `draft` and gives it its name.
+    fn make(&self, id: &OverlayId, draft: &Path, spec: &OverlaySpec) -> Result<Manifest> {
+        let path = self.path(id);
+        let naming = || format!("making overlay {id}");
+        self.host.create_dir(draft).context(naming)?;
+        let manifest = self.draft(draft, spec)?;
+        manifest
+            .replace(&*self.host, draft)
+            .map_err(|e| e.into_error())?;
+        self.host.rename(draft, &path).context(naming)?;
+        self.host.sync_dir(&self.dir).context(naming)?;
+        Ok(manifest)
+    }
+
+    /// Makes the files of a fresh disk in `dir`, and the manifest that would put it in force.
+    fn draft(&self, dir: &Path, spec: &OverlaySpec) -> Result<Manifest> {
+        let layer = self.host.fresh_uuid();
+        layer::create_files(&*self.host, dir, layer, spec.size)?;
+        Ok(Manifest {
+            incarnation: self.host.fresh_uuid(),
+            size: spec.size,
+            quota: spec.quota,
+            retention: spec.retention,
+            base: *spec.base.id(),
+            base_size: spec.base.size(),
+            boot: self.boot()?,
+            layers: vec![LayerEntry {
+                uuid: layer,
+                snapshot: None,
+            }],
+        })
+    }
+
+    fn boot(&self) -> Result<Uuid> {
+        self.host
+            .boot_id()
+            .context(|| "reading the host's boot id".into())
+    }
+
+    /// Opens an overlay, or returns it if it is open. `resolve` finds the image version that it was made over.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`]; [`ErrorKind::BaseMissing`] if `resolve` has none, [`ErrorKind::BaseMismatch`] if it has
+    /// another; [`ErrorKind::Corrupt`] or [`ErrorKind::NewerFormat`] by what is on disk.
+    pub fn open_overlay(
+        &self,
+        id: &OverlayId,
+        resolve: &dyn Fn(&BaseId) -> Option<Arc<dyn Base>>,
+    ) -> Result<Arc<Overlay>> {
+        let slot = self.slot(id);
+        let mut slot = slot.lock();
+        if let Some(overlay) = slot.upgrade() {
+            return Ok(overlay);
+        }
+        let overlay = self.load(id, resolve, self.load_manifest(id)?)?;
+        *slot = Arc::downgrade(&overlay);
+        Ok(overlay)
+    }
+
+    fn load_manifest(&self, id: &OverlayId) -> Result<Manifest> {
+        if !self.exists(id)? {
+            return Err(Error::new(ErrorKind::NotFound, format!("overlay {id}")));
+        }
+        Manifest::load(&*self.host, &self.path(id)).map_err(|e| match e.kind() {
+            ErrorKind::NotFound => e.with_kind(ErrorKind::Corrupt),
+            _ => e,
+        })
+    }
+
+    fn load(
+        &self,
+        id: &OverlayId,
+        resolve: &dyn Fn(&BaseId) -> Option<Arc<dyn Base>>,
+        mut manifest: Manifest,
+    ) -> Result<Arc<Overlay>> {
+        let dir = self.path(id);
+        let base = check_base(id, &manifest, resolve(&manifest.base))?;
+        self.clear_strays(&dir, &manifest)?;
+        let boot = self.boot()?;
+        let trust = if manifest.boot == boot {
+            Trust::Live
+        } else {
+            Trust::Durable
+        };
+        let stack = open_stack(&*self.host, &dir, &manifest, base, trust)?;
+        if trust == Trust::Durable {
+            // Only now is the live map right.
+            manifest.boot = boot;
+            manifest
+                .replace(&*self.host, &dir)
+                .map_err(|e| e.into_error())?;
+        }
+        let (host, pool) = (self.host.clone(), self.pool.clone());
+        Ok(Arc::new(Overlay::new(
+            id.clone(),
+            dir,
+            host,
+            pool,
+            manifest,
+            stack,
+        )))
+    }
+
+    /// Throws away files that a crash left in an overlay's folder and that the manifest does not name.
+    fn clear_strays(&self, dir: &Path, manifest: &Manifest) -> Result<()> {
+        let names = self.host.list(dir);
+        let names = names.context(|| format!("listing {}", dir.display()))?;
+        let mut strays = names
+            .iter()
+            .filter(|name| !manifest::is_wanted(name, &manifest.layers));
+        strays.try_for_each(|name| self.discard(&dir.join(name)))?;
+        self.tidy();
+        Ok(())
+    }
+
+    /// Puts a fresh disk in place of an overlay's, whatever state that is in; takes no longer for a large one. Evicts.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`], [`ErrorKind::NoSpace`], [`ErrorKind::Invalid`] for an impossible size; the old disk
+    /// stays then.
+    pub fn reset(&self, id: &OverlayId, spec: OverlaySpec) -> Result<Arc<Overlay>> {
+        let slot = self.slot(id);
+        let mut slot = slot.lock();
+        manifest::check_size(spec.size)?;
+        let dir = self.path(id);
+        if !self.exists(id)? {
+            return Err(Error::new(ErrorKind::NotFound, format!("overlay {id}")));
+        }
+        let next = self.draft(&dir, &spec)?;
+        let overlay = match slot.upgrade() {
+            Some(overlay) => {
+                let stack = open_stack(&*self.host, &dir, &next, spec.base, Trust::Live)?;
+                overlay.replace_all(next.clone(), stack)?;
+                overlay
+            }
+            None => {
+                next.replace(&*self.host, &dir)
+                    .map_err(|e| e.into_error())?;
+                self.load(id, &|_| Some(spec.base.clone()), next.clone())?
+            }
+        };
+        *slot = Arc::downgrade(&overlay);
+        self.clear_strays(&dir, &next)?;
+        Ok(overlay)
+    }
+
+    /// Deletes an overlay; takes no longer for a large one. Evicts.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`], [`ErrorKind::Io`].
+    pub fn delete(&self, id: &OverlayId) -> Result<()> {
+        let slot = self.slot(id);
+        let mut slot = slot.lock();
+        if let Some(overlay) = slot.upgrade() {
+            overlay.close();
+        }
+        *slot = Weak::new();
+        self.discard(&self.path(id))?;
+        let synced = self.host.sync_dir(&self.dir);
+        synced.context(|| format!("deleting overlay {id}"))?;
+        self.tidy();
+        Ok(())
+    }
+
+    /// All overlays by name, also those whose base is missing; one that cannot be read is listed with the reason.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`] if the folder cannot be listed.
+    pub fn list(&self) -> Result<Vec<(OverlayId, Result<OverlayInfo>)>> {
+        let names = self.names()?;
+        let mut ids: Vec<_> = names
+            .into_iter()
+            .filter_map(|n| OverlayId::new(n).ok())
+            .collect();
+        ids.sort_unstable();
+        Ok(ids
+            .into_iter()
+            .map(|id| (id.clone(), self.info(&id)))
+            .collect())
+    }
+
+    /// What the overlay `id` is, from its manifest alone.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`], [`ErrorKind::Corrupt`], [`ErrorKind::NewerFormat`].
+    pub fn info(&self, id: &OverlayId) -> Result<OverlayInfo> {
+        let manifest = self.load_manifest(id)?;
+        Ok(info(&*self.host, &self.path(id), id, &manifest))
+    }
+
+    /// Moves a file or folder out of the way at once, to be removed later.
+    fn discard(&self, path: &Path) -> Result<()> {
+        let trash = self.dir.join(format!("{TRASH}{}", self.host.fresh_uuid()));
+        let moved = self.host.rename(path, &trash);
+        moved.context(|| format!("discarding {}", path.display()))
+    }
+
+    /// Removes what was discarded.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`].
+    pub fn empty_trash(&self) -> Result<()> {
+        empty_trash(&*self.host, &self.dir)
+    }
+
+    /// Has what was discarded removed, if that is to be done in the background and is not being done.
+    fn tidy(&self) {
+        if !self.background || self.emptying.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let (host, dir, emptying) = (self.host.clone(), self.dir.clone(), self.emptying.clone());
+        let work = move || {
+            if let Err(error) = empty_trash(&*host, &dir) {
+                tracing::warn!(%error, "cannot remove discarded overlays");
+            }
+            emptying.store(false, Ordering::Release);
+        };
+        if thread::Builder::new()
+            .name("overlay-trash".into())
+            .spawn(work)
+            .is_err()
+        {
+            self.emptying.store(false, Ordering::Release);
+        }
+    }
+}
+
+/// Makes the folder, durably, unless it is there.
+fn make_dir(host: &dyn Storage, dir: &Path) -> io::Result<()> {
+    match host.create_dir(dir) {
+        Ok(()) => dir.parent().map_or(Ok(()), |parent| host.sync_dir(parent)),
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(e) => Err(e),
+    }
+}
+
+fn empty_trash(host: &dyn Storage, dir: &Path) -> Result<()> {
+    let naming = || format!("emptying the trash in {}", dir.display());
+    loop {
+        let names = host.list(dir).context(naming)?;
+        let mut trash = names
+            .iter()
+            .filter(|name| name.starts_with(TRASH))
+            .peekable();
+        if trash.peek().is_none() {
+            return Ok(());
+        }
+        for name in trash {
+            match host.remove(&dir.join(name)) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e).context(naming),
+                _ => {}
+            }
+        }
+    }
+}
+
+pub(crate) fn lock(host: &dyn Storage, dir: &Path) -> Result<Box<dyn Send + Sync>> {
+    host.lock(&dir.join(LOCK)).map_err(|e| match e.kind() {
+        io::ErrorKind::WouldBlock => {
+            let text = format!("the store {} is in use by another process", dir.display());
+            Error::new(ErrorKind::Busy, text)
+        }
+        _ => Error::io(format!("locking the store {}", dir.display()), e),
+    })
+}
+
+/// An overlay over another version is corruption: refused, never guessed.
+fn check_base(
+    id: &OverlayId,
+    manifest: &Manifest,
+    found: Option<Arc<dyn Base>>,
+) -> Result<Arc<dyn Base>> {
+    let wanted = &manifest.base;
+    let Some(base) = found else {
+        let text =
+            format!("overlay {id} needs {wanted}; bring that version back, or reset the overlay");
+        return Err(Error::new(ErrorKind::BaseMissing, text));
+    };
+    if base.id() == wanted && base.size() == manifest.base_size {
+        return Ok(base);
+    }
+    let text = format!(
+        "overlay {id} needs {wanted} of {} bytes and was offered {} of {} bytes; bring that version back, or reset the overlay",
+        manifest.base_size,
+        base.id(),
+        base.size()
+    );
+    Err(Error::new(ErrorKind::BaseMismatch, text))
+}

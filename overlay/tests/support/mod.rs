@@ -1,0 +1,56 @@
+//! What several tests need.
+#![allow(dead_code, missing_docs)]
+
+pub mod history;
+pub mod sim;
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use overlay::{
+    Base, BaseId, Digest, FileBase, Options, Overlay, OverlayId, OverlaySpec, Retention, Store,
+};
+
+pub fn base_id(n: u8) -> BaseId {
+    BaseId {
+        version: uuid::Uuid::from_bytes([n; 16]),
+        digest: Digest([n; 32]),
+    }
+}
+
+/// Bytes that differ from sector to sector and are never zero.
+pub fn pattern(len: usize, seed: u64) -> Vec<u8> {
+    let byte = |i: usize| (i as u64 / 512 * 7 + seed * 31 + i as u64 % 5) as u8 | 1;
+    (0..len).map(byte).collect()
+}
+
+/// A base file in `dir` with that content.
+pub fn file_base(dir: &Path, content: &[u8]) -> Arc<dyn Base> {
+    let path = dir.join("base.raw");
+    fs::write(&path, content).unwrap();
+    Arc::new(FileBase::open(&path, base_id(1)).unwrap())
+}
+
+pub fn store(dir: &Path) -> Store {
+    Store::open(&dir.join("overlays"), Options::default()).unwrap()
+}
+
+pub fn spec(size: u64, base: &Arc<dyn Base>) -> OverlaySpec {
+    OverlaySpec {
+        size,
+        quota: None,
+        retention: Retention::Keep,
+        base: base.clone(),
+    }
+}
+
+pub fn id(name: &str) -> OverlayId {
+    OverlayId::new(name).unwrap()
+}
+
+pub fn reopen(store: &Store, name: &str, base: &Arc<dyn Base>) -> Arc<Overlay> {
+    store
+        .open_overlay(&id(name), &|_| Some(base.clone()))
+        .unwrap()
+}
