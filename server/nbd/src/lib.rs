@@ -40,7 +40,7 @@ pub use flags::{CommandFlags, TransmissionFlags};
 pub use numbers::{Command, HeaderStyle, IoError, OptionKind, block_state};
 pub use reply_decode::{Reply, ReplyBody, ReplyDecoder};
 pub use request::{Cookie, Request};
-pub use rules::{Operation, Rules, Verdict};
+pub use rules::{Operation, Rules, Verdict, status_filter};
 pub use server::{
     Directory, Purpose, Refusal, ServerHandshake, ServerLimits, ServerStep, Session, TlsPolicy,
 };

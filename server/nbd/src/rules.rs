@@ -1,5 +1,6 @@
 //! Which requests may be served, and which error the others get ("Request types", "Error values").
 
+use crate::export::{ContextId, MetaContext};
 use crate::flags::{CommandFlags, TransmissionFlags};
 use crate::numbers::{Command, HeaderStyle, IoError};
 use crate::request::Request;
@@ -231,8 +232,9 @@ impl Rules {
         let one = request.flags.contains(CommandFlags::REQ_ONE);
         let payload = request.flags.contains(CommandFlags::PAYLOAD_LEN);
         if payload {
-            let shape =
-                request.length >= 8 && request.length.is_multiple_of(4) && request.offset < self.size;
+            let shape = request.length >= 8
+                && request.length.is_multiple_of(4)
+                && request.offset < self.size;
             return if shape {
                 Ok(Operation::BlockStatus { one, payload })
             } else {
@@ -245,6 +247,25 @@ impl Rules {
         }
         Ok(Operation::BlockStatus { one, payload })
     }
+}
+
+/// Reads the payload of a BLOCK_STATUS request that names contexts: the length that is asked for and the contexts.
+/// `None` when it is malformed, or names an unknown context or one twice.
+pub fn status_filter(payload: &[u8], selected: &[MetaContext]) -> Option<(u64, Vec<MetaContext>)> {
+    let (span, ids) = payload.split_first_chunk::<8>()?;
+    if ids.len() / 4 > selected.len() {
+        return None;
+    }
+    let mut wanted: Vec<MetaContext> = Vec::new();
+    for id in ids.chunks(4) {
+        let id = ContextId(u32::from_be_bytes(id.try_into().ok()?));
+        let context = selected.iter().find(|context| context.id == id)?;
+        if wanted.contains(context) {
+            return None;
+        }
+        wanted.push(context.clone());
+    }
+    (!wanted.is_empty()).then_some((u64::from_be_bytes(*span), wanted))
 }
 
 #[cfg(test)]
@@ -456,6 +477,28 @@ mod tests {
             judge(big, Command::BlockStatus, 0, 0, 1 << 40),
             Verdict::Serve(_)
         ));
+    }
+
+    #[test]
+    fn a_status_filter_must_name_selected_contexts_once() {
+        let context = |id| MetaContext {
+            id: ContextId(id),
+            name: "base:allocation".into(),
+        };
+        let selected = [context(1), context(2)];
+        let payload = |ids: &[u32]| {
+            let mut bytes = 512u64.to_be_bytes().to_vec();
+            ids.iter().for_each(|id| bytes.extend(id.to_be_bytes()));
+            bytes
+        };
+        assert_eq!(
+            status_filter(&payload(&[2]), &selected),
+            Some((512, vec![context(2)]))
+        );
+        assert_eq!(status_filter(&payload(&[2, 2]), &selected), None);
+        assert_eq!(status_filter(&payload(&[3]), &selected), None);
+        assert_eq!(status_filter(&payload(&[]), &selected), None);
+        assert_eq!(status_filter(&[0; 7], &selected), None);
     }
 
     proptest! {

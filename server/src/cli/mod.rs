@@ -2,6 +2,7 @@
 
 mod check;
 mod client;
+mod export;
 mod output;
 mod serve;
 mod status;
@@ -77,6 +78,8 @@ enum Command {
     /// Show and reset the machines
     #[command(subcommand)]
     Client(client::ClientCommand),
+    /// Serve one file or block device over NBD, with no configuration
+    Export(export::ExportOptions),
     /// Boot a room of virtual machines on this computer
     Demo(DemoOptions),
 }
@@ -117,6 +120,7 @@ pub fn run() -> ExitCode {
         Command::Check(options) => check::run(options, cli.color == Colour::Always),
         Command::Status(options) => status::run(options),
         Command::Client(command) => client::run(command),
+        Command::Export(options) => export::run(options),
         Command::Demo(options) => return finish_demo(demo::run(options)),
     };
     match outcome {
