@@ -21,6 +21,7 @@ use std::fs::{self, File, TryLockError};
 use std::io::Write;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use crate::error::{Error, ErrorKind, IoContext, Result};
 
@@ -112,9 +113,27 @@ pub(crate) fn entries(dir: &Path) -> Result<Vec<(String, PathBuf)>> {
 /// Deletes a tree that is no version any more.
 pub(crate) fn delete_tree(path: &Path) -> Result<()> {
     match fs::remove_dir_all(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(Error::new(ErrorKind::Io, format!("delete {}", path.display())).because(error))
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            delete_as_mapped_root(path)
         }
-        _ => Ok(()),
+        other => other.at("delete", path),
     }
+}
+
+/// A build without root unpacks files that belong to subordinate user ids; only the root of a
+/// user namespace that maps them may delete these.
+fn delete_as_mapped_root(path: &Path) -> Result<()> {
+    let status = Command::new("unshare")
+        .args(["--user", "--map-root-user", "--map-auto", "rm", "-rf", "--"])
+        .arg(path)
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .at("delete", path)?;
+    if status.success() {
+        return Ok(());
+    }
+    let context = format!("cannot delete {}: run rm -rf on it as root", path.display());
+    Err(Error::new(ErrorKind::Io, context))
 }

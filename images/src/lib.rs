@@ -28,6 +28,7 @@ mod digest;
 mod disk;
 mod error;
 mod ids;
+pub mod import;
 
 mod layout;
 mod progress;

@@ -43,7 +43,9 @@ impl Catalogue {
             .join(format!("{}{}", layout::TRASH, version.id()));
         self.take_out(&version, &trash)?;
         drop(lock);
-        layout::delete_tree(&trash)?;
+        if let Err(error) = layout::delete_tree(&trash) {
+            tracing::warn!(%error, "the version is removed; the next start frees its space");
+        }
         Ok(version)
     }
 

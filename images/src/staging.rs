@@ -232,15 +232,18 @@ fn measure(path: &Path, progress: &dyn Progress, cancel: &Cancel) -> Result<File
 }
 
 /// Removes what crashed builds and removals have left. The caller holds the catalogue's lock.
+/// What cannot be deleted stays and is logged: it must not keep a server from starting.
 pub(crate) fn clean(root: &Path) -> Result<usize> {
     let mut removed = 0;
     for (name, path) in layout::entries(root)? {
         let stale = name.starts_with(layout::TRASH)
             || (name.starts_with(layout::STAGING) && nobody_works_on(&path)?);
-        if stale {
-            layout::delete_tree(&path)?;
-            tracing::info!(path = %path.display(), "removed an unfinished version");
-            removed += 1;
+        if !stale {
+            continue;
+        }
+        match layout::delete_tree(&path) {
+            Ok(()) => removed += 1,
+            Err(error) => tracing::warn!(%error, "an unfinished version stays"),
         }
     }
     Ok(removed)

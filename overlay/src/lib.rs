@@ -27,10 +27,12 @@ mod mapfile;
 #[allow(unsafe_code)]
 mod mapped;
 mod overlay;
+mod snapshot;
 mod space;
 mod stack;
 mod storage;
 mod store;
+mod view;
 
 pub use attachment::{Attachment, Durability};
 pub use base::{Base, Extent, FileBase, ZeroBase};
@@ -43,3 +45,4 @@ pub use space::{Level, Retention, Usage};
 pub use stack::{Run, RunKind};
 pub use storage::{Attempt, OpenMode, Storage, StoredFile};
 pub use store::{Options, OverlaySpec, Store};
+pub use view::{Progress, View};

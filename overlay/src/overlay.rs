@@ -172,15 +172,14 @@ impl Overlay {
             let top = self.gate.read().stack.top().clone();
             let result = top.sync();
             if top.has_failed() {
-                self.distrust();
+                self.distrust(&mut self.manifest.lock());
             }
             result
         })
     }
 
     /// Notes on disk that the live map is not to be trusted: the next open goes back to the last good flush.
-    fn distrust(&self) {
-        let mut manifest = self.manifest.lock();
+    pub(crate) fn distrust(&self, manifest: &mut Manifest) {
         if manifest.boot.is_nil() {
             return;
         }

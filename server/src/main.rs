@@ -1,4 +1,16 @@
+//! The `bootroom` binary: a network-boot and diskless-client appliance.
+//!
+//! Must never serve an interface that the configuration does not name, or answer a write that P1-P6 of the
+//! design do not hold for.
+
+mod cli;
 mod clients;
 mod config;
+mod control;
+mod demo;
+mod room;
 mod trace;
-fn main() {}
+
+fn main() -> std::process::ExitCode {
+    cli::run()
+}

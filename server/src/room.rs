@@ -1,6 +1,6 @@
 //! One server: its services, wired together, from start to a stop that loses nothing.
 
-use std::{path::Path, sync::Arc, time::Duration, time::SystemTime};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use images::Catalogue;
@@ -47,7 +47,11 @@ impl Room {
         let policy: Arc<dyn Policy> = Arc::new(BootPolicy::new(clients.clone()));
         let dhcp = match config.dhcp.mode {
             DhcpMode::Off => None,
-            _ => Some(Dhcp::bind(dhcp_config(&config), leases.clone(), policy.clone())?),
+            _ => Some(Dhcp::bind(
+                dhcp_config(&config),
+                leases.clone(),
+                policy.clone(),
+            )?),
         };
         let interface = &config.server.interface.value;
         let tftp = TftpConfig::new(interface, config.server.ip());
@@ -75,7 +79,12 @@ impl Room {
         }
         services.spawn(named("TFTP", self.tftp.run(stop.clone().cancelled_owned())));
         services.spawn(named("HTTP", self.http.run(stop.clone().cancelled_owned())));
-        services.spawn(control::serve(self.control, self.clients.clone(), self.leases, stop.clone()));
+        services.spawn(control::serve(
+            self.control,
+            self.clients.clone(),
+            self.leases,
+            stop.clone(),
+        ));
         announce(&self.clients.config());
         let outcome = wait_for_end(&mut services).await;
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
@@ -89,7 +98,9 @@ async fn named(
     name: &'static str,
     service: impl Future<Output = pxe::Result<()>>,
 ) -> anyhow::Result<()> {
-    service.await.with_context(|| format!("the {name} service failed"))
+    service
+        .await
+        .with_context(|| format!("the {name} service failed"))
 }
 
 fn announce(config: &Config) {
@@ -121,17 +132,25 @@ async fn wait_for_end(services: &mut JoinSet<anyhow::Result<()>>) -> anyhow::Res
 fn open_leases(data: &Path) -> anyhow::Result<Arc<Leases>> {
     let path = data.join("leases.redb");
     let log = RedbLeases::open(&path).with_context(|| format!("cannot open {}", path.display()))?;
-    let leases = Leases::open(Box::new(log), SystemTime::now());
+    let leases = Leases::open(Box::new(log));
     leases.with_context(|| format!("cannot read the leases in {}", path.display()))
 }
 
 fn open_clients(config: Config) -> anyhow::Result<Clients> {
     let registry = Registry::open(&config.server.data.value.join("state.redb"))?;
-    let options = overlay::Options { low_water: low_water(), ..Default::default() };
+    let options = overlay::Options {
+        low_water: low_water(),
+        ..Default::default()
+    };
     let store = Store::open(&config.server.overlays(), options)?;
     let catalogue = Catalogue::open(config.server.images())?;
     let disks = Disks::new(store, catalogue);
-    Ok(Clients::new(config, registry, disks, Arc::new(Trace::default()))?)
+    Ok(Clients::new(
+        config,
+        registry,
+        disks,
+        Arc::new(Trace::default()),
+    )?)
 }
 
 /// Below this much free space no new overlay is made and only lasting ones grow.
@@ -146,20 +165,35 @@ fn dhcp_config(config: &Config) -> DhcpConfig {
         DhcpMode::Proxy => DhcpConfig::proxy(interface, server.ip()),
         _ => DhcpConfig::full(interface, server.ip(), subnet(config)),
     };
-    debug_assert_eq!(dhcp.mode == Mode::Proxy, config.dhcp.mode == DhcpMode::Proxy);
+    debug_assert_eq!(
+        dhcp.mode == Mode::Proxy,
+        config.dhcp.mode == DhcpMode::Proxy
+    );
     dhcp.http_base = format!("http://{}:{}/", server.ip(), server.http_port);
     dhcp
 }
 
 fn subnet(config: &Config) -> Subnet {
     let mut subnet = Subnet::new(config.server.address.value);
-    let DhcpSettings { range, lease, router, dns, ntp, domain, .. } = &config.dhcp;
+    let DhcpSettings {
+        range,
+        lease,
+        router,
+        dns,
+        ntp,
+        domain,
+        ..
+    } = &config.dhcp;
     let common = range.iter().map(|range| (None, range));
     let groups = config.groups.iter();
     let own = groups.filter_map(|(name, group)| Some((Some(name.clone()), group.range.as_ref()?)));
     subnet.ranges = common
         .chain(own)
-        .map(|(name, range)| Range { name, first: range.value.first, last: range.value.last })
+        .map(|(name, range)| Range {
+            name,
+            first: range.value.first,
+            last: range.value.last,
+        })
         .collect();
     subnet.routers = router.iter().copied().collect();
     subnet.dns = dns.clone();

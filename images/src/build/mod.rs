@@ -14,11 +14,12 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-pub(crate) use job::Job;
+pub(crate) use job::{Job, needed_tools};
 pub use recipe::{Kernel, Password, Recipe};
 
 use crate::cancel::Cancel;
 use crate::error::{IoContext, Result};
+use crate::layout;
 use crate::progress::Progress;
 use crate::staging::{Details, Staged, Staging};
 use tools::Tool;
@@ -53,7 +54,7 @@ const SCRIPTS: [(&str, &str); 3] = [
 /// The initramfs mounts the root writable at once, as there is no fsck to wait for; access times
 /// would turn every read of a file into a write to the overlay. The last console is where errors
 /// of the boot are shown.
-const CMDLINE: &str = "rw rootflags=noatime console=ttyS0 console=tty0";
+pub(crate) const CMDLINE: &str = "rw rootflags=noatime console=ttyS0 console=tty0";
 
 const SHELL: Tool = Tool {
     program: "sh",
@@ -76,7 +77,7 @@ pub fn debian(
     cancel: &Cancel,
 ) -> Result<Staged> {
     recipe.check()?;
-    let mut needed = job::needed_tools();
+    let mut needed = needed_tools();
     needed.extend([tools::MMDEBSTRAP, tools::APT, tools::MKE2FS]);
     tools::require(&needed)?;
     let workshop = Workshop::set_up(&staging, recipe)?;
@@ -141,7 +142,7 @@ impl Workshop {
             .args(["--essential-hook=sh \"$BOOTROOM_TOOLS/early.sh\" \"$1\""])
             .args(["--customize-hook=sh \"$BOOTROOM_TOOLS/late.sh\" \"$1\""])
             .args([Path::new(&recipe.suite), &self.root()])
-            .args(sources::lines(recipe))
+            .args(sources::lines(recipe, &sources::of_host()))
             .env("BOOTROOM_TOOLS", &self.dir)
             .env("BOOTROOM_MODULES", recipe.kernel.modules())
             .env("BOOTROOM_DRIVERS", recipe.kernel.drivers())
@@ -176,7 +177,7 @@ impl Workshop {
     }
 
     fn tear_down(self) -> Result<()> {
-        fs::remove_dir_all(&self.dir).at("delete", &self.dir)
+        layout::delete_tree(&self.dir)
     }
 }
 

@@ -12,19 +12,18 @@ const COMPONENTS: &str = "main non-free-firmware";
 
 /// The `sources.list` of the image, a line each: the release, its updates and its security
 /// updates.
-pub(super) fn lines(recipe: &Recipe) -> Vec<String> {
-    let known = host_sources();
+pub(super) fn lines(recipe: &Recipe, known: &[Source]) -> Vec<String> {
     let suite = &recipe.suite;
     let main = recipe
         .mirror
         .clone()
-        .or_else(|| find(&known, suite, "debian"));
+        .or_else(|| find(known, suite, "debian"));
     let main = main.unwrap_or_else(|| DEBIAN.to_owned());
     let mut lines = vec![format!("deb {main} {suite} {COMPONENTS}")];
     // Unstable and testing have neither.
     if !["sid", "unstable", "testing"].contains(&suite.as_str()) {
         let security_suite = format!("{suite}-security");
-        let security = find(&known, &security_suite, "debian-security");
+        let security = find(known, &security_suite, "debian-security");
         let security = security.unwrap_or_else(|| SECURITY.to_owned());
         lines.push(format!("deb {main} {suite}-updates {COMPONENTS}"));
         lines.push(format!("deb {security} {security_suite} {COMPONENTS}"));
@@ -34,14 +33,14 @@ pub(super) fn lines(recipe: &Recipe) -> Vec<String> {
 
 /// A package index that this machine's apt is set up to use.
 #[derive(Debug, PartialEq, Eq)]
-struct Source {
+pub(super) struct Source {
     release: String,
     component: String,
     uri: String,
 }
 
 /// What apt knows, or nothing: then Debian's own servers do.
-fn host_sources() -> Vec<Source> {
+pub(super) fn of_host() -> Vec<Source> {
     let format = "$(CREATED_BY) $(RELEASE) $(COMPONENT) $(REPO_URI)";
     let output = Command::new("apt-get")
         .args(["indextargets", "--format", format])
@@ -120,13 +119,16 @@ mod tests {
     fn a_mirror_that_is_given_wins() {
         let mut recipe = Recipe::new("debian".parse().unwrap());
         recipe.mirror = Some("http://near.example/debian".to_owned());
-        let lines = lines(&recipe);
+        let sources = lines(&recipe, &parse(KNOWN));
         assert_eq!(
-            lines[0],
+            sources[0],
             "deb http://near.example/debian bookworm main non-free-firmware"
         );
-        assert_eq!(lines.len(), 3);
+        assert_eq!(
+            sources[2],
+            "deb http://mirror.example/debian-security bookworm-security main non-free-firmware"
+        );
         recipe.suite = "sid".to_owned();
-        assert_eq!(super::lines(&recipe).len(), 1);
+        assert_eq!(lines(&recipe, &[]).len(), 1);
     }
 }

@@ -1,6 +1,9 @@
 //! What several tests need.
 #![allow(dead_code, missing_docs)]
 
+pub mod history;
+pub mod sim;
+
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;

@@ -44,7 +44,11 @@ pub fn run(options: &CheckOptions, colour: bool) -> anyhow::Result<Exit> {
         (Some(problems), false) => eprintln!("{}", problems.render(colour)),
         (None, false) => println!("{}: the configuration is right", options.file.display()),
     }
-    Ok(if problems.is_some() { Exit::Config } else { Exit::Ok })
+    Ok(if problems.is_some() {
+        Exit::Config
+    } else {
+        Exit::Ok
+    })
 }
 
 fn find(options: &CheckOptions) -> Option<Problems> {
@@ -52,7 +56,11 @@ fn find(options: &CheckOptions) -> Option<Problems> {
         Ok(config) => config,
         Err(problems) => return Some(problems),
     };
-    let list = if options.file_only { Vec::new() } else { host::check(&config, false) };
+    let list = if options.file_only {
+        Vec::new()
+    } else {
+        host::check(&config, false)
+    };
     let source = std::fs::read_to_string(&options.file).unwrap_or_default();
     let path = options.file.clone();
     (!list.is_empty()).then_some(Problems { path, source, list })
@@ -67,5 +75,9 @@ fn verdict<'a>(options: &CheckOptions, problems: Option<&'a Problems>) -> Verdic
         })
     });
     let problems: Vec<_> = findings.collect();
-    Verdict { file: options.file.display().to_string(), ok: problems.is_empty(), problems }
+    Verdict {
+        file: options.file.display().to_string(),
+        ok: problems.is_empty(),
+        problems,
+    }
 }

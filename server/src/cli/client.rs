@@ -68,7 +68,16 @@ async fn list(target: &Target) -> anyhow::Result<Exit> {
     }
     let clients: Vec<ClientView> = serde_json::from_value(clients)?;
     let rows: Vec<_> = clients.iter().map(row).collect();
-    let heading = ["NAME", "MAC", "ADDRESS", "VERSION", "RETENTION", "ATTACHED", "OVERLAY", "LAST STEP"];
+    let heading = [
+        "NAME",
+        "MAC",
+        "ADDRESS",
+        "VERSION",
+        "RETENTION",
+        "ATTACHED",
+        "OVERLAY",
+        "LAST STEP",
+    ];
     println!("{}", output::table(heading, &rows));
     Ok(Exit::Ok)
 }
@@ -112,14 +121,26 @@ async fn show(named: &Named) -> anyhow::Result<Exit> {
         ("image", output::or_dash(client.image)),
         ("version", output::or_dash(client.version)),
         ("retention", output::or_dash(client.retention)),
-        ("attached", if client.attached { "yes" } else { "no" }.into()),
+        (
+            "attached",
+            if client.attached { "yes" } else { "no" }.into(),
+        ),
         ("disk", bytes(client.disk_bytes)),
         ("overlay", bytes(client.overlay_bytes)),
         ("quota", bytes(client.quota_bytes)),
-        ("next boot", if client.fresh_at_next_boot { "fresh, as told" } else { "as configured" }.into()),
+        (
+            "next boot",
+            if client.fresh_at_next_boot {
+                "fresh, as told"
+            } else {
+                "as configured"
+            }
+            .into(),
+        ),
         ("trouble", output::or_dash(client.trouble)),
     ];
-    rows.iter().for_each(|(key, value)| println!("{key:<10} {value}"));
+    rows.iter()
+        .for_each(|(key, value)| println!("{key:<10} {value}"));
     Ok(Exit::Ok)
 }
 

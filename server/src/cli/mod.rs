@@ -144,5 +144,8 @@ fn explain(error: &anyhow::Error, colour: bool) -> Exit {
 
 /// A runtime for verbs that ask the server something.
 fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work)
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?
+        .block_on(work)
 }

@@ -16,11 +16,20 @@ pub fn table<const N: usize>(heading: [&str; N], rows: &[[String; N]]) -> String
     };
     let widths: [usize; N] = std::array::from_fn(width);
     let line = |cells: [&str; N]| {
-        let padded = cells.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}"));
+        let padded = cells
+            .iter()
+            .zip(widths)
+            .map(|(cell, width)| format!("{cell:<width$}"));
         padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
     };
-    let body = rows.iter().map(|row| line(std::array::from_fn(|column| row[column].as_str())));
-    [line(heading)].into_iter().chain(body).collect::<Vec<_>>().join("\n")
+    let body = rows
+        .iter()
+        .map(|row| line(std::array::from_fn(|column| row[column].as_str())));
+    [line(heading)]
+        .into_iter()
+        .chain(body)
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 /// What a cell shows when there is nothing.
@@ -34,7 +43,13 @@ mod tests {
 
     #[test]
     fn columns_line_up_and_lines_have_no_tail() {
-        let rows = [["r12-01".to_owned(), "x".to_owned()], ["a".to_owned(), or_dash(None::<u8>)]];
-        assert_eq!(table(["NAME", "B"], &rows), "NAME    B\nr12-01  x\na       -");
+        let rows = [
+            ["r12-01".to_owned(), "x".to_owned()],
+            ["a".to_owned(), or_dash(None::<u8>)],
+        ];
+        assert_eq!(
+            table(["NAME", "B"], &rows),
+            "NAME    B\nr12-01  x\na       -"
+        );
     }
 }

@@ -25,9 +25,16 @@ pub fn run(options: &ServeOptions) -> anyhow::Result<Exit> {
     let list = host::check(&config, true);
     if !list.is_empty() {
         let source = std::fs::read_to_string(&options.config).unwrap_or_default();
-        return Err(Problems { path: options.config.clone(), source, list }.into());
+        return Err(Problems {
+            path: options.config.clone(),
+            source,
+            list,
+        }
+        .into());
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
     let outcome = runtime.block_on(async { Room::open(config)?.serve().await });
     // Only an answer to a client that no longer listens can still be under way.
     runtime.shutdown_background();
@@ -38,5 +45,9 @@ pub fn run(options: &ServeOptions) -> anyhow::Result<Exit> {
 fn start_log() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("BOOTROOM_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(false)
+        .with_writer(std::io::stderr)
+        .init();
 }

@@ -32,13 +32,32 @@ pub fn run(options: &StatusOptions) -> anyhow::Result<Exit> {
 }
 
 fn print(status: &Status) {
-    let Status { version, pid, address, interface, dhcp, .. } = status;
-    println!("bootroom {version}, process {pid}, up {}", duration(status.uptime_seconds));
-    println!("serves   {address} on {interface}, DHCP {dhcp}, {} leases", status.leases);
-    println!("clients  {} attached, {} known", status.attached, status.clients);
+    let Status {
+        version,
+        pid,
+        address,
+        interface,
+        dhcp,
+        ..
+    } = status;
+    println!(
+        "bootroom {version}, process {pid}, up {}",
+        duration(status.uptime_seconds)
+    );
+    println!(
+        "serves   {address} on {interface}, DHCP {dhcp}, {} leases",
+        status.leases
+    );
+    println!(
+        "clients  {} attached, {} known",
+        status.attached, status.clients
+    );
     for image in &status.images {
         let current = output::or_dash(image.current);
-        println!("image    {}: version {current} current, {} kept", image.name, image.versions);
+        println!(
+            "image    {}: version {current} current, {} kept",
+            image.name, image.versions
+        );
     }
 }
 

@@ -92,8 +92,13 @@ impl Error {
 
     /// The failure and what lies below it, on one line.
     pub fn with_causes(&self) -> String {
-        let causes = std::iter::successors(Some(self as &dyn StdError), |error| error.source());
-        causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+        let mut text = self.to_string();
+        let mut cause = self.source();
+        while let Some(error) = cause {
+            text = format!("{text}: {error}");
+            cause = error.source();
+        }
+        text
     }
 
     /// The kind.

@@ -2,7 +2,7 @@
 
 use std::{io, net::TcpListener, net::UdpSocket, path::Path};
 
-use images::{Catalogue, ErrorKind, ImageRef};
+use images::{Catalogue, ImageRef};
 
 use super::{Config, DhcpMode, problem::Problem, reader::Located};
 
@@ -85,16 +85,7 @@ fn check_image(catalogue: &Catalogue, image: &Located<ImageRef>, problems: &mut 
     let Err(error) = catalogue.resolve(&image.value) else {
         return;
     };
-    let problem = Problem::at(image.span.clone(), error.to_string());
-    problems.push(match error.kind() {
-        ErrorKind::NotFound => {
-            let name = &image.value.image;
-            problem.fix(format!(
-                "build it: bootroom image build debian --name {name}"
-            ))
-        }
-        _ => problem,
-    });
+    problems.push(Problem::at(image.span.clone(), error.to_string()));
 }
 
 fn check_ports(config: &Config, problems: &mut Vec<Problem>) {

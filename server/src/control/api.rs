@@ -59,7 +59,10 @@ impl ControlSocket {
         remove_dead(path).with_context(naming)?;
         let listener = UnixListener::bind(path).with_context(naming)?;
         fs::set_permissions(path, fs::Permissions::from_mode(0o660)).with_context(naming)?;
-        Ok(ControlSocket { listener, path: path.to_owned() })
+        Ok(ControlSocket {
+            listener,
+            path: path.to_owned(),
+        })
     }
 }
 
@@ -69,7 +72,10 @@ fn remove_dead(path: &Path) -> io::Result<()> {
         return Ok(());
     }
     match std::os::unix::net::UnixStream::connect(path) {
-        Ok(_) => Err(io::Error::new(io::ErrorKind::AddrInUse, "another bootroom server listens there")),
+        Ok(_) => Err(io::Error::new(
+            io::ErrorKind::AddrInUse,
+            "another bootroom server listens there",
+        )),
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
         Err(error) => Err(error),
     }
@@ -85,7 +91,12 @@ pub async fn serve(
     leases: Arc<Leases>,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let server = Server { clients, leases, started: Instant::now(), stop: stop.clone() };
+    let server = Server {
+        clients,
+        leases,
+        started: Instant::now(),
+        stop: stop.clone(),
+    };
     let served = axum::serve(socket.listener, routes(server))
         .with_graceful_shutdown(async move { stop.cancelled().await })
         .await;
@@ -112,7 +123,10 @@ async fn answer<T: Serialize + Send + 'static>(
     match task::spawn_blocking(work).await {
         Ok(Ok(value)) => Json(value).into_response(),
         Ok(Err(error)) => failure(&error),
-        Err(_) => refuse(StatusCode::INTERNAL_SERVER_ERROR, "the request failed; see the log"),
+        Err(_) => refuse(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "the request failed; see the log",
+        ),
     }
 }
 
@@ -126,7 +140,13 @@ fn failure(error: &Error) -> Response {
 }
 
 fn refuse(code: StatusCode, error: &str) -> Response {
-    (code, Json(Failure { error: error.to_owned() })).into_response()
+    (
+        code,
+        Json(Failure {
+            error: error.to_owned(),
+        }),
+    )
+        .into_response()
 }
 
 async fn status(State(server): State<Server>) -> Response {
@@ -156,7 +176,10 @@ async fn trace(State(server): State<Server>, UrlPath(name): UrlPath<String>) -> 
 async fn reset(State(server): State<Server>, UrlPath(name): UrlPath<String>) -> Response {
     answer(move || {
         let result = server.clients.reset(&name)?;
-        Ok(ResetDone { client: name, result })
+        Ok(ResetDone {
+            client: name,
+            result,
+        })
     })
     .await
 }
@@ -167,22 +190,23 @@ async fn bindings(State(server): State<Server>) -> Response {
 
 async fn events(State(server): State<Server>) -> Response {
     let listener = server.clients.trace().listen();
-    let lines = futures_util::stream::unfold((listener, server.stop), async |(mut listener, stop)| {
-        loop {
-            let step = tokio::select! {
-                step = listener.recv() => step,
-                () = stop.cancelled() => return None,
-            };
-            match step {
-                Ok(step) => {
-                    let mut line = serde_json::to_vec(&step).ok()?;
-                    line.push(b'\n');
-                    return Some((Ok::<_, io::Error>(Bytes::from(line)), (listener, stop)));
+    let lines =
+        futures_util::stream::unfold((listener, server.stop), async |(mut listener, stop)| {
+            loop {
+                let step = tokio::select! {
+                    step = listener.recv() => step,
+                    () = stop.cancelled() => return None,
+                };
+                match step {
+                    Ok(step) => {
+                        let mut line = serde_json::to_vec(&step).ok()?;
+                        line.push(b'\n');
+                        return Some((Ok::<_, io::Error>(Bytes::from(line)), (listener, stop)));
+                    }
+                    Err(RecvError::Lagged(_)) => {}
+                    Err(RecvError::Closed) => return None,
                 }
-                Err(RecvError::Lagged(_)) => {}
-                Err(RecvError::Closed) => return None,
             }
-        }
-    });
+        });
     Body::from_stream(lines).into_response()
 }

@@ -7,25 +7,13 @@ use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
-use serde::Deserialize;
 use tokio::net::UnixStream;
 
 use super::model::Failure;
+use crate::trace::Step;
 
 /// The longest answer taken, in bytes.
 const ANSWER_LIMIT: usize = 4 << 20;
-
-/// A line of the boot trace.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub struct Event {
-    /// The client's name.
-    pub client: String,
-    /// What it did: `dhcp`, `tftp`, `ipxe`, and so on.
-    pub step: String,
-    /// More about it, for people.
-    #[serde(default)]
-    pub detail: String,
-}
 
 /// The control socket of a server.
 #[derive(Debug, Clone)]
@@ -88,12 +76,17 @@ impl Control {
         let place = || format!("the server's control socket {}", self.socket.display());
         let stream = UnixStream::connect(&self.socket)
             .await
-            .with_context(place)?;
+            .map_err(|cause| Unreachable {
+                socket: self.socket.clone(),
+                cause,
+            })?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
             .with_context(place)?;
         tokio::spawn(connection);
-        let request = Request::get(path)
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
             .header("host", "bootroom")
             .body(Empty::<Bytes>::new())?;
         let response = sender.send_request(request).await.with_context(place)?;
@@ -127,7 +120,7 @@ impl Events {
     ///
     /// # Errors
     /// The connection broke, or a line is no event.
-    pub async fn next(&mut self) -> anyhow::Result<Option<Event>> {
+    pub async fn next(&mut self) -> anyhow::Result<Option<Step>> {
         loop {
             if let Some(line) = self.pending.take() {
                 return serde_json::from_slice(&line)

@@ -20,7 +20,10 @@ use crate::{
 pub fn status(clients: &Clients, leases: &Leases, started: Instant) -> Result<Status> {
     let config = clients.config();
     let records = clients.records();
-    let attached = records.iter().filter(|record| clients.disks().attached(record.mac)).count();
+    let attached = records
+        .iter()
+        .filter(|record| clients.disks().attached(record.mac))
+        .count();
     let dhcp = match config.dhcp.mode {
         DhcpMode::Full => "full",
         DhcpMode::Proxy => "proxy",
@@ -55,7 +58,11 @@ fn images(clients: &Clients) -> Result<Vec<ImageView>> {
 
 /// Every machine.
 pub fn clients(clients: &Clients, leases: &Leases) -> Vec<ClientView> {
-    clients.records().iter().map(|record| client(clients, leases, record)).collect()
+    clients
+        .records()
+        .iter()
+        .map(|record| client(clients, leases, record))
+        .collect()
 }
 
 /// One machine.
@@ -64,7 +71,11 @@ pub fn client(clients: &Clients, leases: &Leases, record: &Record) -> ClientView
     let address = leases.address_of(record.mac);
     let mut view = outline(record, profile.as_ref(), address);
     view.attached = clients.disks().attached(record.mac);
-    view.last_step = clients.trace().of(record.mac).last().map(|step| step.step.clone());
+    view.last_step = clients
+        .trace()
+        .of(record.mac)
+        .last()
+        .map(|step| step.step.clone());
     add_overlay(&mut view, clients, record.mac);
     view
 }
@@ -86,7 +97,9 @@ fn outline(record: &Record, profile: Option<&Profile>, address: Option<Ipv4Addr>
         quota_bytes: None,
         fresh_at_next_boot: record.boots.fresh,
         last_step: None,
-        trouble: profile.is_none().then(|| "no longer in the configuration".into()),
+        trouble: profile
+            .is_none()
+            .then(|| "no longer in the configuration".into()),
     }
 }
 
@@ -109,13 +122,17 @@ fn add_overlay(view: &mut ClientView, clients: &Clients, mac: Mac) {
 /// Which overlay, or promised boot, needs which version.
 pub fn bindings(clients: &Clients) -> Result<Vec<BindingView>> {
     let overlays = clients.disks().bindings()?;
-    let overlays = overlays
-        .into_iter()
-        .map(|(id, version)| BindingView { overlay: id.to_string(), version });
+    let overlays = overlays.into_iter().map(|(id, version)| BindingView {
+        overlay: id.to_string(),
+        version,
+    });
     let records = clients.records();
     let promised = records.iter().flat_map(|record| {
         let promised = record.boots.versions();
-        promised.map(|version| BindingView { overlay: record.name.to_string(), version })
+        promised.map(|version| BindingView {
+            overlay: record.name.to_string(),
+            version,
+        })
     });
     Ok(overlays.chain(promised).collect())
 }

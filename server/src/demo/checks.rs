@@ -8,11 +8,12 @@ use std::process::Stdio;
 use anyhow::Context;
 use tokio::process::Command;
 
-use crate::control::client::Control;
+use super::boot::Seat;
 use super::plan::{Desk, IMAGE, Plan, Retention};
 use super::proof::Proofs;
-use super::room::Seat;
 use super::server::Memory;
+use super::summary::mebibytes;
+use crate::control::client::Control;
 
 /// What the server may use of the computer's memory beyond shared file pages.
 const MEMORY_LIMIT: u64 = 40 << 20;
@@ -240,12 +241,6 @@ pub fn small_server(memory: Memory, proofs: &mut Proofs) {
     );
 }
 
-/// A number of bytes for people.
-#[expect(clippy::cast_precision_loss, reason = "shown with one decimal")]
-pub fn mebibytes(bytes: u64) -> String {
-    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -268,10 +263,5 @@ mod tests {
                 .iter()
                 .all(|name| !is_no_drive(name))
         );
-    }
-
-    #[test]
-    fn bytes_are_shown_in_mebibytes() {
-        assert_eq!(mebibytes(3 << 19), "1.5 MiB");
     }
 }

@@ -8,6 +8,7 @@
 //! the files of this run. The inner one ([`room`]) is process 1 of a PID namespace: when it ends, for whatever
 //! reason, the kernel ends the server and every machine with it.
 
+mod boot;
 mod checks;
 mod console;
 
@@ -22,6 +23,7 @@ mod room;
 mod sandbox;
 mod server;
 mod storage;
+mod summary;
 mod timeline;
 
 use std::path::PathBuf;

@@ -9,8 +9,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::control::client::Control;
 use super::plan::{BRIDGE, Desk, IMAGE, Plan, SERVER};
+use crate::control::client::Control;
 
 /// How long the server may take until it answers.
 const START_DEADLINE: Duration = Duration::from_secs(30);
@@ -171,7 +171,7 @@ fn section(desk: &Desk) -> String {
     let retention = retention.name();
     format!(
         "\n[clients.{name}]\nmac = \"{mac}\"\nimage = \"{IMAGE}\"\nretention = \"{retention}\"\n\
-         cmdline = \"console=ttyS0 quiet\"\n"
+         kernel_args = \"console=ttyS0 quiet\"\n"
     )
 }
 

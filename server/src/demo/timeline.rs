@@ -135,29 +135,40 @@ struct Screen {
     powered: BTreeMap<String, Instant>,
     started: Instant,
     terminal: bool,
+    live: bool,
     drawn: usize,
 }
 
-impl Board {
-    /// A board on standard output for these machines.
-    pub fn new(machines: impl IntoIterator<Item = String>) -> Self {
+impl Default for Board {
+    /// A board on standard output that shows nothing yet.
+    fn default() -> Self {
         let screen = Screen {
-            timeline: Timeline::new(machines),
+            timeline: Timeline::default(),
             powered: BTreeMap::new(),
             started: Instant::now(),
             terminal: std::io::stdout().is_terminal(),
+            live: false,
             drawn: 0,
         };
         Self(Arc::new(Mutex::new(screen)))
     }
+}
 
-    /// Starts over with other machines, for another round of boots.
+impl Board {
+    /// Starts over with these machines, none of which has reached anything.
     pub fn restart(&self, machines: impl IntoIterator<Item = String>) {
         let mut screen = self.lock();
         screen.timeline = Timeline::new(machines);
         screen.powered.clear();
         screen.started = Instant::now();
+        screen.live = true;
         screen.drawn = 0;
+        screen.redraw();
+    }
+
+    /// Leaves what is on the screen as it is: others print below it from now on.
+    pub fn finish(&self) {
+        self.lock().live = false;
     }
 
     /// A machine was switched on: its clock starts.
@@ -185,10 +196,7 @@ impl Board {
 
     /// Lets the clock on a terminal run.
     pub fn tick(&self) {
-        let mut screen = self.lock();
-        if screen.terminal && screen.drawn > 0 {
-            screen.draw();
-        }
+        self.lock().redraw();
     }
 
     fn lock(&self) -> MutexGuard<'_, Screen> {
@@ -200,8 +208,8 @@ impl Board {
 impl Screen {
     fn show(&mut self, machine: &str, step: Step, at: Duration, detail: &str) {
         if self.terminal {
-            self.draw();
-        } else {
+            self.redraw();
+        } else if self.live {
             let line = format!(
                 "{:>8.1} s  {machine:<10} {:<10} {detail}",
                 at.as_secs_f64(),
@@ -211,8 +219,11 @@ impl Screen {
         }
     }
 
-    /// Draws the table over the one drawn before.
-    fn draw(&mut self) {
+    /// Draws the table over the one drawn before, while it is live and on a terminal.
+    fn redraw(&mut self) {
+        if !self.live || !self.terminal {
+            return;
+        }
         let lines = self.timeline.table(self.started.elapsed());
         let mut text = if self.drawn > 0 {
             format!("\x1b[{}A", self.drawn)

@@ -1,0 +1,31 @@
+//! Small versions with known content.
+
+use std::fs;
+use std::time::{Duration, SystemTime};
+
+use images::{Cancel, Catalogue, Details, Quiet, Staged, Version, VersionId};
+
+/// Bytes of a small disk.
+pub const DISK: usize = 64 << 10;
+
+/// A staged version of `image` whose disk is filled with `fill`.
+pub fn staged(catalogue: &Catalogue, image: &str, fill: u8) -> Staged {
+    let staging = catalogue.stage(VersionId::random()).unwrap();
+    fs::write(staging.disk_path(), vec![fill; DISK]).unwrap();
+    fs::write(staging.kernel_path(), b"a kernel").unwrap();
+    fs::write(staging.initrd_path(), b"an initrd").unwrap();
+    let details = Details {
+        image: image.parse().unwrap(),
+        created: SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000),
+        description: format!("filled with {fill}"),
+        cmdline: "rw".to_owned(),
+    };
+    staging
+        .finish(details, &Quiet, &Cancel::new().unwrap())
+        .unwrap()
+}
+
+/// The same, published.
+pub fn published(catalogue: &Catalogue, image: &str, fill: u8) -> Version {
+    catalogue.publish(staged(catalogue, image, fill)).unwrap()
+}

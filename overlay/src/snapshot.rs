@@ -1,0 +1,234 @@
+//! Snapshots: a layer is frozen and a fresh one laid over it. Nothing frozen is ever changed in what it reads.
+
+use std::ops::{ControlFlow, Range};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use uuid::Uuid;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::SnapshotName;
+use crate::layer::{self, Layer, Names, Trust, bytes_of};
+use crate::manifest::{LayerEntry, MAX_LAYERS, Manifest, Snapshot};
+use crate::map::{Map, PAGE_WORDS, State};
+use crate::overlay::Overlay;
+use crate::stack::Surroundings;
+use crate::view::View;
+
+impl Overlay {
+    /// Freezes the disk as it is now under `name`; writes go on, but for the moment in which the last of them are
+    /// made durable. Every write answered before is in it, none that comes after it returns. `taken` is the time, in
+    /// seconds since 1970.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Exists`]; [`ErrorKind::Invalid`] when there are too many; what [`Overlay::flush`] fails with.
+    pub fn snapshot(&self, name: &SnapshotName, taken: u64) -> Result<Snapshot> {
+        // Most of what there is to sync is synced while requests go on.
+        self.flush()?;
+        let mut manifest = self.take_manifest();
+        check_new(&manifest, name)?;
+        let uuid = self.host.fresh_uuid();
+        let frozen = self.freeze(&mut manifest, name, taken, uuid);
+        if frozen.is_err() {
+            self.remove_layer(uuid);
+        }
+        frozen
+    }
+
+    fn freeze(
+        &self,
+        manifest: &mut Manifest,
+        name: &SnapshotName,
+        taken: u64,
+        uuid: Uuid,
+    ) -> Result<Snapshot> {
+        let host = &*self.host;
+        layer::create_files(host, &self.dir, uuid, manifest.size)?;
+        let layer = Layer::open(host, &self.dir, uuid, manifest.size, Trust::Live)?;
+        let name = name.clone();
+        let snapshot = Snapshot { name, taken };
+        let next = with_snapshot(manifest, &snapshot, uuid);
+        let mut inside = self.gate.write();
+        if inside.deleted {
+            return Err(self.deleted());
+        }
+        let top = inside.stack.top();
+        let synced = top.sync();
+        if top.has_failed() {
+            self.distrust(manifest);
+        }
+        synced?;
+        self.commit(manifest, next, &layer)?;
+        inside.stack.layers.push(Arc::new(layer));
+        Ok(snapshot)
+    }
+
+    fn remove_layer(&self, uuid: Uuid) {
+        let names = Names::of(&self.dir, uuid);
+        for path in [names.data, names.live, names.durable] {
+            // What stays is cleared away at the next open.
+            let _ = self.host.remove(&path);
+        }
+    }
+
+    /// The snapshots, oldest first.
+    pub fn snapshots(&self) -> Vec<Snapshot> {
+        self.manifest.lock().snapshots()
+    }
+
+    /// Drops a snapshot. Blocks that only it holds move to the next newer layer first, while requests go on: takes
+    /// as long as copying them does.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`]; [`ErrorKind::Busy`] if it gave way to a reset; [`ErrorKind::NoSpace`] if there is no
+    /// room for the copies. The snapshot stays then.
+    pub fn drop_snapshot(&self, name: &SnapshotName) -> Result<()> {
+        let mut manifest = self.take_manifest();
+        let at = manifest.find(name)?;
+        let (stack, space) = {
+            let inside = self.gate.read();
+            (inside.stack.clone(), inside.space.clone())
+        };
+        let around = Surroundings {
+            stack: &stack,
+            layer: at + 1,
+            space: &space,
+            anyway: true,
+        };
+        let (older, newer) = (&stack.layers[at], &stack.layers[at + 1]);
+        self.merge(older, newer, &around)?;
+        let mut next = manifest.clone();
+        next.layers.remove(at);
+        self.commit(&mut manifest, next, newer)?;
+        self.gate.write().stack.layers.remove(at);
+        space.release(older.data_blocks());
+        self.remove_layer(older.uuid);
+        Ok(())
+    }
+
+    /// Gives `newer` everything of `older` that it does not hide, durably.
+    fn merge(&self, older: &Layer, newer: &Layer, around: &Surroundings<'_>) -> Result<()> {
+        for page in older.map.touched_pages() {
+            if self.hurry.load(Ordering::Relaxed) {
+                let text = format!("dropping a snapshot of overlay {}", self.id);
+                return Err(Error::new(ErrorKind::Busy, text));
+            }
+            for word in page * PAGE_WORDS..(page + 1) * PAGE_WORDS {
+                newer.adopt(word, older, around)?;
+            }
+        }
+        // The older layer goes away: from now on the newer one alone answers for these blocks.
+        newer.sync()
+    }
+
+    /// The disk as `name` froze it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`].
+    pub fn snapshot_view(&self, name: &SnapshotName) -> Result<View> {
+        let manifest = self.manifest.lock();
+        let at = manifest.find(name)?;
+        let mut stack = self.gate.read().stack.clone();
+        stack.layers.truncate(at + 1);
+        Ok(View::new(stack))
+    }
+
+    /// Calls `found` with what was written, trimmed or zeroed after `from` was taken (`None`: ever) and before `to`
+    /// was (`None`: until now), in whole blocks, as bytes, in order, until it breaks.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`]; [`ErrorKind::Invalid`] if `to` is older than `from`.
+    pub fn diff(
+        &self,
+        from: Option<&SnapshotName>,
+        to: Option<&SnapshotName>,
+        found: &mut dyn FnMut(Range<u64>) -> ControlFlow<()>,
+    ) -> Result<()> {
+        let layers = self.between(from, to)?;
+        let Some(newest) = layers.last() else {
+            return Ok(());
+        };
+        let blocks = 0..newest.map.blocks();
+        let maps: Vec<_> = layers.iter().map(|layer| &layer.map).collect();
+        let mut last: Option<Range<u64>> = None;
+        let flow = changed(&maps, blocks, &mut |run| match &mut last {
+            Some(last) if last.end == run.start => {
+                last.end = run.end;
+                ControlFlow::Continue(())
+            }
+            last => last
+                .replace(run)
+                .map_or(ControlFlow::Continue(()), &mut *found),
+        });
+        if let (ControlFlow::Continue(()), Some(last)) = (flow, last) {
+            let _ = found(last);
+        }
+        Ok(())
+    }
+
+    /// The layers that hold what changed between two snapshots.
+    fn between(
+        &self,
+        from: Option<&SnapshotName>,
+        to: Option<&SnapshotName>,
+    ) -> Result<Vec<Arc<Layer>>> {
+        let manifest = self.manifest.lock();
+        let layers = self.gate.read().stack.layers.clone();
+        let start = from.map_or(Ok(0), |name| manifest.find(name).map(|at| at + 1))?;
+        let end = to.map_or(Ok(layers.len()), |name| {
+            manifest.find(name).map(|at| at + 1)
+        })?;
+        match layers.get(start..end) {
+            Some(layers) => Ok(layers.to_vec()),
+            None => Err(Error::new(
+                ErrorKind::Invalid,
+                "the later snapshot is the older one",
+            )),
+        }
+    }
+
+    /// The disk as it is, for reading at rest: evicts its attachment. [`View::copy_to`] fails if one is made meanwhile.
+    pub fn view_at_rest(self: &Arc<Self>) -> View {
+        let mut inside = self.gate.write();
+        inside.generation += 1;
+        View::at_rest(inside.stack.clone(), self.clone(), inside.generation)
+    }
+}
+
+/// Calls `found` for the runs, in bytes, that any of `maps` (oldest first) holds.
+fn changed(
+    maps: &[&Map],
+    blocks: Range<u64>,
+    found: &mut dyn FnMut(Range<u64>) -> ControlFlow<()>,
+) -> ControlFlow<()> {
+    let Some((map, older)) = maps.split_last() else {
+        return ControlFlow::Continue(());
+    };
+    map.runs(blocks, |state, run| match state {
+        State::Below => changed(older, run, found),
+        _ => found(bytes_of(&run)),
+    })
+}
+
+fn check_new(manifest: &Manifest, name: &SnapshotName) -> Result<()> {
+    if manifest.find(name).is_ok() {
+        return Err(Error::new(ErrorKind::Exists, format!("snapshot {name}")));
+    }
+    if manifest.layers.len() >= MAX_LAYERS {
+        let text = format!("{} snapshots are the most; drop some", MAX_LAYERS - 1);
+        return Err(Error::new(ErrorKind::Invalid, text));
+    }
+    Ok(())
+}
+
+fn with_snapshot(manifest: &Manifest, snapshot: &Snapshot, uuid: Uuid) -> Manifest {
+    let mut next = manifest.clone();
+    if let Some(last) = next.layers.last_mut() {
+        last.snapshot = Some(snapshot.clone());
+    }
+    next.layers.push(LayerEntry {
+        uuid,
+        snapshot: None,
+    });
+    next
+}

@@ -1,0 +1,476 @@
+//! Every crash point of random work, with what was not synced kept, lost, reordered or torn: P1, P2 and P3.
+//!
+//! `BOOTROOM_CRASH_STATES` sets how many states are tried (default 4000), `BOOTROOM_CRASH_SEED` the first seed.
+#![allow(missing_docs)]
+
+mod support;
+
+use std::collections::HashSet;
+use std::env;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use overlay::{
+    Attachment, Base, BaseId, Durability, ErrorKind, Options, Overlay, OverlaySpec, Retention,
+    SnapshotName, Storage, Store, View,
+};
+use support::history::{DISK, Epoch, NEVER, TagBase, Taken, USED, place};
+use support::sim::{Dice, Event, Fate, Image, POWER, SECTOR, Sim, crash};
+use support::{base_id, id};
+
+/// What was done, by whom, and every storage call of it.
+struct Recording {
+    seed: u64,
+    log: Vec<Event>,
+    epochs: Vec<Epoch>,
+}
+
+fn open_store(sim: &Arc<Sim>) -> Store {
+    let host: Arc<dyn Storage> = sim.clone();
+    let options = Options {
+        host,
+        background: false,
+        ..Options::default()
+    };
+    Store::open(Path::new("/store"), options).unwrap()
+}
+
+fn spec(epoch: usize) -> OverlaySpec {
+    OverlaySpec {
+        size: DISK * SECTOR,
+        quota: None,
+        retention: Retention::Keep,
+        base: Arc::new(TagBase::new(epoch)),
+    }
+}
+
+fn resolve(wanted: &BaseId) -> Option<Arc<dyn Base>> {
+    let epoch = (0..20).find(|epoch| base_id(*epoch as u8 + 1) == *wanted)?;
+    Some(Arc::new(TagBase::new(epoch)))
+}
+
+/// One thread of work on a disk.
+struct Worker<'a> {
+    sim: &'a Sim,
+    disk: &'a Attachment,
+    epoch: &'a Mutex<Epoch>,
+    dice: Dice,
+    tags: Range<u64>,
+}
+
+impl Worker<'_> {
+    fn place(&mut self) -> Range<usize> {
+        let half = USED as u64 / 2;
+        let start = self.dice.below(half);
+        let mut len = (1 + self.dice.below(24)).min(half - start);
+        let mut start = start;
+        if self.dice.below(2) == 0 {
+            start = start / 8 * 8;
+            len = len.next_multiple_of(8).min(half - start);
+        }
+        let window = self.dice.below(2) * half;
+        (window + start) as usize..(window + start + len) as usize
+    }
+
+    fn timed(&self, work: impl FnOnce()) -> (usize, usize) {
+        let begin = self.sim.mark();
+        work();
+        (begin, self.sim.mark())
+    }
+
+    fn write(&mut self, fua: bool) {
+        let used = self.place();
+        let tag = self.tags.next().unwrap();
+        let bytes: Vec<u8> = used
+            .clone()
+            .flat_map(|s| support::history::content(tag, place(s)))
+            .collect();
+        let durability = if fua {
+            Durability::Disk
+        } else {
+            Durability::Process
+        };
+        let (begin, end) = self.timed(|| {
+            self.disk
+                .write(&bytes, place(used.start) * SECTOR, durability)
+                .unwrap()
+        });
+        self.epoch.lock().unwrap().wrote(used, tag, begin, end, fua);
+    }
+
+    fn zero(&mut self, punch: bool) {
+        let used = self.place();
+        let bytes = bytes_of(&used);
+        let (begin, end) = self.timed(|| {
+            self.disk
+                .write_zeroes(bytes, punch, Durability::Process)
+                .unwrap()
+        });
+        self.epoch.lock().unwrap().wrote(used, 0, begin, end, false);
+    }
+
+    fn trim(&mut self) {
+        let used = self.place();
+        let bytes = bytes_of(&used);
+        let (begin, end) = self.timed(|| self.disk.trim(bytes, Durability::Process).unwrap());
+        let whole = used.start.next_multiple_of(8)..used.end / 8 * 8;
+        if !whole.is_empty() {
+            self.epoch
+                .lock()
+                .unwrap()
+                .wrote(whole, 0, begin, end, false);
+        }
+    }
+
+    fn flush(&mut self) {
+        let flush = self.timed(|| self.disk.flush().unwrap());
+        self.epoch.lock().unwrap().flushes.push(flush);
+    }
+
+    fn step(&mut self) {
+        match self.dice.below(100) {
+            0..60 => self.write(false),
+            60..68 => self.write(true),
+            68..75 => self.zero(true),
+            75..78 => self.zero(false),
+            78..87 => self.trim(),
+            _ => self.flush(),
+        }
+    }
+}
+
+fn bytes_of(used: &Range<usize>) -> Range<u64> {
+    let start = place(used.start) * SECTOR;
+    start..start + used.len() as u64 * SECTOR
+}
+
+/// Work of one thread, with snapshots and resets in between.
+fn record_alone(seed: u64) -> Recording {
+    let sim = Arc::new(Sim::new(Image::default(), 1));
+    let mut dice = Dice(seed);
+    let begin = sim.mark();
+    let store = open_store(&sim);
+    let overlay = store.create(&id("pc"), spec(0)).unwrap();
+    let mut epochs = vec![Epoch::new(0, (begin, sim.mark()))];
+    let mut disk = overlay.attach();
+    for round in 0..24 {
+        let what = dice.below(100);
+        let number = epochs.len();
+        let epoch = epochs.last_mut().unwrap();
+        match what {
+            0..6 => take(&sim, &overlay, epoch, round),
+            6..12 => drop_one(&sim, &overlay, epoch, &mut dice),
+            12..15 => disk = overlay.attach(),
+            15..17 => {
+                let next = reset(&sim, &store, epoch, number);
+                epochs.push(next);
+                disk = overlay.attach();
+            }
+            _ => {
+                let shared = Mutex::new(epoch.clone());
+                let tags = 100 + round * 10..u64::MAX;
+                let (disk, dice) = (&disk, Dice(dice.roll()));
+                Worker {
+                    sim: &sim,
+                    disk,
+                    epoch: &shared,
+                    dice,
+                    tags,
+                }
+                .step();
+                *epoch = shared.into_inner().unwrap();
+            }
+        }
+    }
+    Recording {
+        seed,
+        log: sim.log(),
+        epochs,
+    }
+}
+
+fn take(sim: &Sim, overlay: &Overlay, epoch: &mut Epoch, round: u64) {
+    let name = format!("s{round}");
+    let begin = sim.mark();
+    overlay
+        .snapshot(&SnapshotName::new(name.clone()).unwrap(), 0)
+        .unwrap();
+    let end = sim.mark();
+    epoch.flushes.push((begin, end));
+    let tags = epoch.tags();
+    epoch.snapshots.push(Taken {
+        name,
+        begin,
+        end,
+        dropped: (NEVER, NEVER),
+        tags,
+    });
+}
+
+fn drop_one(sim: &Sim, overlay: &Overlay, epoch: &mut Epoch, dice: &mut Dice) {
+    let mut there: Vec<_> = epoch
+        .snapshots
+        .iter_mut()
+        .filter(|s| s.dropped.0 == NEVER)
+        .collect();
+    if there.is_empty() {
+        return;
+    }
+    let chosen = dice.below(there.len() as u64) as usize;
+    let begin = sim.mark();
+    overlay
+        .drop_snapshot(&SnapshotName::new(there[chosen].name.clone()).unwrap())
+        .unwrap();
+    there[chosen].dropped = (begin, sim.mark());
+}
+
+fn reset(sim: &Sim, store: &Store, epoch: &mut Epoch, number: usize) -> Epoch {
+    let begin = sim.mark();
+    store.reset(&id("pc"), spec(number)).unwrap();
+    let made = (begin, sim.mark());
+    for snapshot in epoch.snapshots.iter_mut().filter(|s| s.dropped.0 == NEVER) {
+        snapshot.dropped = made;
+    }
+    Epoch::new(number, made)
+}
+
+/// Work of three threads at once on the same blocks.
+fn record_together(seed: u64) -> Recording {
+    let sim = Arc::new(Sim::new(Image::default(), 1));
+    let begin = sim.mark();
+    let store = open_store(&sim);
+    let disk = store.create(&id("pc"), spec(0)).unwrap().attach();
+    let epoch = Mutex::new(Epoch::new(0, (begin, sim.mark())));
+    thread::scope(|scope| {
+        for number in 0..3 {
+            let (sim, disk, epoch) = (&sim, &disk, &epoch);
+            let dice = Dice(seed * 3 + number);
+            let tags = 1000 * (number + 1)..u64::MAX;
+            let mut worker = Worker {
+                sim,
+                disk,
+                epoch,
+                dice,
+                tags,
+            };
+            scope.spawn(move || (0..8).for_each(|_| worker.step()));
+        }
+    });
+    Recording {
+        seed,
+        log: sim.log(),
+        epochs: vec![epoch.into_inner().unwrap()],
+    }
+}
+
+/// A crash: before which call, and what became of the unsynced.
+#[derive(Debug, Clone, Copy)]
+struct Crash {
+    at: usize,
+    power: bool,
+}
+
+fn read_used(read: impl Fn(&mut [u8], u64)) -> Vec<u8> {
+    let mut disk = vec![0; USED * SECTOR as usize];
+    let (low, high) = disk.split_at_mut(USED / 2 * SECTOR as usize);
+    read(low, 0);
+    read(high, place(USED / 2) * SECTOR);
+    disk
+}
+
+impl Recording {
+    /// Opens what a crash left and says what is wrong with it.
+    fn judge(&self, sim: &Arc<Sim>, crash: Crash) -> Result<Option<Attachment>, String> {
+        let store = open_store(sim);
+        let overlay = match store.open_overlay(&id("pc"), &resolve) {
+            Ok(overlay) => overlay,
+            Err(e) if e.kind() == ErrorKind::NotFound && self.epochs[0].made.1 >= crash.at => {
+                return Ok(None);
+            }
+            Err(e) => return Err(format!("cannot be opened: {e}")),
+        };
+        let disk = overlay.attach();
+        let bytes = read_used(|buf, at| disk.read(buf, at).unwrap());
+        let candidates = self.epochs.iter().enumerate().filter(|(i, epoch)| {
+            let next = self.epochs.get(i + 1).map_or(NEVER, |next| next.made.1);
+            epoch.made.0 < crash.at && next >= crash.at
+        });
+        let mut reasons = Vec::new();
+        for (number, epoch) in candidates {
+            let verdict = epoch
+                .judge(&bytes, crash.at, crash.power)
+                .and_then(|()| judge_snapshots(epoch, &overlay, crash));
+            match verdict {
+                Ok(()) => return Ok(Some(disk)),
+                Err(e) => reasons.push(format!("as of reset {number}: {e}")),
+            }
+        }
+        Err(reasons.join("; "))
+    }
+
+    fn complain(&self, crash: Crash, fate: Fate, what: &str) -> ! {
+        panic!(
+            "seed {} before call {} of {}, {fate:?}: {what}",
+            self.seed,
+            crash.at,
+            self.log.len()
+        );
+    }
+
+    /// Tries one crash, sometimes a second one during or after recovery; returns the fingerprint of the state.
+    fn try_crash(&self, at: usize, fate: Fate, dice: &mut Dice) -> u64 {
+        let image = crash(&Image::default(), &self.log[..at], fate, dice);
+        let print = image.fingerprint();
+        let power = fate != Fate::Kill;
+        let what = Crash { at, power };
+        let sim = Arc::new(Sim::new(image.clone(), 1 + u64::from(power)));
+        let recovery = match self.judge(&sim, what) {
+            Ok(disk) => disk,
+            Err(e) => self.complain(what, fate, &e),
+        };
+        match dice.below(8) {
+            0 => self.crash_again(&image, &sim.log(), what, dice),
+            1 => self.work_on(&image, &sim, recovery, what, dice),
+            _ => {}
+        }
+        print
+    }
+
+    /// A crash while the first one is recovered from.
+    fn crash_again(&self, image: &Image, log: &[Event], first: Crash, dice: &mut Dice) {
+        let upto = dice.below(log.len() as u64 + 1) as usize;
+        let fate = if dice.below(3) == 0 {
+            Fate::Kill
+        } else {
+            POWER[dice.below(6) as usize]
+        };
+        let image = crash(image, &log[..upto], fate, dice);
+        let power = first.power || fate != Fate::Kill;
+        let boot = 1 + u64::from(first.power) + u64::from(fate != Fate::Kill);
+        let sim = Arc::new(Sim::new(image, boot));
+        let what = Crash {
+            at: first.at,
+            power,
+        };
+        if let Err(e) = self.judge(&sim, what) {
+            self.complain(
+                what,
+                fate,
+                &format!("after a second crash in recovery: {e}"),
+            );
+        }
+    }
+
+    /// What is written and flushed after recovery is there after the next power cut.
+    fn work_on(
+        &self,
+        image: &Image,
+        sim: &Arc<Sim>,
+        disk: Option<Attachment>,
+        what: Crash,
+        dice: &mut Dice,
+    ) {
+        let Some(disk) = disk else { return };
+        let before = read_used(|buf, at| disk.read(buf, at).unwrap());
+        let epoch = Mutex::new(Epoch::new(0, (0, 0)));
+        let mut worker = Worker {
+            sim,
+            disk: &disk,
+            epoch: &epoch,
+            dice: dice.clone(),
+            tags: 9000..9001,
+        };
+        worker.write(false);
+        worker.flush();
+        let after = read_used(|buf, at| disk.read(buf, at).unwrap());
+        let image = crash(image, &sim.log(), Fate::DropAll, dice);
+        let sim = Arc::new(Sim::new(image, 9));
+        let overlay = open_store(&sim).open_overlay(&id("pc"), &resolve).unwrap();
+        let disk = overlay.attach();
+        let found = read_used(|buf, at| disk.read(buf, at).unwrap());
+        if found != after || found == before {
+            self.complain(what, Fate::DropAll, "work after recovery was lost");
+        }
+    }
+}
+
+fn judge_snapshots(epoch: &Epoch, overlay: &Overlay, crash: Crash) -> Result<(), String> {
+    let there: Vec<_> = overlay
+        .snapshots()
+        .into_iter()
+        .map(|s| s.name.to_string())
+        .collect();
+    for taken in &epoch.snapshots {
+        let is = there.contains(&taken.name);
+        let must = taken.end < crash.at && taken.dropped.0 >= crash.at;
+        let must_not = taken.begin >= crash.at || taken.dropped.1 < crash.at;
+        if must && !is || must_not && is {
+            return Err(format!("snapshot {} is there: {is}", taken.name));
+        }
+        if is {
+            let view = overlay
+                .snapshot_view(&SnapshotName::new(taken.name.clone()).unwrap())
+                .unwrap();
+            judge_view(taken, &view)?;
+        }
+    }
+    let known = |name: &String| epoch.snapshots.iter().any(|taken| taken.name == *name);
+    match there.iter().find(|name| !known(name)) {
+        Some(name) => Err(format!("snapshot {name} is of another time")),
+        None => Ok(()),
+    }
+}
+
+fn judge_view(taken: &Taken, view: &View) -> Result<(), String> {
+    let bytes = read_used(|buf, at| view.read(buf, at).unwrap());
+    for (used, (bytes, tag)) in bytes.chunks_exact(512).zip(&taken.tags).enumerate() {
+        if bytes != support::history::content(*tag, place(used)) {
+            return Err(format!(
+                "snapshot {}: sector {} changed",
+                taken.name,
+                place(used)
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn setting(name: &str, default: u64) -> u64 {
+    env::var(name).map_or(default, |text| text.parse().unwrap())
+}
+
+/// Tries crashes of recordings until `wanted` different states were seen; returns how many crashes that took.
+fn explore(wanted: u64, record: impl Fn(u64) -> Recording) -> (u64, u64) {
+    let mut seed = setting("BOOTROOM_CRASH_SEED", 1);
+    let mut states = HashSet::new();
+    let mut tried = 0;
+    while (states.len() as u64) < wanted {
+        let recording = record(seed);
+        let mut dice = Dice(seed ^ 0xD1CE);
+        for at in 0..=recording.log.len() {
+            let second = POWER[(at + seed as usize) % POWER.len()];
+            let third = POWER[dice.below(6) as usize];
+            for fate in [Fate::Kill, second, third] {
+                let print = recording.try_crash(at, fate, &mut dice);
+                states.insert((seed, at, fate == Fate::Kill, print));
+                tried += 1;
+            }
+        }
+        seed += 1;
+    }
+    (states.len() as u64, tried)
+}
+
+#[test]
+fn crashes_of_one_clients_work_lose_nothing() {
+    let (states, tried) = explore(setting("BOOTROOM_CRASH_STATES", 4000) / 2, record_alone);
+    println!("crash states, one thread: {states} different, {tried} tried, 0 violations");
+}
+
+#[test]
+fn crashes_of_work_side_by_side_lose_nothing() {
+    let (states, tried) = explore(setting("BOOTROOM_CRASH_STATES", 4000) / 2, record_together);
+    println!("crash states, three threads: {states} different, {tried} tried, 0 violations");
+}
