@@ -156,7 +156,7 @@ fn serve(attach: Attach, attached: impl FnOnce(&mut Console) -> std::io::Result<
 }
 
 fn attachments(plan: &Plan) -> Result<Vec<Attachment>> {
-    let seed = getrandom::u64().unwrap_or_else(|_| u64::from(std::process::id()) << 32 | 1);
+    let seed = clock::seed();
     let attachment = |disk: &bootroom_attach::cmdline::Disk| {
         Ok(Attachment::new(
             disk.clone(),
