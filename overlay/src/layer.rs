@@ -65,6 +65,8 @@ pub(crate) struct Layer {
     stripes: [Mutex<()>; STRIPES],
     /// Data was written since the last sync began.
     unsynced: AtomicBool,
+    /// The durable map was synced by this process: one killed before may have written it and not lived to do so.
+    map_synced: AtomicBool,
     /// A sync failed: what the disk holds is unknown.
     failed: AtomicBool,
     syncing: Mutex<()>,
@@ -170,6 +172,7 @@ impl Layer {
             stripes: std::array::from_fn(|_| Mutex::new(())),
             // Whether an earlier process synced everything is not known.
             unsynced: AtomicBool::new(trust == Trust::Live),
+            map_synced: AtomicBool::new(false),
             failed: AtomicBool::new(false),
             syncing: Mutex::new(()),
         })
@@ -458,12 +461,14 @@ impl Layer {
     pub(crate) fn sync(&self) -> Result<()> {
         let _one = self.syncing.lock();
         self.usable()?;
-        if !self.unsynced.swap(false, Ordering::AcqRel) && self.durable.is_clean() {
+        let map_synced = self.map_synced.load(Ordering::Relaxed);
+        let unsynced = self.unsynced.swap(false, Ordering::AcqRel);
+        if !unsynced && map_synced && self.durable.is_clean() {
             return Ok(());
         }
         let captured = self.durable.capture(&self.map);
         self.sync_or_fail("data", self.data.sync())?;
-        if captured.is_empty() {
+        if captured.is_empty() && map_synced {
             return Ok(());
         }
         if let Err(e) = self.durable.write(&captured) {
@@ -473,7 +478,9 @@ impl Layer {
                 e,
             ));
         }
-        self.sync_or_fail("map", self.durable.sync())
+        self.sync_or_fail("map", self.durable.sync())?;
+        self.map_synced.store(true, Ordering::Relaxed);
+        Ok(())
     }
 
     /// After a failed sync the host may have dropped what it could not write: nothing can be promised any more.

@@ -569,6 +569,8 @@ impl StoredFile for SimFile {
 
     fn sync(&self) -> io::Result<()> {
         self.world.lock().record(Event::Sync { inode: self.inode });
+        // Lets others act between this sync and what follows it.
+        (0..3).for_each(|_| std::thread::yield_now());
         Ok(())
     }
 

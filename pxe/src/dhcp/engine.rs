@@ -574,3 +574,7 @@ impl Engine {
         });
     }
 }
+
+#[cfg(test)]
+#[path = "engine_tests.rs"]
+mod tests;

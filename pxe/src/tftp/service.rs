@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use tokio::net::UdpSocket;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tracing::{debug, warn};
@@ -91,13 +91,13 @@ impl Tftp {
         let (stopper, stop) = stop::pair();
         let mut transfers = JoinSet::new();
         let slots = Arc::new(Semaphore::new(self.shared.config.max_transfers));
-        let socket = AsyncFd::with_interest(self.socket, Interest::READABLE);
+        let socket = UdpSocket::from_std(self.socket.into());
         let socket = Arc::new(socket.map_err(|e| Error::io("cannot watch a socket", e))?);
         tokio::pin!(shutdown);
         loop {
             let mut buffer = [0; LONGEST];
             let received = tokio::select! {
-                received = socket.async_io(Interest::READABLE, |s| sys::receive(s.as_fd(), &mut buffer)) => received,
+                received = socket.async_io(Interest::READABLE, || sys::receive(socket.as_fd(), &mut buffer)) => received,
                 Some(_) = transfers.join_next() => continue,
                 () = &mut shutdown => break,
             };
@@ -127,7 +127,7 @@ impl Tftp {
 impl Shared {
     async fn answer(
         self: Arc<Self>,
-        socket: &AsyncFd<socket2::Socket>,
+        socket: &UdpSocket,
         bytes: &[u8],
         from: Received,
         stop: stop::Stop,

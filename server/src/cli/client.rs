@@ -1,11 +1,9 @@
 //! `bootroom client`: the machines.
 
-use std::io::{self, IsTerminal, Write};
-
 use anyhow::bail;
 use clap::{Args, Subcommand};
 
-use super::{Exit, Target, block_on, output};
+use super::{Exit, Target, ask, block_on, output};
 use crate::{
     clients::Reset,
     config::units::{ByteSize, Retention},
@@ -183,14 +181,9 @@ async fn reset(options: &ResetOptions) -> anyhow::Result<Exit> {
     Ok(Exit::Ok)
 }
 
-/// Asks before a lasting disk is thrown away; without a terminal the answer must be on the command line.
+/// Asks before a lasting disk is thrown away.
 fn confirm(name: &str) -> anyhow::Result<bool> {
-    if !io::stdin().is_terminal() {
-        bail!("{name} has a lasting disk (retention keep): say --yes to throw it away");
-    }
-    print!("Throw away the lasting disk of {name}? [y/N] ");
-    io::stdout().flush()?;
-    let mut answer = String::new();
-    io::stdin().read_line(&mut answer)?;
-    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+    let question = format!("Throw away the lasting disk of {name}?");
+    let reason = format!("{name} has a lasting disk (retention keep)");
+    ask::confirm(&question, &reason)
 }

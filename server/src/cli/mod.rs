@@ -1,7 +1,9 @@
 //! The command line: what can be asked, and with which exit code it ends.
 
+mod ask;
 mod check;
 mod client;
+mod image;
 mod output;
 mod serve;
 mod status;
@@ -77,6 +79,9 @@ enum Command {
     /// Show and reset the machines
     #[command(subcommand)]
     Client(client::ClientCommand),
+    /// Build, list, publish and remove images
+    #[command(subcommand)]
+    Image(image::ImageCommand),
     /// Boot a room of virtual machines on this computer
     Demo(DemoOptions),
 }
@@ -117,6 +122,7 @@ pub fn run() -> ExitCode {
         Command::Check(options) => check::run(options, cli.color == Colour::Always),
         Command::Status(options) => status::run(options),
         Command::Client(command) => client::run(command),
+        Command::Image(command) => image::run(command),
         Command::Demo(options) => return finish_demo(demo::run(options)),
     };
     match outcome {
