@@ -11,6 +11,7 @@ use bootroom_attach::error::{Error, Kind, Result};
 use bootroom_attach::kernel::Kernel;
 use bootroom_attach::post::{Post, Progress};
 use bootroom_attach::report::{Event, ReportUrl};
+use bootroom_attach::security::Security;
 use bootroom_attach::{clock, daemon, net};
 
 fn main() -> ExitCode {
@@ -138,6 +139,7 @@ fn serve(attach: Attach, attached: impl FnOnce(&mut Console) -> std::io::Result<
     }
     let settings = Settings {
         request_timeout: attach.request_timeout,
+        security: Security::load(&attach.tls)?,
     };
     let attachments = attachments(&plan)?;
     let reporting = attach

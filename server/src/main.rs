@@ -9,6 +9,7 @@ mod config;
 mod control;
 mod demo;
 mod room;
+mod service;
 mod trace;
 
 fn main() -> std::process::ExitCode {

@@ -3,6 +3,7 @@
 mod ask;
 mod check;
 mod client;
+mod export;
 mod image;
 mod output;
 mod serve;
@@ -82,6 +83,8 @@ enum Command {
     /// Build, list, publish and remove images
     #[command(subcommand)]
     Image(image::ImageCommand),
+    /// Serve one file or block device over NBD, with no configuration
+    Export(export::ExportOptions),
     /// Boot a room of virtual machines on this computer
     Demo(DemoOptions),
 }
@@ -123,6 +126,7 @@ pub fn run() -> ExitCode {
         Command::Status(options) => status::run(options),
         Command::Client(command) => client::run(command),
         Command::Image(command) => image::run(command),
+        Command::Export(options) => export::run(options),
         Command::Demo(options) => return finish_demo(demo::run(options)),
     };
     match outcome {
