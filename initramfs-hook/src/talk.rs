@@ -90,7 +90,7 @@ impl Talk {
     /// Received bytes, decrypted if need be.
     fn receive(&mut self, fd: &OwnedFd, buffer: &mut [u8]) -> io::Result<usize> {
         let Some(tls) = &mut self.tls else {
-            return (&mut Wire(fd)).read(buffer);
+            return Wire(fd).read(buffer);
         };
         loop {
             match tls.reader().read(buffer) {
