@@ -4,7 +4,7 @@ mod ask;
 mod check;
 mod client;
 mod export;
-mod image;
+pub(crate) mod image;
 mod output;
 mod serve;
 mod status;

@@ -3,7 +3,7 @@
 //! These verbs work on the catalogue's directory themselves, whether a server runs or not; the catalogue's own locks
 //! keep them apart.
 
-mod client_package;
+pub(crate) mod client_package;
 mod date;
 mod make;
 mod progress;
