@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::{Bytes, Incoming};
-use hyper::{Method, Request, Response};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 
@@ -47,15 +47,15 @@ impl Control {
 
     async fn ask(&self, method: Method, path: &str) -> anyhow::Result<serde_json::Value> {
         let response = self.request(method, path).await?;
-        let refused = !response.status().is_success();
+        let status = response.status();
         let body = Limited::new(response.into_body(), ANSWER_LIMIT)
             .collect()
             .await;
         let body = body
             .map_err(|error| anyhow::anyhow!("{path}: {error}"))?
             .to_bytes();
-        if refused {
-            return Err(refusal(path, &body));
+        if !status.is_success() {
+            return Err(refusal(path, status, &body));
         }
         serde_json::from_slice(&body).with_context(|| format!("the answer to {path} is not JSON"))
     }
@@ -102,10 +102,10 @@ pub struct Unreachable {
     cause: std::io::Error,
 }
 
-fn refusal(path: &str, body: &[u8]) -> anyhow::Error {
+fn refusal(path: &str, status: StatusCode, body: &[u8]) -> anyhow::Error {
     match serde_json::from_slice::<Failure>(body) {
         Ok(failure) => anyhow::anyhow!(failure.error),
-        Err(_) => anyhow::anyhow!("{path}: the server refuses"),
+        Err(_) => anyhow::anyhow!("{path}: the server answers {status}"),
     }
 }
 
@@ -186,8 +186,9 @@ mod tests {
         let control = answer(
             &dir.path().join("s"),
             &[
-                "HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n{\"client\":\"a\",\"st",
-                "ep\":\"dhcp\"}\n\n{\"client\":\"b\",\"step\":\"ipxe\",\"detail\":\"x\"}\n",
+                "HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n{\"time_ms\":1,\"mac\":\"020000000001\",\"client\":\"a\",\"st",
+                "ep\":\"dhcp\",\"detail\":\"\"}\n\n",
+                "{\"time_ms\":2,\"mac\":\"020000000001\",\"client\":\"b\",\"step\":\"ipxe\",\"detail\":\"x\"}\n",
             ],
         )
         .await;
