@@ -22,21 +22,20 @@ pub fn check(config: &Config, ports: bool) -> Vec<Problem> {
 
 fn check_interface(config: &Config, problems: &mut Vec<Problem>) -> bool {
     let interface = &config.server.interface;
-    let present = interfaces();
-    if present.contains(&interface.value) {
+    let there = interfaces();
+    if there.contains(&interface.value) {
         return true;
     }
     let message = format!(
         "there is no network interface `{}` on this machine",
         interface.value
     );
-    let fix = format!("interfaces here: {}", present.join(", "));
+    let fix = format!("interfaces here: {}", there.join(", "));
     problems.push(Problem::at(interface.span.clone(), message).fix(fix));
     false
 }
 
-/// The interfaces of this process's own network namespace. Not from `/sys`, which shows those of the namespace
-/// that it was mounted in.
+/// The interfaces of this process's own network namespace, which /sys/class/net need not be.
 fn interfaces() -> Vec<String> {
     let table = std::fs::read_to_string("/proc/self/net/dev").unwrap_or_default();
     let names = table.lines().filter_map(|line| line.split_once(':'));
