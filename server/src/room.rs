@@ -1,6 +1,10 @@
 //! One server: its services, wired together, from start to a stop that loses nothing.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::Context;
 use images::Catalogue;
@@ -84,13 +88,14 @@ impl Room {
         }
         services.spawn(named("TFTP", self.tftp.run(stop.clone().cancelled_owned())));
         services.spawn(named("HTTP", self.http.run(stop.clone().cancelled_owned())));
-        services.spawn(control::serve(
-            self.control,
-            self.clients.clone(),
-            self.leases,
-            stop.clone(),
-        ));
         let disks = serve_disks(self.disks, self.clients.clone())?;
+        let sources = control::Sources {
+            clients: self.clients.clone(),
+            leases: self.leases,
+            disks: disks.clone(),
+            started: Instant::now(),
+        };
+        services.spawn(control::serve(self.control, sources, stop.clone()));
         announce(&self.clients.config());
         let outcome = wait_for_end(&mut services).await;
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);

@@ -6,6 +6,7 @@ mod client;
 mod export;
 pub(crate) mod image;
 mod output;
+mod overlay_check;
 mod serve;
 mod status;
 
@@ -33,6 +34,8 @@ pub enum Exit {
     Config = 3,
     /// The server does not answer.
     Unreachable = 4,
+    /// What was looked at is not well.
+    Unhealthy = 5,
 }
 
 impl From<Exit> for ExitCode {
@@ -85,6 +88,9 @@ enum Command {
     Image(image::ImageCommand),
     /// Serve one file or block device over NBD, with no configuration
     Export(export::ExportOptions),
+    /// Look at the machines' overlays
+    #[command(subcommand)]
+    Overlay(overlay_check::OverlayCommand),
     /// Boot a room of virtual machines on this computer
     Demo(DemoOptions),
 }
@@ -127,6 +133,7 @@ pub fn run() -> ExitCode {
         Command::Client(command) => client::run(command),
         Command::Image(command) => image::run(command),
         Command::Export(options) => export::run(options),
+        Command::Overlay(command) => overlay_check::run(command),
         Command::Demo(options) => return finish_demo(demo::run(options)),
     };
     match outcome {

@@ -162,6 +162,26 @@ impl Disks {
         Ok(overlay.attach())
     }
 
+    /// A machine's overlay, opened without taking it over.
+    ///
+    /// # Errors
+    /// When it has none, or it cannot be opened.
+    pub fn open_existing(&self, mac: Mac) -> Result<Arc<Overlay>> {
+        if self.info(mac)?.is_none() {
+            let context = "it has no disk: it has not booted since its last reset";
+            return Err(Error::new(ErrorKind::NotBootable, context));
+        }
+        self.open(&overlay_id(mac))
+    }
+
+    /// The version that an overlay is bound to.
+    ///
+    /// # Errors
+    /// When it is no longer in the catalogue.
+    pub fn base_of(&self, overlay: &Overlay) -> Result<Version> {
+        self.find(version_of(&overlay.info().base))
+    }
+
     fn open(&self, id: &OverlayId) -> Result<Arc<Overlay>> {
         let resolve = |base: &BaseId| {
             let disk = self.open_version(version_of(base));

@@ -5,6 +5,7 @@
 //! overlay is filed under its MAC, and only a token made for that MAC opens it.
 
 pub mod boot;
+mod commit;
 pub mod directory;
 pub mod disks;
 pub mod error;
@@ -12,7 +13,11 @@ mod policy;
 pub mod registry;
 pub mod script;
 
-use std::{collections::HashMap, sync::Arc, time::SystemTime};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::SystemTime,
+};
 
 use arc_swap::ArcSwap;
 use overlay::Attachment;
@@ -43,6 +48,7 @@ pub struct Clients {
     trace: Arc<Trace>,
     /// One boot of a machine is decided at a time.
     locks: Mutex<HashMap<Mac, Arc<Mutex<()>>>>,
+    committing: Mutex<HashSet<Mac>>,
 }
 
 /// What `client reset` did.
@@ -73,6 +79,7 @@ impl Clients {
             disks,
             trace,
             locks: Mutex::default(),
+            committing: Mutex::default(),
         };
         clients.apply_names()?;
         Ok(clients)

@@ -109,13 +109,13 @@ impl<'d> Output<'d> {
 
     /// What to send, in order.
     pub fn slices(&self) -> Vec<IoSlice<'_>> {
-        let slice = |piece| match piece {
-            &Piece::Copied(ref range) => IoSlice::new(&self.arena[range.clone()]),
+        let slices = self.pieces.iter().map(|piece| match piece {
+            Piece::Copied(range) => IoSlice::new(&self.arena[range.clone()]),
             Piece::Mapped(bytes) => IoSlice::new(bytes),
-            &Piece::Zeros(length) => IoSlice::new(&ZEROS[..length]),
+            Piece::Zeros(length) => IoSlice::new(&ZEROS[..*length]),
             Piece::Owned(bytes) => IoSlice::new(bytes),
-        };
-        self.pieces.iter().map(slice).collect()
+        });
+        slices.collect()
     }
 
     /// Everything was sent.

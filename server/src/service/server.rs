@@ -52,12 +52,15 @@ impl Default for Limits {
     }
 }
 
+/// Where connections come in, each with its TLS.
+type Listeners = Vec<(Listener, Arc<Tls>)>;
+
 type Listen = Box<dyn Fn(Event) + Send + Sync>;
 
 /// What a service is made of.
 pub struct ServiceOptions {
     /// Where connections come in, and with which TLS.
-    pub listeners: Vec<(Listener, Arc<Tls>)>,
+    pub listeners: Listeners,
     /// What can be opened.
     pub exports: Arc<dyn Exports>,
     /// Bounds.
@@ -67,7 +70,7 @@ pub struct ServiceOptions {
 }
 
 struct Shared {
-    listeners: Mutex<Option<Vec<(Listener, Arc<Tls>)>>>,
+    listeners: Mutex<Option<Listeners>>,
     tls: Vec<Arc<Tls>>,
     exports: Arc<dyn Exports>,
     limits: Limits,
@@ -125,12 +128,6 @@ impl Service {
     /// The connections that there are.
     pub fn connections(&self) -> Vec<ConnectionView> {
         self.shared.registry.view()
-    }
-
-    /// Closes the connection that has `owner`'s export, and waits until nothing of it is under way; false if that
-    /// takes longer than `limit`.
-    pub fn evict(&self, owner: &str, limit: Duration) -> bool {
-        self.shared.registry.evict(owner, limit)
     }
 
     /// Stops: no new connections; what is under way is answered and flushed. True when everyone ended in time;

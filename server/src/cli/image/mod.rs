@@ -6,7 +6,7 @@
 pub(crate) mod client_package;
 mod date;
 mod make;
-mod progress;
+pub(crate) mod progress;
 mod remove;
 
 use std::path::{Path, PathBuf};
