@@ -1,3 +1,182 @@
 //! `bootroom-attach`: keeps a network disk attached for as long as the machine runs.
 
-fn main() {}
+use std::process::ExitCode;
+
+use bootroom_attach::agent::{Agent, Reporting};
+use bootroom_attach::args::{Attach, Command, HELP};
+use bootroom_attach::attachment::{Attachment, Settings};
+use bootroom_attach::cmdline::{DeviceIndex, Plan};
+use bootroom_attach::console::{Console, Level};
+use bootroom_attach::error::{Error, Kind, Result};
+use bootroom_attach::kernel::Kernel;
+use bootroom_attach::post::{Post, Progress};
+use bootroom_attach::report::{Event, ReportUrl};
+use bootroom_attach::security::Security;
+use bootroom_attach::{clock, daemon, net};
+
+fn main() -> ExitCode {
+    let args = std::env::args_os()
+        .skip(1)
+        .map(|arg| arg.to_string_lossy().into_owned());
+    match Command::parse(args).and_then(execute) {
+        Ok(code) => code,
+        Err(error) => fail(&error.to_string(), error.kind()),
+    }
+}
+
+fn fail(text: &str, kind: Kind) -> ExitCode {
+    eprintln!("bootroom-attach: {text}");
+    ExitCode::from(if kind == Kind::Usage { 2 } else { 1 })
+}
+
+fn execute(command: Command) -> Result<ExitCode> {
+    match command {
+        Command::Help => print!("{HELP}"),
+        Command::Version => println!("bootroom-attach {}", env!("CARGO_PKG_VERSION")),
+        Command::Wanted => {
+            return Ok(if kernel_plan()?.disks.is_empty() {
+                ExitCode::from(1)
+            } else {
+                ExitCode::SUCCESS
+            });
+        }
+        Command::Detach(device) => detach(device)?,
+        Command::Say(event, url) => say(event, url)?,
+        Command::Attach(attach) => return start(attach),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn kernel_plan() -> Result<Plan> {
+    let unreadable = |e| Error::with(Kind::Kernel, "the kernel command line cannot be read", e);
+    Plan::parse(&std::fs::read_to_string("/proc/cmdline").map_err(unreadable)?)
+}
+
+fn detach(device: DeviceIndex) -> Result<()> {
+    Kernel::open()?.disconnect(device)
+}
+
+/// Reports once, and waits until it has arrived.
+fn say(event: Event, url: Option<ReportUrl>) -> Result<()> {
+    let Some(url) = url.map_or_else(
+        || kernel_plan().map(|plan| plan.report),
+        |url| Ok(Some(url)),
+    )?
+    else {
+        return Ok(());
+    };
+    let lost =
+        |e: std::io::Error| Error::with(Kind::Network, format!("{url} cannot be reached"), e);
+    let address = net::resolve(std::slice::from_ref(url.server()))?[0].address;
+    let request = url.request(event, clock::uptime(), None);
+    let mut post = Post::begin(address, request, clock::now()).map_err(lost)?;
+    loop {
+        let (fd, flags) = post.watch();
+        clock::wait(
+            &mut [rustix::event::PollFd::from_borrowed_fd(fd, flags)],
+            Some(post.deadline()),
+        );
+        match post.proceed(clock::now()) {
+            Progress::Underway => {}
+            Progress::Delivered => return Ok(()),
+            Progress::Failed => {
+                return Err(Error::new(
+                    Kind::Network,
+                    format!("{url} did not take the report"),
+                ));
+            }
+        }
+    }
+}
+
+/// Splits off the agent and waits until its disks are there.
+fn start(attach: Attach) -> Result<ExitCode> {
+    let args: Vec<_> = std::env::args_os().collect();
+    let failed = |e| Error::with(Kind::Kernel, "the agent cannot be started", e);
+    daemon::rerun_from_memory(&args).map_err(failed)?;
+    if attach.foreground {
+        serve(attach, |_| Ok(()))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    match daemon::split().map_err(failed)? {
+        Ok(word) => Ok(word.wait().map_or_else(
+            |reason| fail(&reason, Kind::Network),
+            |()| ExitCode::SUCCESS,
+        )),
+        Err(speaker) => Ok(background(attach, speaker)),
+    }
+}
+
+fn background(attach: Attach, speaker: daemon::Speaker) -> ExitCode {
+    let mut speaker = Some(speaker);
+    let served = serve(attach, |console| {
+        daemon::release_streams(console)?;
+        speaker
+            .take()
+            .into_iter()
+            .for_each(|speaker| speaker.say(Ok(())));
+        Ok(())
+    });
+    match (served, speaker) {
+        (Ok(()), _) => ExitCode::SUCCESS,
+        (Err(error), Some(speaker)) => {
+            speaker.say(Err(&error.to_string()));
+            ExitCode::FAILURE
+        }
+        (Err(_), None) => ExitCode::FAILURE,
+    }
+}
+
+/// Attaches, calls `attached`, and stays until no disk is left.
+fn serve(attach: Attach, attached: impl FnOnce(&mut Console) -> std::io::Result<()>) -> Result<()> {
+    let mut console = Console::open();
+    let plan = attach.plan.clone().map_or_else(kernel_plan, Ok)?;
+    if plan.disks.is_empty() {
+        return Err(Error::new(
+            Kind::Usage,
+            "the kernel command line asks for no disk (nbdroot=HOST:PORT/EXPORT)",
+        ));
+    }
+    let settings = Settings {
+        request_timeout: attach.request_timeout,
+        security: Security::load(&attach.tls)?,
+    };
+    let attachments = attachments(&plan)?;
+    let reporting = attach
+        .report
+        .or(plan.report)
+        .and_then(|url| reporting(url, &mut console));
+    for warning in daemon::fortify() {
+        console.say(Level::Warning, &warning);
+    }
+    let mut agent = Agent::new(Kernel::open()?, console, settings, attachments, reporting);
+    agent.attach(attach.patience)?;
+    attached(agent.console())
+        .map_err(|e| Error::with(Kind::Kernel, "the agent cannot let go of its streams", e))?;
+    agent.run();
+    Ok(())
+}
+
+fn attachments(plan: &Plan) -> Result<Vec<Attachment>> {
+    let seed = clock::seed();
+    let attachment = |disk: &bootroom_attach::cmdline::Disk| {
+        Ok(Attachment::new(
+            disk.clone(),
+            net::resolve(&disk.target.servers)?,
+            seed,
+            clock::now(),
+        ))
+    };
+    plan.disks.iter().map(attachment).collect()
+}
+
+/// A report URL that cannot be looked up is no reason not to boot.
+fn reporting(url: ReportUrl, console: &mut Console) -> Option<Reporting> {
+    match net::resolve(std::slice::from_ref(url.server())) {
+        Ok(places) => Some((url, places.first()?.address)),
+        Err(error) => {
+            console.say(Level::Warning, &format!("no reports: {error}"));
+            None
+        }
+    }
+}

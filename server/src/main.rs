@@ -1,3 +1,18 @@
-//! The `bootroom` binary.
+//! The `bootroom` binary: a network-boot and diskless-client appliance.
+//!
+//! Must never serve an interface that the configuration does not name, or answer a write that P1-P6 of the
+//! design do not hold for.
 
-fn main() {}
+mod cli;
+mod clients;
+mod config;
+mod control;
+mod demo;
+mod exports;
+mod room;
+mod service;
+mod trace;
+
+fn main() -> std::process::ExitCode {
+    cli::run()
+}

@@ -1,0 +1,52 @@
+# bootroom: the two commands a newcomer needs are `make demo` and `make test`.
+
+CARGO ?= cargo
+BOOTROOM := target/release/bootroom
+DEB := target/deb/bootroom-client.deb
+SHELL_SCRIPTS := $(shell git ls-files '*.sh' .ci/run)
+
+.PHONY: help demo test test-full bench crash build deb fmt lint unit e2e packages clean
+
+help:
+	@echo 'make demo       two diskless machines boot from this computer (QEMU)'
+	@echo 'make test       everything that must hold; what CI runs'
+	@echo 'make test-full  the same with the long scenarios'
+	@echo 'make bench      bootroom beside its peers, as ratios'
+	@echo 'make crash      the overlay store through 100,000 crashes and 200 kills'
+	@echo 'make build      target/release/bootroom and the client package'
+	@echo 'make fmt lint   format; clippy, shellcheck'
+
+build:
+	$(CARGO) build --release --locked -p bootroom
+	$(MAKE) --no-print-directory deb
+
+deb:
+	initramfs-hook/packaging/build-deb.sh
+
+demo: build
+	$(BOOTROOM) demo $(DEMO_ARGS)
+
+packages:
+	tests/install-packages.sh
+
+fmt:
+	$(CARGO) fmt --all
+
+lint:
+	$(CARGO) fmt --all -- --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	shellcheck $(SHELL_SCRIPTS)
+
+unit:
+	$(CARGO) test --workspace --exclude bootroom-tests --locked
+
+e2e: build
+	BOOTROOM_BIN=$(CURDIR)/$(BOOTROOM) $(CARGO) test --locked -p bootroom-tests -- --test-threads=1
+
+test: packages lint unit e2e
+
+test-full: packages lint unit build
+	BOOTROOM_BIN=$(CURDIR)/$(BOOTROOM) $(CARGO) test --locked -p bootroom-tests -- --test-threads=1 --include-ignored
+
+clean:
+	$(CARGO) clean

@@ -1,0 +1,121 @@
+# shellcheck shell=sh
+# What the initramfs hooks of all generators share. Sourced, POSIX only, needs /proc, /sys and /run.
+# The agent reads the kernel command line itself; these functions only prepare the way for it.
+
+BR_AGENT=${BR_AGENT:-/sbin/bootroom-attach}
+BR_CMDLINE=${BR_CMDLINE:-/proc/cmdline}
+BR_RUN=${BR_RUN:-/run}
+BR_SYS=${BR_SYS:-/sys}
+
+# br_param NAME: prints the value of the last NAME=VALUE on the kernel command line; fails if there is none.
+br_param() {
+	br_found=
+	br_line=$(cat "$BR_CMDLINE")
+	set -f
+	for br_word in $br_line; do
+		case "$br_word" in "$1="*) br_found="x${br_word#*=}" ;; esac
+	done
+	set +f
+	[ -n "$br_found" ] && printf '%s\n' "${br_found#x}"
+}
+
+# br_wanted: whether this boot is ours. Cheap, because every boot of every machine asks.
+br_wanted() {
+	case " $(cat "$BR_CMDLINE")" in
+	*" nbdroot="* | *" netroot=nbd"* | *" root=nbd"* | *" bootroom.disk="*) "$BR_AGENT" --wanted ;;
+	*) return 1 ;;
+	esac
+}
+
+# br_root_device: the device that the root disk becomes.
+br_root_device() {
+	case "$(br_param root)" in
+	/dev/*) br_param root ;;
+	LABEL=* | UUID=* | PARTUUID=* | PARTLABEL=*) br_param root ;;
+	*) echo /dev/nbd0 ;;
+	esac
+}
+
+# br_load_modules: the drivers that a network disk needs. max_part lets partitions appear.
+br_load_modules() {
+	modprobe nbd max_part=15 2>/dev/null || modprobe nbd || return 1
+	case "$(cat "$BR_CMDLINE")" in *nbds:*) modprobe tls 2>/dev/null ;; esac
+	return 0
+}
+
+# br_wait_carrier INTERFACE: waits for the link, with words for the person at the machine. A switch that runs the
+# spanning tree protocol takes up to 50 seconds; giving up is left to the agent, which waits for the server anyway.
+br_wait_carrier() {
+	br_turn=0
+	while [ "$(cat "$BR_SYS/class/net/$1/carrier" 2>/dev/null)" != 1 ] && [ "$br_turn" -lt 600 ]; do
+		case "$br_turn" in
+		30) echo "bootroom: $1 has no link: is the network cable plugged in?" ;;
+		150) echo "bootroom: $1 still has no link; the switch may need up to 50 seconds" ;;
+		esac
+		sleep 0.1
+		br_turn=$((br_turn + 1))
+	done
+}
+
+# br_set_mtu INTERFACE: honours bootroom.mtu=.
+br_set_mtu() {
+	br_mtu=$(br_param bootroom.mtu) || return 0
+	echo "$br_mtu" >"$BR_SYS/class/net/$1/mtu" 2>/dev/null ||
+		echo "bootroom: bootroom.mtu=$br_mtu was refused by $1"
+}
+
+# br_attach: attaches every disk that the command line asks for. Fails after bootroom.timeout= seconds, having said why.
+br_attach() {
+	br_timeout=$(br_param bootroom.timeout) || br_timeout=120
+	"$BR_AGENT" --cmdline --timeout "$br_timeout" \
+		--request-timeout "$(br_param bootroom.request_timeout || echo 10)"
+}
+
+# br_keep_interface INTERFACE MAC: tells the network managers of the real system that this interface carries the root
+# disk. Each file is in /run, so it is gone with this boot.
+br_keep_interface() {
+	mkdir -p "$BR_RUN/systemd/network" "$BR_RUN/NetworkManager/conf.d"
+	printf '[Match]\nMACAddress=%s\n\n[Link]\nUnmanaged=yes\n' "$2" >"$BR_RUN/systemd/network/10-bootroom.network"
+	printf '[keyfile]\nunmanaged-devices=mac:%s\n' "$2" >"$BR_RUN/NetworkManager/conf.d/10-bootroom.conf"
+	printf '%s\n' "$1" >"$BR_RUN/bootroom/interface"
+}
+
+# br_resolv_conf ROOT DOMAIN DNS...: name servers for the real system; written by systemd-tmpfiles once its root is
+# writable, unless systemd-resolved is in charge, which is told in its own way.
+br_resolv_conf() {
+	br_root=$1 br_domain=$2
+	shift 2
+	br_text=
+	br_list=
+	for br_dns; do
+		case "$br_dns" in '' | 0.0.0.0) continue ;; esac
+		br_text="${br_text}nameserver $br_dns\\n"
+		br_list="$br_list $br_dns"
+	done
+	[ -n "$br_text" ] || return 0
+	[ -z "$br_domain" ] || br_text="${br_text}search $br_domain\\n"
+	mkdir -p "$BR_RUN/tmpfiles.d" "$BR_RUN/systemd/resolved.conf.d"
+	printf '[Resolve]\nDNS=%s\n' "${br_list# }" >"$BR_RUN/systemd/resolved.conf.d/10-bootroom.conf"
+	[ -L "$br_root/etc/resolv.conf" ] ||
+		printf 'f+ /etc/resolv.conf 0644 root root - %s\n' "$br_text" >"$BR_RUN/tmpfiles.d/bootroom.conf"
+}
+
+# br_overlay ROOT: bootroom.overlay=tmpfs[:size=SIZE] puts a layer of memory over the mounted root.
+br_overlay() {
+	br_mode=$(br_param bootroom.overlay) || return 0
+	case "$br_mode" in
+	tmpfs) br_size=50% ;;
+	tmpfs:size=*) br_size=${br_mode#tmpfs:size=} ;;
+	*)
+		echo "bootroom: bootroom.overlay=$br_mode is unknown; write tmpfs or tmpfs:size=2G"
+		return 1
+		;;
+	esac
+	br_base=$BR_RUN/bootroom/overlay
+	mkdir -p "$br_base/base" "$br_base/memory" && modprobe overlay &&
+		mount -t tmpfs -o "size=$br_size,mode=0755" bootroom "$br_base/memory" &&
+		mkdir "$br_base/memory/upper" "$br_base/memory/work" &&
+		mount -n -o move "$1" "$br_base/base" &&
+		mount -t overlay -o "lowerdir=$br_base/base,upperdir=$br_base/memory/upper,workdir=$br_base/memory/work" \
+			bootroom "$1"
+}

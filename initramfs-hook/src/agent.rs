@@ -1,0 +1,206 @@
+//! The loop that keeps all disks attached: one thread, one `poll`, no allocation that the outage could block.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use rustix::event::PollFd;
+
+use crate::attachment::{Around, Attachment, Happened, Settings};
+use crate::clock;
+use crate::cmdline::DeviceIndex;
+use crate::console::{Console, Level};
+use crate::error::{Error, Kind, Result};
+use crate::kernel::Kernel;
+use crate::link::Now;
+use crate::post::{Post, Progress};
+use crate::report::{Event, ReportUrl};
+
+/// Where reports go: the URL and its address, looked up beforehand.
+pub type Reporting = (ReportUrl, SocketAddr);
+
+/// Everything the agent holds.
+pub struct Agent {
+    kernel: Kernel,
+    console: Console,
+    settings: Settings,
+    attachments: Vec<Attachment>,
+    reporting: Option<Reporting>,
+    post: Option<Post>,
+    /// Announcements of the kernel, kept here so that reading them needs no memory.
+    dead: Vec<DeviceIndex>,
+}
+
+impl Agent {
+    /// An agent for these disks. Nothing is attached yet.
+    pub fn new(
+        kernel: Kernel,
+        console: Console,
+        settings: Settings,
+        attachments: Vec<Attachment>,
+        reporting: Option<Reporting>,
+    ) -> Self {
+        Self {
+            kernel,
+            console,
+            settings,
+            attachments,
+            reporting,
+            post: None,
+            dead: Vec::with_capacity(64),
+        }
+    }
+
+    /// Works until every disk is attached, or until `patience` is over.
+    pub fn attach(&mut self, patience: Option<Duration>) -> Result<()> {
+        let deadline = patience.map(|patience| clock::now().after(patience));
+        while let Some(missing) = self.attachments.iter().find(|a| !a.is_up()) {
+            if deadline.is_some_and(|at| clock::now() >= at) {
+                return Err(Error::new(Kind::Network, missing.trouble()));
+            }
+            self.turn(deadline)?;
+        }
+        for attachment in &self.attachments {
+            // Worth trying; without it a server with unusual limits answers errors, and says so.
+            let _ = attachment.limit_requests();
+        }
+        Ok(())
+    }
+
+    /// The person at the machine.
+    pub fn console(&mut self) -> &mut Console {
+        &mut self.console
+    }
+
+    /// Keeps the disks attached. Returns when there are none left.
+    pub fn run(mut self) {
+        while !self.attachments.is_empty() {
+            if let Err(error) = self.turn(None) {
+                self.console.say(Level::Error, &error.to_string());
+            }
+        }
+    }
+
+    /// Waits for the next thing to happen, and deals with it.
+    fn turn(&mut self, limit: Option<Now>) -> Result<()> {
+        let ready = self.wait(limit);
+        let now = clock::now();
+        self.hear_kernel(now)?;
+        for at in (0..self.attachments.len()).rev() {
+            let readied = ready & 1 << (at + 2).min(63) != 0;
+            self.serve(at, readied, now)?;
+        }
+        self.send_report(now);
+        Ok(())
+    }
+
+    /// Bit 0: the kernel, bit 1: the report, then the attachments.
+    fn wait(&self, limit: Option<Now>) -> u64 {
+        let mut fds = vec![(
+            0,
+            PollFd::from_borrowed_fd(self.kernel.events(), rustix::event::PollFlags::IN),
+        )];
+        fds.extend(
+            self.post
+                .iter()
+                .map(|post| post.watch())
+                .map(|(fd, flags)| (1, PollFd::from_borrowed_fd(fd, flags))),
+        );
+        for (at, attachment) in self.attachments.iter().enumerate() {
+            fds.extend(
+                attachment
+                    .watch()
+                    .map(|(fd, flags)| (at + 2, PollFd::from_borrowed_fd(fd, flags))),
+            );
+        }
+        let (numbers, mut fds): (Vec<usize>, Vec<PollFd<'_>>) = fds.into_iter().unzip();
+        clock::wait(&mut fds, self.deadline().into_iter().chain(limit).min());
+        let ready = numbers
+            .iter()
+            .zip(&fds)
+            .filter(|(_, fd)| !fd.revents().is_empty());
+        ready.fold(0, |bits, (number, _)| bits | 1 << number)
+    }
+
+    fn deadline(&self) -> Option<Now> {
+        self.attachments
+            .iter()
+            .filter_map(Attachment::deadline)
+            .chain(self.post.as_ref().map(Post::deadline))
+            .min()
+    }
+
+    fn hear_kernel(&mut self, now: Now) -> Result<()> {
+        self.dead.clear();
+        let dead = &mut self.dead;
+        self.kernel.drain(|device| dead.push(device));
+        while let Some(device) = self.dead.pop() {
+            let at = self.attachments.iter().position(|a| a.device() == device);
+            let Some(at) = at else { continue };
+            let happened = self.with(at, |attachment, around| {
+                attachment.kernel_let_go(around, now)
+            })?;
+            self.report(at, happened, now);
+        }
+        Ok(())
+    }
+
+    fn serve(&mut self, at: usize, ready: bool, now: Now) -> Result<()> {
+        if ready {
+            let happened = self.with(at, |attachment, around| attachment.ready(around, now))?;
+            self.report(at, happened, now);
+        }
+        let due = self
+            .attachments
+            .get(at)
+            .and_then(Attachment::deadline)
+            .is_some_and(|deadline| deadline <= now);
+        if due {
+            let happened = self.with(at, |attachment, around| attachment.tick(around, now))?;
+            self.report(at, happened, now);
+        }
+        Ok(())
+    }
+
+    /// Runs one step of one attachment. One that cannot go on is given up: the kernel has no such device any more.
+    fn with(
+        &mut self,
+        at: usize,
+        step: impl FnOnce(&mut Attachment, &mut Around<'_>) -> Result<Option<Happened>>,
+    ) -> Result<Option<Happened>> {
+        let Self {
+            kernel,
+            console,
+            settings,
+            attachments,
+            ..
+        } = self;
+        let mut around = Around {
+            kernel,
+            console,
+            settings,
+        };
+        step(&mut attachments[at], &mut around).inspect_err(|_| drop(attachments.remove(at)))
+    }
+
+    /// Reports what happened to the root disk, which is the first one.
+    fn report(&mut self, at: usize, happened: Option<Happened>, now: Now) {
+        let (event, away) = match happened {
+            None => return,
+            Some(Happened::Attached) => (Event::Attached, None),
+            Some(Happened::Reconnected(away)) => (Event::Reconnected, Some(away)),
+        };
+        if let Some((url, address)) = self.reporting.as_ref().filter(|_| at == 0) {
+            self.post = Post::begin(*address, url.request(event, clock::uptime(), away), now).ok();
+        }
+    }
+
+    fn send_report(&mut self, now: Now) {
+        if self
+            .post
+            .as_mut()
+            .is_some_and(|post| post.proceed(now) != Progress::Underway)
+        {
+            self.post = None;
+        }
+    }
+}

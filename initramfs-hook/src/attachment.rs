@@ -1,0 +1,382 @@
+//! One disk: its link, the socket that the kernel uses, and the connection that is to replace it.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use rustix::event::PollFlags;
+
+use crate::cmdline::{DeviceIndex, Disk};
+use crate::console::{Console, Level};
+use crate::error::{Error, Kind, Result};
+use crate::kernel::Kernel;
+use crate::link::{Action, Link, Now};
+use crate::nag::Nag;
+use crate::net::{self, Place};
+use crate::netlink::Setup;
+use crate::security::Security;
+use crate::talk::Talk;
+use crate::terms::Terms;
+
+/// How long the kernel lets I/O wait without a socket: ten years. A teacher's patience ends earlier.
+const DEAD_TIMEOUT: Duration = Duration::from_secs(10 * 365 * 86400);
+
+/// So often the kernel has to say that it knows no such attachment (any more) before the agent believes it.
+const DISOWNED: u8 = 3;
+
+/// How to attach.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Time after which an unanswered request, or unacknowledged data, ends a connection.
+    pub request_timeout: Duration,
+    /// What TLS has to prove, for `nbds://`.
+    pub security: Option<Security>,
+}
+
+/// What an attachment needs from around it.
+pub struct Around<'a> {
+    /// The kernel.
+    pub kernel: &'a mut Kernel,
+    /// The person in front of the machine.
+    pub console: &'a mut Console,
+    /// How to attach.
+    pub settings: &'a Settings,
+}
+
+/// What the outside should know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Happened {
+    /// Attached for the first time.
+    Attached,
+    /// Back, after having been away this long.
+    Reconnected(Duration),
+}
+
+/// A connection under construction.
+struct Candidate {
+    fd: OwnedFd,
+    talk: Talk,
+    terms: Option<Terms>,
+}
+
+/// One disk.
+pub struct Attachment {
+    disk: Disk,
+    places: Vec<Place>,
+    identity: String,
+    link: Link,
+    /// What the kernel was told when the disk was first attached.
+    agreed: Option<Terms>,
+    serving: Option<OwnedFd>,
+    candidate: Option<Candidate>,
+    nag: Nag,
+    /// How often in a row the kernel said that the device is not ours.
+    disowned: u8,
+}
+
+impl Attachment {
+    /// A disk to be attached; nothing happens before the first [`Attachment::tick`].
+    pub fn new(disk: Disk, places: Vec<Place>, seed: u64, now: Now) -> Self {
+        let link = Link::new(places.len(), seed, now);
+        let identity = identity(&disk);
+        Self {
+            disk,
+            places,
+            identity,
+            link,
+            agreed: None,
+            serving: None,
+            candidate: None,
+            nag: Nag::new(now),
+            disowned: 0,
+        }
+    }
+
+    /// The block device.
+    pub fn device(&self) -> DeviceIndex {
+        self.disk.device
+    }
+
+    /// Whether the disk works right now, as far as is known.
+    pub fn is_up(&self) -> bool {
+        self.link.is_up()
+    }
+
+    /// When [`Attachment::tick`] wants to be called.
+    pub fn deadline(&self) -> Option<Now> {
+        [self.link.deadline(), self.nag.deadline()]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// Why it is not attached, in one line.
+    pub fn trouble(&self) -> String {
+        format!(
+            "/dev/{} from {}: {}",
+            self.disk.device,
+            self.place(),
+            self.nag.trouble()
+        )
+    }
+
+    /// What to wait for; then comes [`Attachment::ready`].
+    pub fn watch(&self) -> Option<(BorrowedFd<'_>, PollFlags)> {
+        if self.link.is_up() {
+            // The kernel reads and writes this socket. We only look whether it has ended.
+            return self
+                .serving
+                .as_ref()
+                .map(|fd| (fd.as_fd(), PollFlags::RDHUP));
+        }
+        let candidate = self.candidate.as_ref()?;
+        let flags = match (
+            self.link.is_dialing(),
+            self.link.is_agreeing(),
+            candidate.talk.wants_to_write(),
+        ) {
+            (true, _, _) => PollFlags::OUT,
+            (_, true, true) => PollFlags::OUT | PollFlags::IN,
+            (_, true, false) => PollFlags::IN,
+            _ => return None,
+        };
+        Some((candidate.fd.as_fd(), flags))
+    }
+
+    /// The awaited thing has come.
+    pub fn ready(&mut self, around: &mut Around<'_>, now: Now) -> Result<Option<Happened>> {
+        if self.link.is_up() {
+            self.lost(around, now);
+            return Ok(None);
+        }
+        let result = if self.link.is_dialing() {
+            self.connected(around, now)
+        } else {
+            self.converse(now)
+        };
+        self.follow(result, around, now)
+    }
+
+    /// A deadline has passed.
+    pub fn tick(&mut self, around: &mut Around<'_>, now: Now) -> Result<Option<Happened>> {
+        if let Some(line) = self.nag.due(now) {
+            around.console.say(
+                Level::Error,
+                &format!("waiting for {}: {line}", self.place()),
+            );
+        }
+        let action = self.link.tick(now);
+        self.follow(Ok(action), around, now)
+    }
+
+    /// The kernel says that it has given up the socket.
+    pub fn kernel_let_go(&mut self, around: &mut Around<'_>, now: Now) -> Result<Option<Happened>> {
+        let action = self.link.kernel_let_go();
+        self.follow(Ok(action), around, now)
+    }
+
+    fn place(&self) -> &str {
+        &self.places[self.link.server()].name
+    }
+
+    fn lost(&mut self, around: &mut Around<'_>, now: Now) {
+        around.console.say(
+            Level::Warning,
+            &format!(
+                "lost server {}; this machine waits and goes on by itself",
+                self.place()
+            ),
+        );
+        self.link.lost(now);
+        self.nag.begin(now, "connection lost");
+        if let Some(fd) = &self.serving {
+            net::shut(fd);
+        }
+    }
+
+    fn connected(&mut self, around: &Around<'_>, now: Now) -> Result<Action> {
+        let candidate = self.candidate.as_mut().ok_or_else(vanished)?;
+        let unreachable = |e| Error::with(Kind::Network, "no connection", e);
+        net::finished(&candidate.fd).map_err(unreachable)?;
+        net::prepare(&candidate.fd, around.settings.request_timeout).map_err(unreachable)?;
+        self.link.connected(now);
+        Ok(Action::None)
+    }
+
+    fn converse(&mut self, now: Now) -> Result<Action> {
+        let candidate = self.candidate.as_mut().ok_or_else(vanished)?;
+        let Some(terms) = candidate.talk.proceed(&candidate.fd)? else {
+            return Ok(Action::None);
+        };
+        terms.block()?;
+        if let Some(agreed) = &self.agreed {
+            agreed.check_same(&terms)?;
+        }
+        candidate.terms = Some(terms);
+        Ok(self.link.agreed(now))
+    }
+
+    /// Does what the link wants, until it wants nothing more; keeps what went wrong.
+    fn follow(
+        &mut self,
+        what: Result<Action>,
+        around: &mut Around<'_>,
+        now: Now,
+    ) -> Result<Option<Happened>> {
+        let result = what.and_then(|action| match action {
+            Action::None => Ok(None),
+            Action::Dial(server) => self.dial(server, around.settings).map(|()| None),
+            Action::Abandon => {
+                self.candidate = None;
+                self.nag.note("no answer");
+                Ok(None)
+            }
+            Action::Install => self.install(around, now),
+        });
+        result.or_else(|error| self.went_wrong(error, around, now))
+    }
+
+    fn dial(&mut self, server: usize, settings: &Settings) -> Result<()> {
+        let place = &self.places[server];
+        let fd =
+            net::dial(place.address).map_err(|e| Error::with(Kind::Network, "no connection", e))?;
+        let talk = Talk::new(&self.disk.target, &place.host, settings.security.as_ref())?;
+        self.candidate = Some(Candidate {
+            fd,
+            talk,
+            terms: None,
+        });
+        Ok(())
+    }
+
+    fn install(&mut self, around: &mut Around<'_>, now: Now) -> Result<Option<Happened>> {
+        let Some(Candidate {
+            fd,
+            talk,
+            terms: Some(terms),
+        }) = self.candidate.take()
+        else {
+            return self.assert_again(around).map(|()| None);
+        };
+        talk.seal(&fd)?;
+        net::set_blocking(&fd).map_err(|e| Error::with(Kind::Network, "no connection", e))?;
+        let first = self.agreed.is_none();
+        let terms = self.agreed.get_or_insert(terms);
+        let setup = setup(self.disk.device, terms, &self.identity, around.settings)?;
+        let given = match first {
+            true => around.kernel.connect(&setup, fd.as_fd()),
+            false => around.kernel.reconfigure(&setup, fd.as_fd()),
+        };
+        given.inspect_err(|_| {
+            if first {
+                self.agreed = None
+            }
+        })?;
+        self.serving = Some(fd);
+        self.disowned = 0;
+        let away = self.link.installed(now);
+        Ok(Some(self.announce(away, around)))
+    }
+
+    fn announce(&mut self, away: Option<Duration>, around: &mut Around<'_>) -> Happened {
+        self.nag.end();
+        let place = self.place();
+        let Some(away) = away else {
+            around.console.say(
+                Level::Info,
+                &format!("/dev/{} attached from {place}", self.disk.device),
+            );
+            return Happened::Attached;
+        };
+        let line = format!(
+            "server {place} is back after {:.1} s; all goes on",
+            away.as_secs_f64()
+        );
+        around.console.say(Level::Warning, &line);
+        Happened::Reconnected(away)
+    }
+
+    /// Hands over the socket in use once more: a no-op, unless the kernel had ignored it the first time.
+    fn assert_again(&mut self, around: &mut Around<'_>) -> Result<()> {
+        let (Some(fd), Some(terms)) = (&self.serving, &self.agreed) else {
+            return Ok(());
+        };
+        let setup = setup(self.disk.device, terms, &self.identity, around.settings)?;
+        around.kernel.reconfigure(&setup, fd.as_fd())
+    }
+
+    fn went_wrong(
+        &mut self,
+        error: Error,
+        around: &mut Around<'_>,
+        now: Now,
+    ) -> Result<Option<Happened>> {
+        self.candidate = None;
+        match error.kind() {
+            Kind::Network => self.link.failed(now),
+            Kind::Refused => {
+                if self.nag.is_new(&error.to_string()) {
+                    around
+                        .console
+                        .say(Level::Error, &format!("{} REFUSED: {error}", self.place()));
+                }
+                self.link.refused(now);
+            }
+            // Before the first success there is somebody to tell; afterwards the disk is never given up lightly.
+            _ if self.agreed.is_none() => return Err(error),
+            Kind::Device if self.disowned >= DISOWNED => return Err(error),
+            Kind::Device => {
+                self.disowned += 1;
+                self.link.failed(now);
+            }
+            Kind::Usage | Kind::Kernel => self.link.failed(now),
+        }
+        self.nag.note(&error.to_string());
+        Ok(None)
+    }
+}
+
+fn setup<'a>(
+    device: DeviceIndex,
+    terms: &Terms,
+    identity: &'a str,
+    settings: &Settings,
+) -> Result<Setup<'a>> {
+    Ok(Setup {
+        device,
+        size: terms.size,
+        block: terms.block()?,
+        flags: terms.flags,
+        request_timeout: settings.request_timeout.as_secs().max(1),
+        dead_timeout: DEAD_TIMEOUT.as_secs(),
+        identity,
+    })
+}
+
+/// Binds the device to the export without telling the token: everybody can read this in sysfs. FNV-1a, 64 bits.
+fn identity(disk: &Disk) -> String {
+    let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+    let hash = disk
+        .target
+        .export
+        .as_str()
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325, step);
+    format!("bootroom-{hash:016x}")
+}
+
+fn vanished() -> Error {
+    Error::new(Kind::Network, "no connection")
+}
+
+impl Attachment {
+    /// Keeps the kernel from sending larger requests than the server takes. Only while files can still be written.
+    pub fn limit_requests(&self) -> std::io::Result<()> {
+        match self.agreed.as_ref().and_then(Terms::max_sectors_kb) {
+            None => Ok(()),
+            Some(kb) => std::fs::write(
+                format!("/sys/block/{}/queue/max_sectors_kb", self.disk.device),
+                kb.to_string(),
+            ),
+        }
+    }
+}

@@ -1,0 +1,33 @@
+//! The client agent: attaches network disks by the kernel's NBD driver and keeps them attached for as long as the
+//! machine runs, whatever happens to the server and the network in between.
+//!
+//! The agent must never hand the kernel a socket that leads to another disk than the one it began with, never hold
+//! two live sockets for one disk, never touch a file once its disks are attached, and never end while they are.
+//!
+//! What decides is pure and apart from what acts: [`link`] (when to dial, when to install), [`terms`] (is it the same
+//! disk), [`netlink`] (messages as bytes), [`uri`] and [`cmdline`] (what is asked for). [`agent`] and [`attachment`]
+//! act; [`daemon`] makes the process outlive the initramfs; all `unsafe` is in [`sys`].
+
+#![deny(unsafe_code)]
+
+pub mod agent;
+pub mod args;
+pub mod attachment;
+pub mod clock;
+pub mod cmdline;
+pub mod console;
+pub mod daemon;
+pub mod error;
+pub mod kernel;
+pub mod ktls;
+pub mod link;
+pub mod nag;
+pub mod net;
+pub mod netlink;
+pub mod post;
+pub mod report;
+pub mod security;
+pub mod sys;
+pub mod talk;
+pub mod terms;
+pub mod uri;

@@ -1,0 +1,130 @@
+//! The system calls for which no safe wrapper is at hand. All of this crate's `unsafe` is here.
+
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+fn check(result: libc::c_int) -> io::Result<libc::c_int> {
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
+    }
+}
+
+/// Sets an option of any plain type on a socket.
+fn set_option<T: Copy>(
+    fd: BorrowedFd<'_>,
+    level: libc::c_int,
+    name: libc::c_int,
+    value: &T,
+) -> io::Result<()> {
+    let length = size_of::<T>() as libc::socklen_t;
+    // SAFETY: the pointer and the length describe `value`, which lives across the call; the kernel only reads it.
+    let result = unsafe {
+        libc::setsockopt(
+            fd.as_raw_fd(),
+            level,
+            name,
+            std::ptr::from_ref(value).cast(),
+            length,
+        )
+    };
+    check(result).map(drop)
+}
+
+/// Lets a netlink socket receive what is sent to a multicast group.
+pub fn join_group(fd: BorrowedFd<'_>, group: u32) -> io::Result<()> {
+    set_option(fd, libc::SOL_NETLINK, libc::NETLINK_ADD_MEMBERSHIP, &group)
+}
+
+/// Which side of a fork this is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// The process that called; its child has this process id.
+    Parent(i32),
+    /// The new process.
+    Child,
+}
+
+/// Makes a second process. Only for a process with one thread, which the agent always is.
+pub fn fork() -> io::Result<Side> {
+    // SAFETY: no other thread exists that could hold a lock across the fork, so the child may do anything.
+    match check(unsafe { libc::fork() })? {
+        0 => Ok(Side::Child),
+        pid => Ok(Side::Parent(pid)),
+    }
+}
+
+/// `PR_SET_IO_FLUSHER` of `linux/prctl.h`.
+const PR_SET_IO_FLUSHER: libc::c_int = 57;
+
+/// Tells the kernel that this process is needed to write memory back, so that the memory it allocates on our behalf
+/// (a socket, a packet) must not wait for the very disk that we are about to bring back. Linux 5.6 and later.
+pub fn become_io_flusher() -> io::Result<()> {
+    // SAFETY: takes plain integers only.
+    check(unsafe { libc::prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0) }).map(drop)
+}
+
+/// The name in `ps` and in kernel messages.
+pub fn set_name(name: &std::ffi::CStr) {
+    // SAFETY: the pointer is a NUL-terminated string that lives across the call. A failure only costs the name.
+    unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr(), 0, 0, 0) };
+}
+
+/// Keeps freed memory in the process and takes it in larger steps, so that reconnecting needs none from the kernel.
+pub fn keep_heap(spare: usize) {
+    let spare = libc::c_int::try_from(spare).unwrap_or(libc::c_int::MAX);
+    // SAFETY: takes plain integers only; called before anything depends on the allocator's settings.
+    unsafe {
+        libc::mallopt(libc::M_TRIM_THRESHOLD, libc::c_int::MAX);
+        libc::mallopt(libc::M_TOP_PAD, spare);
+        libc::mallopt(libc::M_MMAP_MAX, 0);
+    }
+}
+
+/// Puts `fd` in the place of the standard stream `number`.
+pub fn replace_stream(fd: BorrowedFd<'_>, number: i32) -> io::Result<()> {
+    // SAFETY: takes plain integers only; 0 to 2 are not owned by any Rust object that would notice.
+    check(unsafe { libc::dup2(fd.as_raw_fd(), number) }).map(drop)
+}
+
+/// Ignores a signal from now on.
+pub fn ignore(signal: libc::c_int) {
+    // SAFETY: SIG_IGN runs no code of ours.
+    unsafe { libc::signal(signal, libc::SIG_IGN) };
+}
+
+/// `SOL_TLS`, `TLS_TX` and `TLS_RX` of `linux/tls.h`.
+const SOL_TLS: libc::c_int = 282;
+
+/// Which way the bytes go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// `TLS_TX`
+    Send = 1,
+    /// `TLS_RX`
+    Receive = 2,
+}
+
+/// Puts the kernel's TLS layer on an established connection. `ENOENT`: the kernel has none.
+pub fn start_ktls(fd: BorrowedFd<'_>) -> io::Result<()> {
+    set_option(fd, libc::SOL_TCP, libc::TCP_ULP, b"tls")
+}
+
+/// Gives the kernel's TLS layer one direction's keys, as `linux/tls.h` lays them out.
+pub fn set_ktls_keys(fd: BorrowedFd<'_>, direction: Direction, info: &[u8]) -> io::Result<()> {
+    let length = libc::socklen_t::try_from(info.len()).map_err(io::Error::other)?;
+    // SAFETY: the pointer and the length describe `info`, which lives across the call; the kernel only reads it.
+    let result = unsafe {
+        libc::setsockopt(
+            fd.as_raw_fd(),
+            SOL_TLS,
+            direction as libc::c_int,
+            info.as_ptr().cast(),
+            length,
+        )
+    };
+    check(result).map(drop)
+}

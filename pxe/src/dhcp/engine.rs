@@ -1,0 +1,580 @@
+//! The server's side of RFC 2131 §4.3 and of proxyDHCP, free of sockets, clocks and disks: a packet and the time go
+//! in, an answer and what must be on disk before it is sent come out.
+
+use std::collections::HashMap;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tracing::{debug, info, warn};
+
+use super::boot;
+use super::config::{DhcpConfig, Mode, Subnet};
+use super::lease::{Lease, LeaseChange, Leases, UnixTime};
+use super::packet::{MessageType, Packet, code, suboptions};
+use super::reply::{self, BINL_PORT, Boot, Destination, Reply, SERVER_PORT};
+use super::table::Ask;
+use crate::limit::Once;
+use crate::machine::{Mac, Machine, Stage};
+use crate::policy::{Event, Happening, Identity, Policy};
+
+/// How long a machine counts as just sent into a full iPXE, in seconds.
+const CHAINED: u64 = 60;
+/// How many such machines are remembered.
+const CHAINED_MAX: usize = 4096;
+
+/// The time on both clocks.
+#[derive(Debug, Clone, Copy)]
+pub struct Now {
+    /// The wall clock, for leases.
+    pub wall: UnixTime,
+    /// The monotonic clock, for events.
+    pub mono: Instant,
+}
+
+/// How a packet came in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Via {
+    /// Who sent it.
+    pub source: SocketAddrV4,
+    /// The port it came to: 67, or 4011 in proxy mode.
+    pub port: u16,
+}
+
+/// What a packet leads to.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// To be on disk before the answer leaves.
+    pub changes: Vec<LeaseChange>,
+    /// The answer.
+    pub reply: Option<Reply>,
+    /// To be told once the answer has left.
+    pub event: Option<Event>,
+    /// Ask the network whether somebody sits at the address offered, and hold the answer back meanwhile.
+    pub probe: Option<(Mac, Ipv4Addr)>,
+}
+
+/// What the log says only once.
+#[derive(Debug, PartialEq, Eq, Hash)]
+enum Said {
+    NotServed(Mac),
+    Exhausted(Ipv4Addr),
+    UnknownArch(Mac),
+    OtherServer(Ipv4Addr),
+}
+
+/// The server's logic and its short memory.
+pub struct Engine {
+    config: Arc<DhcpConfig>,
+    leases: Arc<Leases>,
+    policy: Arc<dyn Policy>,
+    chained: HashMap<Mac, UnixTime>,
+    said: Once<Said>,
+}
+
+/// One request being answered.
+struct Case<'a> {
+    packet: &'a Packet,
+    via: Via,
+    now: Now,
+    machine: Machine,
+    stage: Stage,
+    identity: Identity,
+}
+
+impl Engine {
+    /// A server that just started.
+    pub fn new(config: Arc<DhcpConfig>, leases: Arc<Leases>, policy: Arc<dyn Policy>) -> Self {
+        Self {
+            config,
+            leases,
+            policy,
+            chained: HashMap::new(),
+            said: Once::default(),
+        }
+    }
+
+    /// Answers one packet. Calls the policy, which may block.
+    pub fn handle(&mut self, packet: &Packet, via: Via, now: Now) -> Outcome {
+        let Some(mac) = packet.mac().filter(|_| !packet.reply) else {
+            return Outcome::default();
+        };
+        let machine = boot::machine(packet, mac, &self.config.interface);
+        let stage = boot::stage(packet, &machine);
+        if self.config.mode == Mode::Proxy && stage == Stage::Os {
+            return Outcome::default();
+        }
+        let Some(identity) = self.policy.identify(&machine) else {
+            self.not_served(mac, "the policy does not know it", now);
+            return Outcome::default();
+        };
+        let case = Case {
+            packet,
+            via,
+            now,
+            machine,
+            stage,
+            identity,
+        };
+        match self.config.mode {
+            Mode::Full => self.full(&case),
+            Mode::Proxy => self.proxy(&case),
+        }
+    }
+
+    /// Somebody answered at an address that was about to be offered: nobody gets it for a while.
+    pub fn conflict(&mut self, mac: Mac, address: Ipv4Addr, now: Now) {
+        warn!(%mac, %address, "address is in use by a machine that has no lease for it; setting it aside");
+        self.leases.quarantine(mac, address, now.wall);
+        self.tell(
+            now,
+            Some(mac),
+            Some(address),
+            Happening::Conflict { address },
+        );
+    }
+
+    fn full(&mut self, case: &Case<'_>) -> Outcome {
+        let Some(index) = self.subnet(case) else {
+            let reason = "it is on a network that is not configured here";
+            self.not_served(case.machine.mac, reason, case.now);
+            return Outcome::default();
+        };
+        let config = self.config.clone();
+        let subnet = &config.subnets[index];
+        match case.packet.kind {
+            MessageType::Discover => self.discover(case, subnet),
+            MessageType::Request => self.request(case, subnet),
+            MessageType::Decline => self.decline(case),
+            MessageType::Release => self.release(case),
+            MessageType::Inform => self.inform(case, subnet),
+            MessageType::Offer | MessageType::Ack | MessageType::Nak => Outcome::default(),
+        }
+    }
+
+    /// The network a machine is on: what its relay says (RFC 3527, 3011, giaddr), or the address it has, or ours.
+    fn subnet(&self, case: &Case<'_>) -> Option<usize> {
+        let packet = case.packet;
+        let relayed = packet.giaddr != Ipv4Addr::UNSPECIFIED;
+        let link = packet
+            .options
+            .get(code::RELAY)
+            .and_then(|o| suboptions(o).address(5));
+        let chosen = packet
+            .options
+            .address(code::SUBNET_SELECTION)
+            .filter(|_| relayed);
+        let renewing = Some(packet.ciaddr).filter(|a| !relayed && *a != Ipv4Addr::UNSPECIFIED);
+        let at = |address: Ipv4Addr| {
+            self.config
+                .subnets
+                .iter()
+                .position(|s| s.network.contains(&address))
+        };
+        match link.or(chosen) {
+            Some(link) => at(link),
+            None if relayed => at(packet.giaddr),
+            None => renewing.and_then(at).or_else(|| at(self.config.server)),
+        }
+    }
+
+    fn discover(&mut self, case: &Case<'_>, subnet: &Subnet) -> Outcome {
+        let mac = case.machine.mac;
+        let what = Happening::Discover {
+            stage: case.stage,
+            arch: case.machine.arch,
+        };
+        self.tell(case.now, Some(mac), None, what);
+        let ask = self.ask(case, subnet);
+        let Some(choice) = self.leases.offer(&ask, case.now.wall) else {
+            self.exhausted(mac, subnet, case.now);
+            return Outcome::default();
+        };
+        let address = choice.address;
+        let (reply, boot) = self.answer(case, subnet, MessageType::Offer, address);
+        let what = Happening::Offer { address, boot };
+        let probe = (choice.fresh && !self.config.probe.is_zero()).then_some((mac, address));
+        Outcome {
+            probe,
+            ..self.send(case, reply, Some(address), what)
+        }
+    }
+
+    /// REQUEST in its four states (RFC 2131 §4.3.2).
+    fn request(&mut self, case: &Case<'_>, subnet: &Subnet) -> Outcome {
+        let packet = case.packet;
+        self.tell(
+            case.now,
+            Some(case.machine.mac),
+            None,
+            Happening::Request { stage: case.stage },
+        );
+        let selected = packet.options.address(code::SERVER_ID);
+        if let Some(server) = selected.filter(|s| *s != self.server_id(packet)) {
+            self.other_server(server, case);
+            return Outcome::default();
+        }
+        let wished = packet.options.address(code::REQUESTED_ADDRESS);
+        let renewing = packet.ciaddr != Ipv4Addr::UNSPECIFIED;
+        let Some(address) = renewing.then_some(packet.ciaddr).or(wished) else {
+            debug!(mac = %case.machine.mac, "REQUEST names no address");
+            return Outcome::default();
+        };
+        if !subnet.network.contains(&address) {
+            return self.nak(
+                case,
+                format!("{address} is not on the network {}", subnet.network),
+            );
+        }
+        let known = self.leases.address_of(case.machine.mac).is_some();
+        if selected.is_none() && !known && !self.config.authoritative {
+            return Outcome::default();
+        }
+        self.grant(case, subnet, address)
+    }
+
+    fn grant(&mut self, case: &Case<'_>, subnet: &Subnet, address: Ipv4Addr) -> Outcome {
+        let mac = case.machine.mac;
+        let time = case.identity.lease_time.unwrap_or(subnet.lease_time);
+        let expires = case.now.wall.after(time.as_secs());
+        let lease = Lease {
+            mac,
+            address,
+            expires,
+            hostname: case.identity.hostname.clone(),
+        };
+        let Some(changes) = self
+            .leases
+            .confirm(&self.ask(case, subnet), lease, case.now.wall)
+        else {
+            return self.nak(case, format!("{address} is not for this machine"));
+        };
+        let (reply, boot) = self.answer(case, subnet, MessageType::Ack, address);
+        let what = Happening::Ack {
+            address,
+            lease: time,
+            boot,
+        };
+        Outcome {
+            changes,
+            ..self.send(case, reply, Some(address), what)
+        }
+    }
+
+    fn nak(&mut self, case: &Case<'_>, reason: String) -> Outcome {
+        info!(mac = %case.machine.mac, reason, "refusing a REQUEST");
+        let mut reply = Packet::answer(case.packet, MessageType::Nak);
+        // The client has no address to be reached at, so a relay must broadcast (RFC 2131 §4.3.2).
+        reply.broadcast = true;
+        reply
+            .options
+            .set(code::SERVER_ID, self.server_id(case.packet).octets());
+        reply.options.set(code::MESSAGE, reason.as_bytes());
+        self.echo(case.packet, &mut reply);
+        self.send(case, reply, None, Happening::Nak { reason })
+    }
+
+    fn decline(&mut self, case: &Case<'_>) -> Outcome {
+        let mac = case.machine.mac;
+        let Some(address) = case.packet.options.address(code::REQUESTED_ADDRESS) else {
+            return Outcome::default();
+        };
+        if !self.is_for_us(case.packet) || self.leases.address_of(mac) != Some(address) {
+            return Outcome::default();
+        }
+        warn!(%mac, %address, "machine found its address in use by another one");
+        self.tell(case.now, Some(mac), Some(address), Happening::Decline);
+        // Setting a reserved address aside would only lock its owner out.
+        let reserved = case.identity.address == Some(address);
+        let change = if reserved {
+            None
+        } else {
+            self.leases.quarantine(mac, address, case.now.wall)
+        };
+        Outcome {
+            changes: change.into_iter().collect(),
+            ..Outcome::default()
+        }
+    }
+
+    fn release(&mut self, case: &Case<'_>) -> Outcome {
+        let (mac, address) = (case.machine.mac, case.packet.ciaddr);
+        // Sent from the address itself: who forges more than that sits on the same segment and can do worse.
+        let genuine =
+            *case.via.source.ip() == address || case.packet.giaddr != Ipv4Addr::UNSPECIFIED;
+        if !genuine || !self.is_for_us(case.packet) {
+            debug!(%mac, %address, source = %case.via.source, "ignoring a RELEASE from elsewhere");
+            return Outcome::default();
+        }
+        let change = self.leases.release(mac, address, case.now.wall);
+        if change.is_some() {
+            self.tell(case.now, Some(mac), Some(address), Happening::Release);
+        }
+        Outcome {
+            changes: change.into_iter().collect(),
+            ..Outcome::default()
+        }
+    }
+
+    /// INFORM: options without a lease (RFC 2131 §4.3.5).
+    fn inform(&mut self, case: &Case<'_>, subnet: &Subnet) -> Outcome {
+        if case.packet.ciaddr == Ipv4Addr::UNSPECIFIED {
+            return Outcome::default();
+        }
+        let (reply, boot) = self.answer(case, subnet, MessageType::Ack, Ipv4Addr::UNSPECIFIED);
+        let address = case.packet.ciaddr;
+        self.send(
+            case,
+            reply,
+            Some(address),
+            Happening::Ack {
+                address,
+                lease: Duration::ZERO,
+                boot,
+            },
+        )
+    }
+
+    /// ProxyDHCP: boot file only; OFFER to whoever discovers, ACK to whoever asks port 4011.
+    fn proxy(&mut self, case: &Case<'_>) -> Outcome {
+        let kind = match (case.packet.kind, case.via.port) {
+            (MessageType::Discover, SERVER_PORT) => MessageType::Offer,
+            (MessageType::Request | MessageType::Inform, BINL_PORT) => MessageType::Ack,
+            _ => return Outcome::default(),
+        };
+        let ip = Some(case.packet.ciaddr).filter(|a| *a != Ipv4Addr::UNSPECIFIED);
+        let came = match kind {
+            MessageType::Offer => Happening::Discover {
+                stage: case.stage,
+                arch: case.machine.arch,
+            },
+            _ => Happening::Request { stage: case.stage },
+        };
+        self.tell(case.now, Some(case.machine.mac), ip, came);
+        let Some(boot) = self.boot(case) else {
+            return Outcome::default();
+        };
+        let mut reply = self.start(case, kind);
+        reply::put_boot(
+            &mut reply,
+            case.packet,
+            &boot,
+            &case.machine,
+            case.stage,
+            Mode::Proxy,
+        );
+        reply::put_extra(&mut reply, &case.identity.options);
+        let (address, boot) = (Ipv4Addr::UNSPECIFIED, Some(boot.file));
+        let sent = match kind {
+            MessageType::Offer => Happening::Offer { address, boot },
+            _ => Happening::Ack {
+                address: case.packet.ciaddr,
+                lease: Duration::ZERO,
+                boot,
+            },
+        };
+        self.send(case, reply, ip, sent)
+    }
+
+    /// An OFFER or ACK in full mode, and the boot file in it.
+    fn answer(
+        &mut self,
+        case: &Case<'_>,
+        subnet: &Subnet,
+        kind: MessageType,
+        address: Ipv4Addr,
+    ) -> (Packet, Option<String>) {
+        let mut reply = self.start(case, kind);
+        reply.yiaddr = address;
+        if kind == MessageType::Ack {
+            reply.ciaddr = case.packet.ciaddr;
+        }
+        if address != Ipv4Addr::UNSPECIFIED {
+            reply::put_times(
+                &mut reply,
+                case.identity.lease_time.unwrap_or(subnet.lease_time),
+            );
+        }
+        let boot = self.boot(case);
+        if let Some(boot) = &boot {
+            reply::put_boot(
+                &mut reply,
+                case.packet,
+                boot,
+                &case.machine,
+                case.stage,
+                Mode::Full,
+            );
+        }
+        reply::put_network(&mut reply, subnet, &case.identity);
+        reply::put_extra(&mut reply, &subnet.options);
+        reply::put_extra(&mut reply, &case.identity.options);
+        (reply, boot.map(|b| b.file))
+    }
+
+    fn start(&self, case: &Case<'_>, kind: MessageType) -> Packet {
+        let mut reply = Packet::answer(case.packet, kind);
+        reply
+            .options
+            .set(code::SERVER_ID, self.server_id(case.packet).octets());
+        self.echo(case.packet, &mut reply);
+        reply
+    }
+
+    /// What a client and its relay want back as they sent it (RFC 6842, RFC 3046).
+    fn echo(&self, request: &Packet, reply: &mut Packet) {
+        for code in [code::CLIENT_ID, code::RELAY] {
+            if let Some(value) = request.options.get(code) {
+                reply.options.set(code, value);
+            }
+        }
+    }
+
+    fn boot(&mut self, case: &Case<'_>) -> Option<Boot> {
+        if case.stage == Stage::Os {
+            return None;
+        }
+        let mac = case.machine.mac;
+        let answer = self.policy.boot(&case.machine, case.stage)?;
+        let chained = self
+            .chained
+            .get(&mac)
+            .is_some_and(|until| case.now.wall <= *until);
+        let chains = reply::chains(case.stage, &answer, chained);
+        match reply::settle(&self.config, answer, &case.machine, case.stage, chained) {
+            Ok(boot) => {
+                if chains && case.packet.kind == MessageType::Request {
+                    self.remember_chain(mac, case.now.wall);
+                }
+                Some(boot)
+            }
+            Err(arch) => {
+                if self.said.first(Said::UnknownArch(mac), case.now.mono) {
+                    warn!(%mac, ?arch, "no boot loader is known for this architecture; it gets an address only");
+                }
+                self.tell(case.now, Some(mac), None, Happening::UnknownArch { arch });
+                None
+            }
+        }
+    }
+
+    fn remember_chain(&mut self, mac: Mac, now: UnixTime) {
+        if self.chained.len() >= CHAINED_MAX {
+            self.chained.retain(|_, until| now <= *until);
+        }
+        if self.chained.len() < CHAINED_MAX {
+            self.chained.insert(mac, now.after(CHAINED));
+        }
+    }
+
+    fn send(
+        &self,
+        case: &Case<'_>,
+        reply: Packet,
+        ip: Option<Ipv4Addr>,
+        what: Happening,
+    ) -> Outcome {
+        let mac = case.machine.mac;
+        let binl = case.via.port == BINL_PORT;
+        let to = if binl {
+            Destination::Unicast(case.via.source)
+        } else {
+            reply::destination(case.packet, &reply, mac)
+        };
+        let packet = reply.encode(reply::size_limit(case.packet));
+        let reply = Reply {
+            packet,
+            to,
+            from_port: case.via.port,
+        };
+        let event = Event {
+            at: case.now.mono,
+            mac: Some(mac),
+            ip,
+            what,
+        };
+        Outcome {
+            reply: Some(reply),
+            event: Some(event),
+            ..Outcome::default()
+        }
+    }
+
+    fn ask<'a>(&self, case: &'a Case<'_>, subnet: &'a Subnet) -> Ask<'a> {
+        let identity = &case.identity;
+        Ask {
+            mac: case.machine.mac,
+            subnet,
+            server: self.config.server,
+            range: identity.range.as_deref(),
+            fixed: identity.address,
+            wish: case.packet.options.address(code::REQUESTED_ADDRESS),
+        }
+    }
+
+    /// The server identifier: what the relay wants there (RFC 5107), or our address.
+    fn server_id(&self, packet: &Packet) -> Ipv4Addr {
+        let overridden = packet
+            .options
+            .get(code::RELAY)
+            .and_then(|o| suboptions(o).address(11));
+        overridden.unwrap_or(self.config.server)
+    }
+
+    fn is_for_us(&self, packet: &Packet) -> bool {
+        packet
+            .options
+            .address(code::SERVER_ID)
+            .is_none_or(|s| s == self.server_id(packet))
+    }
+
+    fn not_served(&mut self, mac: Mac, reason: &str, now: Now) {
+        if self.said.first(Said::NotServed(mac), now.mono) {
+            info!(%mac, reason, "not serving this machine");
+            self.tell(
+                now,
+                Some(mac),
+                None,
+                Happening::NotServed {
+                    reason: reason.to_owned(),
+                },
+            );
+        }
+    }
+
+    fn exhausted(&mut self, mac: Mac, subnet: &Subnet, now: Now) {
+        if self
+            .said
+            .first(Said::Exhausted(subnet.network.network()), now.mono)
+        {
+            warn!(%mac, network = %subnet.network, "no free address is left; widen the range or shorten the leases");
+        }
+        self.tell(now, Some(mac), None, Happening::Exhausted);
+    }
+
+    fn other_server(&mut self, server: Ipv4Addr, case: &Case<'_>) {
+        self.leases.withdraw(case.machine.mac);
+        if self.said.first(Said::OtherServer(server), case.now.mono) {
+            warn!(%server, mac = %case.machine.mac, "another DHCP server answers on this network, and machines take its addresses");
+            self.tell(
+                case.now,
+                Some(case.machine.mac),
+                None,
+                Happening::OtherServer { server },
+            );
+        }
+    }
+
+    fn tell(&self, now: Now, mac: Option<Mac>, ip: Option<Ipv4Addr>, what: Happening) {
+        self.policy.event(Event {
+            at: now.mono,
+            mac,
+            ip,
+            what,
+        });
+    }
+}
+
+#[cfg(test)]
+#[path = "engine_tests.rs"]
+mod tests;

@@ -1,0 +1,189 @@
+//! `bootroom client`: the machines.
+
+use anyhow::bail;
+use clap::{Args, Subcommand};
+
+use super::{Exit, Target, ask, block_on, output};
+use crate::{
+    clients::Reset,
+    config::units::{ByteSize, Retention},
+    control::{
+        client::Control,
+        model::{ClientView, ResetDone},
+    },
+    trace::Step,
+};
+
+/// What can be asked about machines.
+#[derive(Debug, Subcommand)]
+pub enum ClientCommand {
+    /// List every machine that was ever served
+    List(Target),
+    /// Show one machine
+    Show(Named),
+    /// Show the steps of a machine's last boot
+    Trace(Named),
+    /// Give a machine a fresh disk: at once, or at its next boot if it is running
+    Reset(ResetOptions),
+}
+
+/// One machine, by its name.
+#[derive(Debug, Args)]
+pub struct Named {
+    /// Its name, as `client list` shows it
+    name: String,
+    #[command(flatten)]
+    target: Target,
+}
+
+/// Arguments of `client reset`.
+#[derive(Debug, Args)]
+pub struct ResetOptions {
+    #[command(flatten)]
+    named: Named,
+    /// Do not ask before a lasting disk is thrown away
+    #[arg(long)]
+    yes: bool,
+}
+
+/// Does it.
+pub fn run(command: &ClientCommand) -> anyhow::Result<Exit> {
+    block_on(async {
+        match command {
+            ClientCommand::List(target) => list(target).await,
+            ClientCommand::Show(named) => show(named).await,
+            ClientCommand::Trace(named) => trace(named).await,
+            ClientCommand::Reset(options) => reset(options).await,
+        }
+    })
+}
+
+async fn list(target: &Target) -> anyhow::Result<Exit> {
+    let clients = target.control()?.get("/v1/clients").await?;
+    if target.json {
+        output::json(&clients)?;
+        return Ok(Exit::Ok);
+    }
+    let clients: Vec<ClientView> = serde_json::from_value(clients)?;
+    let rows: Vec<_> = clients.iter().map(row).collect();
+    let heading = [
+        "NAME",
+        "MAC",
+        "ADDRESS",
+        "VERSION",
+        "RETENTION",
+        "ATTACHED",
+        "OVERLAY",
+        "LAST STEP",
+    ];
+    println!("{}", output::table(heading, &rows));
+    Ok(Exit::Ok)
+}
+
+fn row(client: &ClientView) -> [String; 8] {
+    [
+        client.name.clone(),
+        client.mac.to_string(),
+        output::or_dash(client.address),
+        output::or_dash(client.version.as_ref().or(client.image.as_ref())),
+        output::or_dash(client.retention),
+        if client.attached { "yes" } else { "no" }.into(),
+        output::or_dash(client.overlay_bytes.map(ByteSize)),
+        output::or_dash(client.last_step.as_ref()),
+    ]
+}
+
+async fn fetch(control: &Control, name: &str) -> anyhow::Result<ClientView> {
+    let path = format!("/v1/clients/{}", checked(name)?);
+    Ok(serde_json::from_value(control.get(&path).await?)?)
+}
+
+/// A name that can stand in a path of the control API.
+fn checked(name: &str) -> anyhow::Result<&str> {
+    name.parse::<crate::config::units::ClientName>()?;
+    Ok(name)
+}
+
+async fn show(named: &Named) -> anyhow::Result<Exit> {
+    let client = fetch(&named.target.control()?, &named.name).await?;
+    if named.target.json {
+        output::json(&client)?;
+        return Ok(Exit::Ok);
+    }
+    let bytes = |bytes: Option<u64>| output::or_dash(bytes.map(ByteSize));
+    let rows = [
+        ("name", client.name.clone()),
+        ("mac", client.mac.to_string()),
+        ("group", output::or_dash(client.group)),
+        ("address", output::or_dash(client.address)),
+        ("image", output::or_dash(client.image)),
+        ("version", output::or_dash(client.version)),
+        ("retention", output::or_dash(client.retention)),
+        (
+            "attached",
+            if client.attached { "yes" } else { "no" }.into(),
+        ),
+        ("disk", bytes(client.disk_bytes)),
+        ("overlay", bytes(client.overlay_bytes)),
+        ("quota", bytes(client.quota_bytes)),
+        (
+            "next boot",
+            if client.fresh_at_next_boot {
+                "fresh, as told"
+            } else {
+                "as configured"
+            }
+            .into(),
+        ),
+        ("trouble", output::or_dash(client.trouble)),
+    ];
+    rows.iter()
+        .for_each(|(key, value)| println!("{key:<10} {value}"));
+    Ok(Exit::Ok)
+}
+
+async fn trace(named: &Named) -> anyhow::Result<Exit> {
+    let path = format!("/v1/clients/{}/trace", checked(&named.name)?);
+    let answer = named.target.control()?.get(&path).await?;
+    if named.target.json {
+        output::json(&answer)?;
+        return Ok(Exit::Ok);
+    }
+    let steps: Vec<Step> = serde_json::from_value(answer)?;
+    let Some(first) = steps.first() else {
+        println!("{} has not booted since the server started", named.name);
+        return Ok(Exit::Ok);
+    };
+    for step in &steps {
+        let seconds = step.time_ms.saturating_sub(first.time_ms) as f64 / 1000.0;
+        println!("{seconds:>8.1} s  {:<10} {}", step.step, step.detail);
+    }
+    Ok(Exit::Ok)
+}
+
+async fn reset(options: &ResetOptions) -> anyhow::Result<Exit> {
+    let Named { name, target } = &options.named;
+    let control = target.control()?;
+    let client = fetch(&control, name).await?;
+    if client.retention == Some(Retention::Keep) && !options.yes && !confirm(name)? {
+        bail!("nothing was done");
+    }
+    let answer = control.post(&format!("/v1/clients/{name}/reset")).await?;
+    if target.json {
+        output::json(&answer)?;
+        return Ok(Exit::Ok);
+    }
+    let done: ResetDone = serde_json::from_value(answer)?;
+    match done.result {
+        Reset::Done => println!("{name}: its disk is gone; its next boot starts from a fresh one"),
+        Reset::AtNextBoot => println!("{name} is running: its next boot starts from a fresh disk"),
+    }
+    Ok(Exit::Ok)
+}
+
+/// Asks before a lasting disk is thrown away.
+fn confirm(name: &str) -> anyhow::Result<bool> {
+    let question = format!("Throw away the lasting disk of {name}?");
+    let reason = format!("{name} has a lasting disk (retention keep)");
+    ask::confirm(&question, &reason)
+}

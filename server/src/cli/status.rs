@@ -1,0 +1,83 @@
+//! `bootroom status`: the server as a whole.
+
+use clap::Args;
+
+use super::{Exit, Target, block_on, output};
+use crate::control::model::Status;
+
+/// Arguments of `status`.
+#[derive(Debug, Args)]
+pub struct StatusOptions {
+    #[command(flatten)]
+    target: Target,
+    /// Go on and show the boot trace as it happens
+    #[arg(short, long)]
+    watch: bool,
+}
+
+/// Prints the server's state.
+pub fn run(options: &StatusOptions) -> anyhow::Result<Exit> {
+    block_on(async {
+        let control = options.target.control()?;
+        let status = control.get("/v1/status").await?;
+        match options.target.json {
+            true => output::json(&status)?,
+            false => print(&serde_json::from_value(status)?),
+        }
+        if options.watch {
+            watch(&control, options.target.json).await?;
+        }
+        Ok(Exit::Ok)
+    })
+}
+
+fn print(status: &Status) {
+    let Status {
+        version,
+        pid,
+        address,
+        interface,
+        dhcp,
+        ..
+    } = status;
+    println!(
+        "bootroom {version}, process {pid}, up {}",
+        duration(status.uptime_seconds)
+    );
+    println!(
+        "serves   {address} on {interface}, DHCP {dhcp}, {} leases",
+        status.leases
+    );
+    println!(
+        "clients  {} attached, {} known",
+        status.attached, status.clients
+    );
+    for image in &status.images {
+        let current = output::or_dash(image.current);
+        println!(
+            "image    {}: version {current} current, {} kept",
+            image.name, image.versions
+        );
+    }
+}
+
+fn duration(seconds: u64) -> String {
+    let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds} s"),
+        (0, 0, _) => format!("{minutes} min"),
+        (0, ..) => format!("{hours} h {minutes} min"),
+        _ => format!("{days} d {hours} h"),
+    }
+}
+
+async fn watch(control: &crate::control::client::Control, json: bool) -> anyhow::Result<()> {
+    let mut events = control.events().await?;
+    while let Some(step) = events.next().await? {
+        match json {
+            true => println!("{}", serde_json::to_string(&step)?),
+            false => println!("{:<16} {:<10} {}", step.client, step.step, step.detail),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,222 @@
+//! Who a machine is by the configuration: `[clients]` first, then the group with the most specific pattern.
+
+use std::{net::Ipv4Addr, time::SystemTime};
+
+use images::ImageRef;
+use pxe::{Loader, Mac};
+
+use super::{boot::Boots, registry::Record};
+use crate::config::{
+    Client, Config, Group, Settings,
+    units::{ByteSize, ClientName, Retention},
+};
+
+/// A machine that the configuration serves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Profile {
+    /// The group it belongs to.
+    pub group: Option<String>,
+    /// Its name, if `[clients]` gives it one.
+    pub name: Option<ClientName>,
+    /// Its fixed address.
+    pub address: Option<Ipv4Addr>,
+    /// The group whose own range it takes an address from.
+    pub range: Option<String>,
+    /// What it boots.
+    pub image: Option<ImageRef>,
+    /// How long its overlay lasts.
+    pub retention: Retention,
+    /// Most bytes its overlay may take.
+    pub quota: Option<ByteSize>,
+    /// Size of its disk.
+    pub size: Option<ByteSize>,
+    /// Appended to its kernel command line.
+    pub kernel_args: String,
+    /// Its boot loader family.
+    pub loader: Loader,
+}
+
+/// What the configuration says of the machine `mac`; nothing if it is not to be served.
+pub fn profile(config: &Config, mac: Mac) -> Option<Profile> {
+    let own = config
+        .clients
+        .iter()
+        .find(|(_, client)| client.mac.value == mac);
+    let group = group_of(config, mac, own.map(|(_, client)| client));
+    if own.is_none() && group.is_none() {
+        return None;
+    }
+    let layers: Vec<&Settings> = own
+        .iter()
+        .map(|(_, c)| &c.settings)
+        .chain(group.iter().map(|(_, g)| &g.settings))
+        .collect();
+    Some(Profile {
+        group: group.map(|(name, _)| name.clone()),
+        name: own.map(|(name, _)| name.clone()),
+        address: own.and_then(|(_, client)| Some(client.address.as_ref()?.value)),
+        range: group
+            .filter(|(_, g)| g.range.is_some())
+            .map(|(name, _)| name.clone()),
+        image: layers
+            .iter()
+            .find_map(|layer| Some(layer.image.as_ref()?.value.clone())),
+        retention: layers
+            .iter()
+            .find_map(|layer| layer.retention)
+            .unwrap_or_default(),
+        quota: layers.iter().find_map(|layer| layer.quota),
+        size: layers.iter().find_map(|layer| layer.size),
+        kernel_args: kernel_args(&layers),
+        loader: layers
+            .iter()
+            .find_map(|layer| layer.loader)
+            .unwrap_or_default(),
+    })
+}
+
+/// The group's arguments first, so that the client's own, which come later, win in the kernel.
+fn kernel_args(layers: &[&Settings]) -> String {
+    let args: Vec<_> = layers
+        .iter()
+        .rev()
+        .filter_map(|layer| layer.kernel_args.as_deref())
+        .collect();
+    args.join(" ")
+}
+
+fn group_of<'a>(
+    config: &'a Config,
+    mac: Mac,
+    own: Option<&Client>,
+) -> Option<(&'a String, &'a Group)> {
+    if let Some(name) = own.and_then(|client| client.group.as_ref()) {
+        return config.groups.get_key_value(&name.value);
+    }
+    let matching = config.groups.iter().filter_map(|(name, group)| {
+        let fits = group
+            .macs
+            .iter()
+            .filter(|pattern| pattern.value.matches(mac));
+        let most = fits.map(|pattern| pattern.value.fixed_bytes()).max()?;
+        Some((most, (name, group)))
+    });
+    matching
+        .max_by_key(|(fixed, _)| *fixed)
+        .map(|(_, found)| found)
+}
+
+/// The record of a machine that is seen for the first time; its name is one that nobody has.
+pub fn first_record(
+    config: &Config,
+    mac: Mac,
+    profile: &Profile,
+    taken: &dyn Fn(&str) -> bool,
+    now: SystemTime,
+) -> Record {
+    let name = profile
+        .name
+        .clone()
+        .unwrap_or_else(|| invent_name(config, mac, profile, taken));
+    let group = profile.group.clone();
+    Record {
+        mac,
+        name,
+        group,
+        first_seen: now,
+        boots: Boots::default(),
+    }
+}
+
+/// The group's template with the lowest number that makes a new name; by MAC if the template has run out.
+fn invent_name(
+    config: &Config,
+    mac: Mac,
+    profile: &Profile,
+    taken: &dyn Fn(&str) -> bool,
+) -> ClientName {
+    let group = profile
+        .group
+        .as_ref()
+        .and_then(|name| config.groups.get(name));
+    let configured = |name: &ClientName| config.clients.contains_key(name);
+    let free = |name: &ClientName| !configured(name) && !taken(name.as_str());
+    let template = group.map(|group| &group.name);
+    let by_number = template.and_then(|template| {
+        let names = (1..=MOST_NUMBER).map(|number| template.render(number, mac));
+        names.filter_map(|name| name.parse().ok()).find(free)
+    });
+    by_number.unwrap_or_else(|| name_by_mac(mac))
+}
+
+/// Names are tried up to this number; no room has more seats.
+const MOST_NUMBER: u32 = 20_000;
+
+/// The name of a machine that no template names.
+pub fn name_by_mac(mac: Mac) -> ClientName {
+    let name = format!("pc-{}", mac.hex());
+    name.parse()
+        .unwrap_or_else(|_| unreachable!("hex digits make a legal name: {name}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CONFIG: &str = r#"
+[server]
+data = "/d"
+interface = "eth0"
+address = "10.12.0.1/24"
+[dhcp]
+range = "10.12.0.100-10.12.0.199"
+[groups.room12]
+image = "debian"
+macs = ["52:54:00:12:*"]
+name = "r12-{n:02}"
+kernel_args = "quiet"
+[groups.guests]
+image = "kiosk"
+macs = ["*"]
+[clients.r12-01]
+mac = "52:54:00:12:00:01"
+address = "10.12.0.20"
+retention = "keep"
+kernel_args = "debug"
+"#;
+
+    fn config() -> Config {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("c.toml");
+        std::fs::write(&path, CONFIG).unwrap();
+        crate::config::load(&path).unwrap()
+    }
+
+    #[test]
+    fn the_most_specific_pattern_wins() {
+        let config = config();
+        let room = profile(&config, Mac([0x52, 0x54, 0, 0x12, 0, 9])).unwrap();
+        assert_eq!(room.group.as_deref(), Some("room12"));
+        let guest = profile(&config, Mac([2, 0, 0, 0, 0, 1])).unwrap();
+        assert_eq!(guest.image.unwrap().to_string(), "kiosk");
+    }
+
+    #[test]
+    fn a_client_overrides_its_group() {
+        let teacher = profile(&config(), Mac([0x52, 0x54, 0, 0x12, 0, 1])).unwrap();
+        assert_eq!(teacher.retention, Retention::Keep);
+        assert_eq!(teacher.image.unwrap().to_string(), "debian");
+        assert_eq!(teacher.kernel_args, "quiet debug");
+        assert_eq!(teacher.address, Some(Ipv4Addr::new(10, 12, 0, 20)));
+    }
+
+    #[test]
+    fn invented_names_avoid_those_configured_and_taken() {
+        let config = config();
+        let mac = Mac([0x52, 0x54, 0, 0x12, 0, 9]);
+        let seat = profile(&config, mac).unwrap();
+        let taken = |name: &str| name == "r12-02";
+        let record = first_record(&config, mac, &seat, &taken, SystemTime::UNIX_EPOCH);
+        assert_eq!(record.name.as_str(), "r12-03");
+    }
+}

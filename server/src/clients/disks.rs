@@ -1,0 +1,236 @@
+//! The disks of clients: which overlay over which version a boot gets, and when it is made afresh.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Weak},
+};
+
+use images::{Catalogue, ImageRef, Version, VersionDisk, VersionId};
+use overlay::{
+    Attachment, Base, BaseId, ErrorKind as OverlayError, Overlay, OverlayId, OverlayInfo,
+    OverlaySpec, Store,
+};
+use parking_lot::Mutex;
+use pxe::Mac;
+
+use super::{
+    directory::Profile,
+    error::{Error, ErrorKind, Result},
+};
+use crate::config::units::Retention;
+
+/// Overlays and the versions below them.
+pub struct Disks {
+    store: Store,
+    catalogue: Catalogue,
+    /// Versions that somebody uses: all overlays of a version share one open disk and its memory map.
+    open_versions: Mutex<HashMap<VersionId, Weak<VersionDisk>>>,
+    attachments: Mutex<HashMap<Mac, Weak<Overlay>>>,
+}
+
+impl Disks {
+    /// Serves the overlays of `store` over the versions of `catalogue`.
+    pub fn new(store: Store, catalogue: Catalogue) -> Self {
+        Disks {
+            store,
+            catalogue,
+            open_versions: Mutex::default(),
+            attachments: Mutex::default(),
+        }
+    }
+
+    /// The versions.
+    pub fn catalogue(&self) -> &Catalogue {
+        &self.catalogue
+    }
+
+    /// What is known of a machine's overlay; nothing if it has none.
+    ///
+    /// # Errors
+    /// When there is one that cannot be read.
+    pub fn info(&self, mac: Mac) -> Result<Option<OverlayInfo>> {
+        match self.store.info(&overlay_id(mac)) {
+            Ok(info) => Ok(Some(info)),
+            Err(error) if error.kind() == OverlayError::NotFound => Ok(None),
+            Err(error) => Err(Error::disk(
+                format!("cannot read the overlay of {mac}"),
+                error,
+            )),
+        }
+    }
+
+    /// Every overlay with the version that it is bound to; one that cannot be read is an error, since what it
+    /// needs is then unknown.
+    ///
+    /// # Errors
+    /// When an overlay cannot be read.
+    pub fn bindings(&self) -> Result<Vec<(OverlayId, VersionId)>> {
+        let failed = |error| Error::disk("cannot list the overlays", error);
+        let mut bindings = Vec::new();
+        for (id, info) in self.store.list().map_err(failed)? {
+            let info = info.map_err(failed)?;
+            bindings.push((id, version_of(&info.base)));
+        }
+        Ok(bindings)
+    }
+
+    /// The version whose kernel a machine must boot now: the one its overlay is bound to, or, if the overlay is
+    /// to be fresh, the one that the configuration names.
+    ///
+    /// # Errors
+    /// When there is no such version.
+    pub fn version_to_boot(&self, mac: Mac, profile: &Profile, fresh: bool) -> Result<Version> {
+        let bound = match fresh || profile.retention == Retention::Boot {
+            true => None,
+            false => self.info(mac)?,
+        };
+        match bound {
+            Some(info) => self.find(version_of(&info.base)),
+            None => self.resolve(profile.image.as_ref()),
+        }
+    }
+
+    fn resolve(&self, image: Option<&ImageRef>) -> Result<Version> {
+        let none = "no image is configured for it: add image = \"…\" to its group";
+        let image = image.ok_or_else(|| Error::new(ErrorKind::NotBootable, none))?;
+        let failed = |error| Error::disk(format!("cannot boot image {image}"), error);
+        self.catalogue.resolve(image).map_err(failed)
+    }
+
+    fn find(&self, id: VersionId) -> Result<Version> {
+        let failed = |error| Error::disk("cannot read the image catalogue", error);
+        self.catalogue.find(id).map_err(failed)?.ok_or_else(|| {
+            let context = format!(
+                "image version {id} is no longer in the catalogue: restore it, or `bootroom client reset` \
+                 gives the client a fresh disk over the current version"
+            );
+            Error::new(ErrorKind::NotBootable, context)
+        })
+    }
+
+    fn open_version(&self, id: VersionId) -> Result<Arc<VersionDisk>> {
+        let mut open = self.open_versions.lock();
+        if let Some(disk) = open.get(&id).and_then(Weak::upgrade) {
+            return Ok(disk);
+        }
+        let version = self.find(id)?;
+        let failed = |error| Error::disk(format!("cannot open {version}"), error);
+        let disk = Arc::new(version.open().map_err(failed)?);
+        open.retain(|_, disk| disk.strong_count() > 0);
+        open.insert(id, Arc::downgrade(&disk));
+        Ok(disk)
+    }
+
+    /// Size in bytes of the disk that [`Disks::attach`] would open.
+    ///
+    /// # Errors
+    /// When overlay or version cannot be read.
+    pub fn size(
+        &self,
+        mac: Mac,
+        profile: &Profile,
+        version: VersionId,
+        fresh: bool,
+    ) -> Result<u64> {
+        match self.info(mac)?.filter(|_| !fresh) {
+            Some(info) => Ok(info.size),
+            None => Ok(size_of(profile, self.find(version)?.size())),
+        }
+    }
+
+    /// Opens the overlay of a machine and takes it over from whoever has it. With `fresh`, an empty one over
+    /// `version` first takes the place of what is there.
+    ///
+    /// # Errors
+    /// When it cannot be made or opened.
+    pub fn attach(
+        &self,
+        mac: Mac,
+        profile: &Profile,
+        version: VersionId,
+        fresh: bool,
+    ) -> Result<Attachment> {
+        let id = overlay_id(mac);
+        let exists = self.info(mac)?.is_some();
+        let overlay = match exists && !fresh {
+            true => self.open(&id)?,
+            false => self.make(&id, profile, version, exists)?,
+        };
+        self.attachments
+            .lock()
+            .insert(mac, Arc::downgrade(&overlay));
+        Ok(overlay.attach())
+    }
+
+    fn open(&self, id: &OverlayId) -> Result<Arc<Overlay>> {
+        let resolve = |base: &BaseId| {
+            let disk = self.open_version(version_of(base));
+            disk.inspect_err(|error| tracing::warn!("overlay {id}: {error}"))
+                .ok()
+                .map(|d| d as Arc<dyn Base>)
+        };
+        let failed = |error| Error::disk(format!("cannot open overlay {id}"), error);
+        self.store.open_overlay(id, &resolve).map_err(failed)
+    }
+
+    fn make(
+        &self,
+        id: &OverlayId,
+        profile: &Profile,
+        version: VersionId,
+        replace: bool,
+    ) -> Result<Arc<Overlay>> {
+        let base = self.open_version(version)?;
+        let spec = OverlaySpec {
+            size: size_of(profile, base.size()),
+            quota: profile.quota.map(|quota| quota.0),
+            retention: match profile.retention {
+                Retention::Keep => overlay::Retention::Keep,
+                Retention::Boot | Retention::Session => overlay::Retention::Discard,
+            },
+            base,
+        };
+        let failed = |error| Error::disk(format!("cannot make overlay {id}"), error);
+        match replace {
+            true => self.store.reset(id, spec).map_err(failed),
+            false => self.store.create(id, spec).map_err(failed),
+        }
+    }
+
+    /// Whether a connection has the machine's disk now.
+    pub fn attached(&self, mac: Mac) -> bool {
+        self.attachments
+            .lock()
+            .get(&mac)
+            .is_some_and(|overlay| overlay.strong_count() > 0)
+    }
+
+    /// Throws a machine's overlay away.
+    ///
+    /// # Errors
+    /// When the store cannot.
+    pub fn delete(&self, mac: Mac) -> Result<()> {
+        match self.store.delete(&overlay_id(mac)) {
+            Err(error) if error.kind() != OverlayError::NotFound => Err(Error::disk(
+                format!("cannot delete the overlay of {mac}"),
+                error,
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn size_of(profile: &Profile, version: images::Bytes) -> u64 {
+    profile.size.map_or(version.get(), |size| size.0)
+}
+
+fn version_of(base: &BaseId) -> VersionId {
+    VersionId::from_uuid(base.version)
+}
+
+/// An overlay is filed under its machine's address, so that two machines can never share one.
+pub fn overlay_id(mac: Mac) -> OverlayId {
+    let name = mac.hex();
+    OverlayId::new(name.clone())
+        .unwrap_or_else(|_| unreachable!("hex digits name an overlay: {name}"))
+}

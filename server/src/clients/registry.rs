@@ -1,0 +1,222 @@
+//! Every machine that was ever served, and its boots: in memory for answers, in `state.redb` before they are given.
+//!
+//! One table, `clients`: MAC (12 hex digits) → JSON of [`Record`]. A change is on disk (redb commits with fsync)
+//! before it is seen, so that a token handed out, or a name given, outlives the server.
+
+use std::{collections::HashMap, path::Path, time::SystemTime};
+
+use parking_lot::{Mutex, RwLock};
+use pxe::Mac;
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use serde::{Deserialize, Serialize};
+
+use super::boot::Boots;
+use super::error::{Error, Result};
+use crate::config::units::ClientName;
+
+const CLIENTS: TableDefinition<&str, &[u8]> = TableDefinition::new("clients");
+
+/// Machines that are remembered at most; a flood of invented addresses ends here.
+const MOST_CLIENTS: usize = 20_000;
+
+/// What is known of one machine for good.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// Who it is.
+    pub mac: Mac,
+    /// Its name, which no other machine has.
+    pub name: ClientName,
+    /// The group that it was taken into, when no `[clients]` table names it.
+    pub group: Option<String>,
+    /// When it was first seen.
+    pub first_seen: SystemTime,
+    /// Its boots.
+    pub boots: Boots,
+}
+
+/// All records.
+pub struct Registry {
+    database: Database,
+    records: RwLock<HashMap<Mac, Record>>,
+    /// Held over read, decide, write: two new machines must not get one name.
+    change: Mutex<()>,
+}
+
+impl Registry {
+    /// Opens or makes the database at `path`.
+    ///
+    /// # Errors
+    /// When it cannot be read, or is held by another server.
+    pub fn open(path: &Path) -> Result<Self> {
+        let context = || format!("cannot open the state database {}", path.display());
+        let database = Database::create(path).map_err(|error| Error::state(context(), error))?;
+        let records = load(&database).map_err(|error| error.within(context()))?;
+        let records = RwLock::new(records);
+        Ok(Registry {
+            database,
+            records,
+            change: Mutex::new(()),
+        })
+    }
+
+    /// The record of a machine.
+    pub fn get(&self, mac: Mac) -> Option<Record> {
+        self.records.read().get(&mac).cloned()
+    }
+
+    /// The record of the machine that has this name.
+    pub fn by_name(&self, name: &str) -> Option<Record> {
+        self.records
+            .read()
+            .values()
+            .find(|record| record.name.as_str() == name)
+            .cloned()
+    }
+
+    /// Every record, in the order of names.
+    pub fn all(&self) -> Vec<Record> {
+        let mut all: Vec<_> = self.records.read().values().cloned().collect();
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        all
+    }
+
+    /// The record of `mac`; if there is none, `make` decides it, knowing which names are taken.
+    ///
+    /// # Errors
+    /// When the database cannot be written, or too many machines are known already.
+    pub fn get_or_make(
+        &self,
+        mac: Mac,
+        make: impl FnOnce(&dyn Fn(&str) -> bool) -> Record,
+    ) -> Result<Record> {
+        if let Some(record) = self.get(mac) {
+            return Ok(record);
+        }
+        let _change = self.change.lock();
+        if let Some(record) = self.get(mac) {
+            return Ok(record);
+        }
+        if self.records.read().len() >= MOST_CLIENTS {
+            return Err(Error::full(MOST_CLIENTS));
+        }
+        let record = make(&|name| self.by_name(name).is_some());
+        self.store(record)
+    }
+
+    /// Changes the record of `mac` and returns it as it is then; on disk when this returns.
+    ///
+    /// # Errors
+    /// When there is none, or the database cannot be written; then nothing changed.
+    pub fn update(&self, mac: Mac, change: impl FnOnce(&mut Record)) -> Result<Record> {
+        let _change = self.change.lock();
+        let mut record = self
+            .get(mac)
+            .ok_or_else(|| Error::unknown(&mac.to_string()))?;
+        let before = record.clone();
+        change(&mut record);
+        if record == before {
+            return Ok(record);
+        }
+        self.store(record)
+    }
+
+    fn store(&self, record: Record) -> Result<Record> {
+        self.write(&record)?;
+        self.records.write().insert(record.mac, record.clone());
+        Ok(record)
+    }
+
+    fn write(&self, record: &Record) -> Result<()> {
+        let failed = |error: redb::Error| {
+            Error::state(
+                format!("cannot record {} in the state database", record.name),
+                error,
+            )
+        };
+        let bytes =
+            serde_json::to_vec(record).map_err(|e| Error::state("cannot encode a client", e))?;
+        let commit = || -> std::result::Result<(), redb::Error> {
+            let transaction = self.database.begin_write()?;
+            transaction
+                .open_table(CLIENTS)?
+                .insert(record.mac.hex().as_str(), bytes.as_slice())?;
+            Ok(transaction.commit()?)
+        };
+        commit().map_err(failed)
+    }
+}
+
+fn load(database: &Database) -> Result<HashMap<Mac, Record>> {
+    let failed = |error: redb::Error| Error::state("cannot read the clients table", error);
+    let read = || -> std::result::Result<Vec<Vec<u8>>, redb::Error> {
+        let transaction = database.begin_read()?;
+        let table = match transaction.open_table(CLIENTS) {
+            Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
+            other => other?,
+        };
+        let mut rows = Vec::new();
+        for row in table.iter()? {
+            rows.push(row?.1.value().to_vec());
+        }
+        Ok(rows)
+    };
+    let mut records = HashMap::new();
+    for row in read().map_err(failed)? {
+        let record: Record = serde_json::from_slice(&row)
+            .map_err(|error| Error::state("a client's record does not decode", error))?;
+        records.insert(record.mac, record);
+    }
+    Ok(records)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(last: u8) -> Record {
+        Record {
+            mac: Mac([2, 0, 0, 0, 0, last]),
+            name: format!("pc-{last}").parse().unwrap(),
+            group: None,
+            first_seen: SystemTime::UNIX_EPOCH,
+            boots: Boots::default(),
+        }
+    }
+
+    #[test]
+    fn records_outlive_the_registry() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state.redb");
+        let mac = record(1).mac;
+        {
+            let registry = Registry::open(&path).unwrap();
+            registry.get_or_make(mac, |_| record(1)).unwrap();
+            registry
+                .update(mac, |record| record.boots.fresh = true)
+                .unwrap();
+        }
+        let registry = Registry::open(&path).unwrap();
+        assert!(registry.get(mac).unwrap().boots.fresh);
+        assert_eq!(registry.by_name("pc-1").unwrap().mac, mac);
+    }
+
+    #[test]
+    fn two_servers_cannot_share_a_state_database() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state.redb");
+        let _first = Registry::open(&path).unwrap();
+        assert!(Registry::open(&path).is_err());
+    }
+
+    #[test]
+    fn a_new_machine_learns_which_names_are_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let registry = Registry::open(&dir.path().join("state.redb")).unwrap();
+        registry.get_or_make(record(1).mac, |_| record(1)).unwrap();
+        let second = registry.get_or_make(record(2).mac, |taken| {
+            assert!(taken("pc-1") && !taken("pc-2"));
+            record(2)
+        });
+        assert_eq!(second.unwrap().name.as_str(), "pc-2");
+    }
+}

@@ -1,0 +1,196 @@
+//! Identity, retention and takeover, over the real store and catalogue.
+
+use std::{net::Ipv4Addr, path::Path};
+
+use images::{Catalogue, Details, ImageName};
+use overlay::{Durability, Store};
+
+use super::*;
+
+const MAC: Mac = Mac([0x52, 0x54, 0, 0x12, 0, 1]);
+const OTHER: Mac = Mac([0x52, 0x54, 0, 0x12, 0, 2]);
+
+struct Room {
+    dir: tempfile::TempDir,
+    clients: Clients,
+}
+
+fn room(retention: &str) -> Room {
+    let dir = tempfile::tempdir().unwrap();
+    publish(dir.path(), 1);
+    let clients = open(dir.path(), retention);
+    Room { dir, clients }
+}
+
+fn open(dir: &Path, retention: &str) -> Clients {
+    let text = format!(
+        "[server]\ndata = {dir:?}\ninterface = \"lo\"\naddress = \"10.12.0.1/24\"\n\
+         [dhcp]\nrange = \"10.12.0.100-10.12.0.199\"\n\
+         [groups.room]\nimage = \"demo\"\nmacs = [\"52:54:00:12:*\"]\nname = \"r-{{n}}\"\nretention = \"{retention}\"\n"
+    );
+    let path = dir.join("bootroom.toml");
+    std::fs::write(&path, text).unwrap();
+    let config = crate::config::load(&path).unwrap();
+    let registry = Registry::open(&dir.join("state.redb")).unwrap();
+    let store = Store::open(&dir.join("overlays"), overlay::Options::default()).unwrap();
+    let disks = Disks::new(store, Catalogue::open(dir.join("images")).unwrap());
+    Clients::new(config, registry, disks, Arc::default()).unwrap()
+}
+
+/// Publishes a version of `demo` that is 1 MiB of `fill`.
+fn publish(dir: &Path, fill: u8) {
+    let catalogue = Catalogue::open(dir.join("images")).unwrap();
+    let staging = catalogue.stage(images::VersionId::random()).unwrap();
+    std::fs::write(staging.disk_path(), vec![fill; 1 << 20]).unwrap();
+    std::fs::write(staging.kernel_path(), b"kernel").unwrap();
+    std::fs::write(staging.initrd_path(), b"initrd").unwrap();
+    let image: ImageName = "demo".parse().unwrap();
+    let details = Details {
+        image,
+        created: SystemTime::now(),
+        cmdline: String::new(),
+        description: String::new(),
+    };
+    let staged = staging
+        .finish(details, &images::Quiet, &images::Cancel::new().unwrap())
+        .unwrap();
+    catalogue.publish(staged).unwrap();
+}
+
+impl Room {
+    fn boot(&self, mac: Mac) -> (String, String) {
+        let place = Place {
+            address: Ipv4Addr::new(10, 12, 0, 1),
+            http_port: 80,
+            nbd_port: 10809,
+        };
+        let script = self.clients.script(mac, place).unwrap().ipxe();
+        let export = script.split("/client/").nth(1).unwrap();
+        let export = export.split_whitespace().next().unwrap();
+        let (name, token) = export.split_once('/').unwrap();
+        (name.to_owned(), token.to_owned())
+    }
+
+    fn attach(&self, (name, token): &(String, String)) -> Result<Attachment> {
+        self.clients.attach(name, token)
+    }
+}
+
+fn refused(attempt: Result<Attachment>) -> bool {
+    attempt
+        .err()
+        .is_some_and(|error| error.kind() == ErrorKind::Refused)
+}
+
+fn first_byte(disk: &Attachment) -> u8 {
+    let mut byte = [0; 512];
+    disk.read(&mut byte, 0).unwrap();
+    byte[0]
+}
+
+fn write(disk: &Attachment, fill: u8) {
+    disk.write(&[fill; 512], 0, Durability::Process).unwrap();
+}
+
+#[test]
+fn a_boot_client_is_fresh_at_a_boot_and_not_at_a_reconnect() {
+    let room = room("boot");
+    let first = room.boot(MAC);
+    write(&room.attach(&first).unwrap(), 7);
+    assert_eq!(first_byte(&room.attach(&first).unwrap()), 7);
+    let second = room.boot(MAC);
+    assert_eq!(first_byte(&room.attach(&second).unwrap()), 1);
+}
+
+#[test]
+fn a_keep_client_keeps_its_disk_and_its_version() {
+    let room = room("keep");
+    write(&room.attach(&room.boot(MAC)).unwrap(), 7);
+    publish(room.dir.path(), 2);
+    assert_eq!(first_byte(&room.attach(&room.boot(MAC)).unwrap()), 7);
+    assert_eq!(room.clients.reset("r-1").unwrap(), Reset::Done);
+    assert_eq!(first_byte(&room.attach(&room.boot(MAC)).unwrap()), 2);
+}
+
+#[test]
+fn a_boot_gets_the_version_whose_kernel_its_script_named() {
+    let room = room("boot");
+    let boot = room.boot(MAC);
+    publish(room.dir.path(), 2);
+    assert_eq!(first_byte(&room.attach(&boot).unwrap()), 1);
+    assert_eq!(first_byte(&room.attach(&room.boot(MAC)).unwrap()), 2);
+}
+
+#[test]
+fn a_new_boot_evicts_the_old_one_and_its_token() {
+    let room = room("keep");
+    let (old, new) = (room.boot(MAC), room.boot(MAC));
+    let old_disk = room.attach(&old).unwrap();
+    write(&old_disk, 7);
+    let new_disk = room.attach(&new).unwrap();
+    assert!(old_disk.write(&[9; 512], 0, Durability::Process).is_err());
+    assert_eq!(first_byte(&new_disk), 7);
+    assert!(refused(room.attach(&old)));
+}
+
+#[test]
+fn a_token_opens_its_own_client_only() {
+    let room = room("keep");
+    let (one, two) = (room.boot(MAC), room.boot(OTHER));
+    assert_ne!(one.0, two.0);
+    let crossed = room.attach(&(one.0.clone(), two.1.clone()));
+    assert!(refused(crossed));
+    write(&room.attach(&one).unwrap(), 7);
+    assert_eq!(first_byte(&room.attach(&two).unwrap()), 1);
+}
+
+#[test]
+fn a_running_client_reconnects_to_its_disk_after_the_server_restarted() {
+    let Room { dir, clients } = room("boot");
+    let room_before = Room { dir, clients };
+    let boot = room_before.boot(MAC);
+    write(&room_before.attach(&boot).unwrap(), 7);
+    let Room { dir, clients } = room_before;
+    drop(clients);
+    let clients = open(dir.path(), "boot");
+    let room_after = Room { dir, clients };
+    assert_eq!(first_byte(&room_after.attach(&boot).unwrap()), 7);
+}
+
+#[test]
+fn a_reset_spares_the_running_machine_until_its_next_boot() {
+    let room = room("keep");
+    let boot = room.boot(MAC);
+    let disk = room.attach(&boot).unwrap();
+    write(&disk, 7);
+    assert_eq!(room.clients.reset("r-1").unwrap(), Reset::AtNextBoot);
+    assert_eq!(first_byte(&disk), 7);
+    let next = room.boot(MAC);
+    assert_eq!(first_byte(&room.attach(&next).unwrap()), 1);
+}
+
+#[test]
+fn a_reset_of_an_absent_machine_kills_its_token() {
+    let room = room("keep");
+    let boot = room.boot(MAC);
+    write(&room.attach(&boot).unwrap(), 7);
+    room.clients.reset("r-1").unwrap();
+    assert!(refused(room.attach(&boot)));
+}
+
+#[test]
+fn a_crash_between_activation_and_fresh_overlay_is_made_good() {
+    let room = room("boot");
+    write(&room.attach(&room.boot(MAC)).unwrap(), 7);
+    let boot = room.boot(MAC);
+    // What is on disk when the server dies right after the activation.
+    let token = boot.1.parse().unwrap();
+    room.clients
+        .registry
+        .update(MAC, |record| match record.boots.admit(&token) {
+            Some(Admission::NewBoot(boot)) => record.boots.activate(boot, true),
+            other => panic!("{other:?}"),
+        })
+        .unwrap();
+    assert_eq!(first_byte(&room.attach(&boot).unwrap()), 1);
+}

@@ -1,0 +1,214 @@
+//! Mistakes that show only when several parts of the configuration are held side by side.
+
+use std::{collections::BTreeMap, net::Ipv4Addr, ops::Range};
+
+use ipnet::Ipv4Net;
+
+use super::{
+    Client, Config, DhcpMode, Group,
+    problem::Problem,
+    reader::{Located, nearest},
+    units::AddressRange,
+};
+
+/// Adds what contradicts itself to `problems`.
+pub fn check(config: &Config, problems: &mut Vec<Problem>) {
+    check_server(config, problems);
+    check_ranges(config, problems);
+    check_clients(config, problems);
+    check_patterns(config, problems);
+    check_images(config, problems);
+}
+
+fn check_server(config: &Config, problems: &mut Vec<Problem>) {
+    let address = &config.server.address;
+    let network = address.value;
+    if !is_host(network, network.addr()) {
+        let message = format!(
+            "{network} is not the address of a host in {}",
+            network.trunc()
+        );
+        let fix = "write the server's own address with the prefix length: \"10.12.0.1/24\"";
+        problems.push(Problem::at(address.span.clone(), message).fix(fix));
+    }
+    if config.dhcp.mode == DhcpMode::Full
+        && config.dhcp.range.is_none()
+        && all_ranges(config).is_empty()
+    {
+        let message = "[dhcp] has mode \"full\" but no range to give addresses from";
+        let fix = "add to [dhcp]: range = \"10.12.0.100-10.12.0.199\", or mode = \"proxy\"";
+        problems.push(Problem::at(config.server.address.span.clone(), message).fix(fix));
+    }
+    if config.server.http_port == config.server.nbd_port {
+        let message = format!("http_port and nbd_port are both {}", config.server.nbd_port);
+        problems.push(Problem::at(address.span.clone(), message).fix("give them different ports"));
+    }
+}
+
+fn is_host(network: Ipv4Net, address: Ipv4Addr) -> bool {
+    let edge = address == network.network() || address == network.broadcast();
+    network.contains(&address) && (!edge || network.prefix_len() >= 31)
+}
+
+fn all_ranges(config: &Config) -> Vec<(String, &Located<AddressRange>)> {
+    let own = config
+        .dhcp
+        .range
+        .iter()
+        .map(|range| ("[dhcp]".to_owned(), range));
+    let groups = config.groups.iter();
+    own.chain(groups.filter_map(|(name, g)| Some((format!("[groups.{name}]"), g.range.as_ref()?))))
+        .collect()
+}
+
+fn check_ranges(config: &Config, problems: &mut Vec<Problem>) {
+    let network = config.server.address.value;
+    let ranges = all_ranges(config);
+    for (index, (_, range)) in ranges.iter().enumerate() {
+        let AddressRange { first, last } = range.value;
+        if !is_host(network, first) || !is_host(network, last) {
+            let message = format!(
+                "range {first}-{last} is outside the network {}",
+                network.trunc()
+            );
+            let fix = format!(
+                "choose addresses in {}, the network of server.address",
+                network.trunc()
+            );
+            problems.push(Problem::at(range.span.clone(), message).fix(fix));
+        } else if range.value.contains(network.addr()) {
+            let message = format!(
+                "range {first}-{last} holds the server's own address {}",
+                network.addr()
+            );
+            problems
+                .push(Problem::at(range.span.clone(), message).fix("leave it out of the range"));
+        }
+        for (other_place, other) in &ranges[..index] {
+            if range.value.overlaps(&other.value) {
+                let message = format!("range {first}-{last} overlaps the one of {other_place}");
+                problems.push(Problem::at(range.span.clone(), message).fix("make them disjoint"));
+            }
+        }
+    }
+}
+
+fn check_clients(config: &Config, problems: &mut Vec<Problem>) {
+    let mut macs = BTreeMap::new();
+    let mut addresses = BTreeMap::new();
+    for (name, client) in &config.clients {
+        if let Some(other) = macs.insert(client.mac.value, name) {
+            let message = format!(
+                "clients `{other}` and `{name}` have the same mac {}",
+                client.mac.value
+            );
+            let fix = "a machine is known by its MAC: remove one of the two";
+            problems.push(Problem::at(client.mac.span.clone(), message).fix(fix));
+        }
+        if let Some(address) = &client.address {
+            check_address(config, address, problems);
+            if let Some(other) = addresses.insert(address.value, name) {
+                let message = format!(
+                    "clients `{other}` and `{name}` have the same address {}",
+                    address.value
+                );
+                problems.push(Problem::at(address.span.clone(), message).fix("give each its own"));
+            }
+        }
+        check_group_of(config, client, problems);
+    }
+}
+
+fn check_address(config: &Config, address: &Located<Ipv4Addr>, problems: &mut Vec<Problem>) {
+    let network = config.server.address.value;
+    if !is_host(network, address.value) {
+        let message = format!(
+            "address {} is outside the network {}",
+            address.value,
+            network.trunc()
+        );
+        let fix = format!("choose an address in {}", network.trunc());
+        problems.push(Problem::at(address.span.clone(), message).fix(fix));
+    } else if address.value == network.addr() {
+        let message = format!("address {} is the server's own", address.value);
+        problems.push(Problem::at(address.span.clone(), message).fix("choose another address"));
+    }
+}
+
+fn check_group_of(config: &Config, client: &Client, problems: &mut Vec<Problem>) {
+    let Some(group) = &client.group else { return };
+    if config.groups.contains_key(&group.value) {
+        return;
+    }
+    let problem = Problem::at(
+        group.span.clone(),
+        format!("there is no group `{}`", group.value),
+    );
+    problems.push(
+        match nearest(&group.value, config.groups.keys().map(String::as_str)) {
+            Some(near) => problem.fix(format!("did you mean `{near}`?")),
+            None => problem.fix(format!("add [groups.{}]", group.value)),
+        },
+    );
+}
+
+fn check_patterns(config: &Config, problems: &mut Vec<Problem>) {
+    let patterns = |name, group: &'_ Group| -> Vec<_> {
+        group
+            .macs
+            .iter()
+            .cloned()
+            .map(|macs| (String::clone(name), macs))
+            .collect()
+    };
+    let all: Vec<_> = config
+        .groups
+        .iter()
+        .flat_map(|(name, group)| patterns(name, group))
+        .collect();
+    for (index, (group, pattern)) in all.iter().enumerate() {
+        let twin = all[..index]
+            .iter()
+            .find(|(_, other)| other.value.ambiguous_with(&pattern.value));
+        if let Some((other, _)) = twin {
+            let message = format!("groups `{other}` and `{group}` claim the same MAC addresses");
+            let fix = "make one pattern longer: the most specific one wins";
+            problems.push(Problem::at(pattern.span.clone(), message).fix(fix));
+        }
+    }
+}
+
+fn check_images(config: &Config, problems: &mut Vec<Problem>) {
+    for (name, group) in &config.groups {
+        let span = group
+            .macs
+            .first()
+            .map_or(0..0, |pattern| pattern.span.clone());
+        if group.settings.image.is_none() && !group.macs.is_empty() {
+            problems.push(no_image(&format!("groups.{name}"), span));
+        }
+    }
+    for (name, client) in &config.clients {
+        let of_group = || {
+            let group = config.groups.get(&client.group.as_ref()?.value)?;
+            group.settings.image.as_ref()
+        };
+        if client.settings.image.is_none() && of_group().is_none() && !in_a_pattern(config, client)
+        {
+            problems.push(no_image(
+                &format!("clients.{name}"),
+                client.mac.span.clone(),
+            ));
+        }
+    }
+}
+
+fn in_a_pattern(config: &Config, client: &Client) -> bool {
+    let mut patterns = config.groups.values().flat_map(|group| &group.macs);
+    patterns.any(|pattern| pattern.value.matches(client.mac.value))
+}
+
+fn no_image(place: &str, span: Range<usize>) -> Problem {
+    Problem::at(span, format!("[{place}] names no image to boot"))
+        .fix("add: image = \"debian\" (`bootroom image list` shows what there is)")
+}

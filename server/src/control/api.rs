@@ -1,0 +1,212 @@
+//! The server's end of the control socket.
+
+use std::{
+    fs, io,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Instant,
+};
+
+use anyhow::Context;
+use axum::{
+    Json, Router,
+    body::{Body, Bytes},
+    extract::{Path as UrlPath, State},
+    http::StatusCode,
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use pxe::Leases;
+use serde::Serialize;
+use tokio::{net::UnixListener, sync::broadcast::error::RecvError, task};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    model::{Failure, ResetDone},
+    views,
+};
+use crate::clients::{
+    Clients,
+    error::{Error, ErrorKind, Result},
+};
+
+/// What the requests are answered from.
+#[derive(Clone)]
+struct Server {
+    clients: Arc<Clients>,
+    leases: Arc<Leases>,
+    started: Instant,
+    stop: CancellationToken,
+}
+
+/// The bound socket; its file goes away with it.
+pub struct ControlSocket {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl ControlSocket {
+    /// Takes the socket at `path`, mode 0660, making its directory and removing what a dead server left.
+    ///
+    /// # Errors
+    /// When another server listens there, or the directory is not writable.
+    pub fn bind(path: &Path) -> anyhow::Result<Self> {
+        let naming = || format!("cannot make the control socket {}", path.display());
+        if let Some(dir) = path.parent() {
+            fs::create_dir_all(dir).with_context(naming)?;
+        }
+        remove_dead(path).with_context(naming)?;
+        let listener = UnixListener::bind(path).with_context(naming)?;
+        fs::set_permissions(path, fs::Permissions::from_mode(0o660)).with_context(naming)?;
+        Ok(ControlSocket {
+            listener,
+            path: path.to_owned(),
+        })
+    }
+}
+
+/// Only a socket that nobody answers at is removed.
+fn remove_dead(path: &Path) -> io::Result<()> {
+    if !path.exists() {
+        return Ok(());
+    }
+    match std::os::unix::net::UnixStream::connect(path) {
+        Ok(_) => Err(io::Error::new(
+            io::ErrorKind::AddrInUse,
+            "another bootroom server listens there",
+        )),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
+        Err(error) => Err(error),
+    }
+}
+
+/// Answers until `stop` is cancelled.
+///
+/// # Errors
+/// When the socket fails.
+pub async fn serve(
+    socket: ControlSocket,
+    clients: Arc<Clients>,
+    leases: Arc<Leases>,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let server = Server {
+        clients,
+        leases,
+        started: Instant::now(),
+        stop: stop.clone(),
+    };
+    let served = axum::serve(socket.listener, routes(server))
+        .with_graceful_shutdown(async move { stop.cancelled().await })
+        .await;
+    let _ = fs::remove_file(&socket.path);
+    served.context("the control socket failed")
+}
+
+fn routes(server: Server) -> Router {
+    Router::new()
+        .route("/v1/status", get(status))
+        .route("/v1/clients", get(list))
+        .route("/v1/clients/{name}", get(show))
+        .route("/v1/clients/{name}/trace", get(trace))
+        .route("/v1/clients/{name}/reset", post(reset))
+        .route("/v1/bindings", get(bindings))
+        .route("/v1/events", get(events))
+        .with_state(server)
+}
+
+/// Runs what may touch the disk away from the runtime's threads, and answers with what it gives.
+async fn answer<T: Serialize + Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Response {
+    match task::spawn_blocking(work).await {
+        Ok(Ok(value)) => Json(value).into_response(),
+        Ok(Err(error)) => failure(&error),
+        Err(_) => refuse(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "the request failed; see the log",
+        ),
+    }
+}
+
+fn failure(error: &Error) -> Response {
+    let code = match error.kind() {
+        ErrorKind::Unknown => StatusCode::NOT_FOUND,
+        ErrorKind::Refused | ErrorKind::NotBootable => StatusCode::CONFLICT,
+        ErrorKind::Full | ErrorKind::State | ErrorKind::Disk => StatusCode::INTERNAL_SERVER_ERROR,
+    };
+    refuse(code, &error.with_causes())
+}
+
+fn refuse(code: StatusCode, error: &str) -> Response {
+    (
+        code,
+        Json(Failure {
+            error: error.to_owned(),
+        }),
+    )
+        .into_response()
+}
+
+async fn status(State(server): State<Server>) -> Response {
+    answer(move || views::status(&server.clients, &server.leases, server.started)).await
+}
+
+async fn list(State(server): State<Server>) -> Response {
+    answer(move || Ok(views::clients(&server.clients, &server.leases))).await
+}
+
+async fn show(State(server): State<Server>, UrlPath(name): UrlPath<String>) -> Response {
+    answer(move || {
+        let record = server.clients.find(&name)?;
+        Ok(views::client(&server.clients, &server.leases, &record))
+    })
+    .await
+}
+
+async fn trace(State(server): State<Server>, UrlPath(name): UrlPath<String>) -> Response {
+    answer(move || {
+        let record = server.clients.find(&name)?;
+        Ok(server.clients.trace().of(record.mac))
+    })
+    .await
+}
+
+async fn reset(State(server): State<Server>, UrlPath(name): UrlPath<String>) -> Response {
+    answer(move || {
+        let result = server.clients.reset(&name)?;
+        Ok(ResetDone {
+            client: name,
+            result,
+        })
+    })
+    .await
+}
+
+async fn bindings(State(server): State<Server>) -> Response {
+    answer(move || views::bindings(&server.clients)).await
+}
+
+async fn events(State(server): State<Server>) -> Response {
+    let listener = server.clients.trace().listen();
+    let lines =
+        futures_util::stream::unfold((listener, server.stop), async |(mut listener, stop)| {
+            loop {
+                let step = tokio::select! {
+                    step = listener.recv() => step,
+                    () = stop.cancelled() => return None,
+                };
+                match step {
+                    Ok(step) => {
+                        let mut line = serde_json::to_vec(&step).ok()?;
+                        line.push(b'\n');
+                        return Some((Ok::<_, io::Error>(Bytes::from(line)), (listener, stop)));
+                    }
+                    Err(RecvError::Lagged(_)) => {}
+                    Err(RecvError::Closed) => return None,
+                }
+            }
+        });
+    Body::from_stream(lines).into_response()
+}

@@ -1,0 +1,215 @@
+//! The other end of the control socket: a question with a JSON answer, and the trace of boots.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::body::{Bytes, Incoming};
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use tokio::net::UnixStream;
+
+use super::model::Failure;
+use crate::trace::Step;
+
+/// The longest answer taken, in bytes.
+const ANSWER_LIMIT: usize = 4 << 20;
+
+/// The control socket of a server.
+#[derive(Debug, Clone)]
+pub struct Control {
+    socket: PathBuf,
+}
+
+impl Control {
+    /// The control socket at this path; nothing is connected yet.
+    pub fn at(socket: &Path) -> Self {
+        Self {
+            socket: socket.to_owned(),
+        }
+    }
+
+    /// Asks for `path` and returns the JSON answer.
+    ///
+    /// # Errors
+    /// The server does not answer, refuses, or answers something that is not JSON.
+    pub async fn get(&self, path: &str) -> anyhow::Result<serde_json::Value> {
+        self.ask(Method::GET, path).await
+    }
+
+    /// Does what `path` says and returns the JSON answer.
+    ///
+    /// # Errors
+    /// The server does not answer, refuses, or answers something that is not JSON.
+    pub async fn post(&self, path: &str) -> anyhow::Result<serde_json::Value> {
+        self.ask(Method::POST, path).await
+    }
+
+    async fn ask(&self, method: Method, path: &str) -> anyhow::Result<serde_json::Value> {
+        let response = self.request(method, path).await?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), ANSWER_LIMIT)
+            .collect()
+            .await;
+        let body = body
+            .map_err(|error| anyhow::anyhow!("{path}: {error}"))?
+            .to_bytes();
+        if !status.is_success() {
+            return Err(refusal(path, status, &body));
+        }
+        serde_json::from_slice(&body).with_context(|| format!("the answer to {path} is not JSON"))
+    }
+
+    /// Opens the trace of boots, from now on.
+    ///
+    /// # Errors
+    /// The server does not answer or refuses.
+    pub async fn events(&self) -> anyhow::Result<Events> {
+        let body = self.request(Method::GET, "/v1/events").await?.into_body();
+        Ok(Events {
+            body,
+            pending: Lines::default(),
+        })
+    }
+
+    async fn request(&self, method: Method, path: &str) -> anyhow::Result<Response<Incoming>> {
+        let place = || format!("the server's control socket {}", self.socket.display());
+        let stream = UnixStream::connect(&self.socket)
+            .await
+            .map_err(|cause| Unreachable {
+                socket: self.socket.clone(),
+                cause,
+            })?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .with_context(place)?;
+        tokio::spawn(connection);
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", "bootroom")
+            .body(Empty::<Bytes>::new())?;
+        let response = sender.send_request(request).await.with_context(place)?;
+        Ok(response)
+    }
+}
+
+/// Nobody listens at the control socket.
+#[derive(Debug, thiserror::Error)]
+#[error("the server does not answer at {}: {cause}; is `bootroom serve` running?", socket.display())]
+pub struct Unreachable {
+    socket: PathBuf,
+    cause: std::io::Error,
+}
+
+fn refusal(path: &str, status: StatusCode, body: &[u8]) -> anyhow::Error {
+    match serde_json::from_slice::<Failure>(body) {
+        Ok(failure) => anyhow::anyhow!(failure.error),
+        Err(_) => anyhow::anyhow!("{path}: the server answers {status}"),
+    }
+}
+
+/// The trace of boots as it happens.
+pub struct Events {
+    body: Incoming,
+    pending: Lines,
+}
+
+impl Events {
+    /// The next event; `None` when the server ended the trace.
+    ///
+    /// # Errors
+    /// The connection broke, or a line is no event.
+    pub async fn next(&mut self) -> anyhow::Result<Option<Step>> {
+        loop {
+            if let Some(line) = self.pending.take() {
+                return serde_json::from_slice(&line)
+                    .map(Some)
+                    .context("odd line in the boot trace");
+            }
+            match self.body.frame().await.transpose()? {
+                Some(frame) => self.pending.push(frame.into_data().unwrap_or_default())?,
+                None => return Ok(None),
+            }
+        }
+    }
+}
+
+/// Bytes put together to lines.
+#[derive(Default)]
+struct Lines(Vec<u8>);
+
+impl Lines {
+    fn push(&mut self, bytes: Bytes) -> anyhow::Result<()> {
+        self.0.extend_from_slice(&bytes);
+        if self.0.len() > ANSWER_LIMIT {
+            bail!("a line of the boot trace has no end");
+        }
+        Ok(())
+    }
+
+    /// The next line that has anything on it, without its end.
+    fn take(&mut self) -> Option<Vec<u8>> {
+        loop {
+            let end = self.0.iter().position(|byte| *byte == b'\n')?;
+            let mut line: Vec<u8> = self.0.drain(..=end).collect();
+            line.pop();
+            if !line.trim_ascii().is_empty() {
+                return Some(line);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    async fn answer(socket: &Path, pieces: &'static [&'static str]) -> Control {
+        let listener = tokio::net::UnixListener::bind(socket).unwrap();
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = vec![0; 4096];
+            let _ = stream.read(&mut request).await.unwrap();
+            for piece in pieces {
+                stream.write_all(piece.as_bytes()).await.unwrap();
+                stream.flush().await.unwrap();
+            }
+        });
+        Control::at(socket)
+    }
+
+    #[tokio::test]
+    async fn events_are_read_line_by_line_wherever_the_pieces_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let control = answer(
+            &dir.path().join("s"),
+            &[
+                "HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n{\"time_ms\":1,\"mac\":\"020000000001\",\"client\":\"a\",\"st",
+                "ep\":\"dhcp\",\"detail\":\"\"}\n\n",
+                "{\"time_ms\":2,\"mac\":\"020000000001\",\"client\":\"b\",\"step\":\"ipxe\",\"detail\":\"x\"}\n",
+            ],
+        )
+        .await;
+        let mut events = control.events().await.unwrap();
+        assert_eq!(events.next().await.unwrap().unwrap().step, "dhcp");
+        assert_eq!(events.next().await.unwrap().unwrap().detail, "x");
+        assert_eq!(events.next().await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn a_refusal_is_an_error_that_names_the_question() {
+        let dir = tempfile::tempdir().unwrap();
+        let control = answer(
+            &dir.path().join("s"),
+            &["HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n"],
+        )
+        .await;
+        let error = control.get("/v1/status").await.unwrap_err().to_string();
+        assert!(
+            error.contains("/v1/status") && error.contains("404"),
+            "{error}"
+        );
+    }
+}

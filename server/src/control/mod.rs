@@ -1,0 +1,20 @@
+//! The control API: HTTP with JSON on a Unix socket that only the server's user and group may open.
+//!
+//! | request | answer |
+//! |---|---|
+//! | `GET /v1/status` | [`model::Status`] |
+//! | `GET /v1/clients` | list of [`model::ClientView`] |
+//! | `GET /v1/clients/NAME` | [`model::ClientView`] |
+//! | `GET /v1/clients/NAME/trace` | list of [`crate::trace::Step`] |
+//! | `POST /v1/clients/NAME/reset` | [`model::ResetDone`] |
+//! | `GET /v1/bindings` | list of [`model::BindingView`]: overlays and the versions that they need |
+//! | `GET /v1/events` | [`crate::trace::Step`] as they happen, one JSON object a line |
+//!
+//! A failure answers with its status code and [`model::Failure`].
+
+mod api;
+pub mod client;
+pub mod model;
+mod views;
+
+pub use api::{ControlSocket, serve};

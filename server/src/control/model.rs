@@ -1,0 +1,106 @@
+//! What the control API says; also what `--json` prints.
+
+use std::net::Ipv4Addr;
+
+use pxe::Mac;
+use serde::{Deserialize, Serialize};
+
+use crate::{clients::Reset, config::units::Retention};
+
+/// The server as a whole.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// The release that runs.
+    pub version: String,
+    /// Its process.
+    pub pid: u32,
+    /// Seconds since it started.
+    pub uptime_seconds: u64,
+    /// The address that it serves.
+    pub address: Ipv4Addr,
+    /// The interface that it serves.
+    pub interface: String,
+    /// `full`, `proxy` or `off`.
+    pub dhcp: String,
+    /// Addresses given out.
+    pub leases: usize,
+    /// Machines ever served.
+    pub clients: usize,
+    /// Machines that have their disk attached.
+    pub attached: usize,
+    /// Images and their current versions.
+    pub images: Vec<ImageView>,
+}
+
+/// An image and its current version.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageView {
+    /// Its name.
+    pub name: String,
+    /// The version that new boots get.
+    pub current: Option<u32>,
+    /// How many versions there are.
+    pub versions: usize,
+}
+
+/// One machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClientView {
+    /// Its name.
+    pub name: String,
+    /// Who it is.
+    pub mac: Mac,
+    /// Its group.
+    pub group: Option<String>,
+    /// The address that it has leased.
+    pub address: Option<Ipv4Addr>,
+    /// What the configuration lets it boot; none when it is no longer served.
+    pub image: Option<String>,
+    /// The version that its overlay is bound to.
+    pub version: Option<String>,
+    /// How long its overlay lasts.
+    pub retention: Option<Retention>,
+    /// Whether a connection has its disk.
+    pub attached: bool,
+    /// Its export, without the token.
+    pub export: String,
+    /// Its overlay, if it has one.
+    pub overlay: Option<String>,
+    /// Size of its disk in bytes.
+    pub disk_bytes: Option<u64>,
+    /// Bytes that its overlay takes on the server's disk.
+    pub overlay_bytes: Option<u64>,
+    /// Most bytes that its overlay may take.
+    pub quota_bytes: Option<u64>,
+    /// Its next boot gets a fresh overlay because it was told to.
+    pub fresh_at_next_boot: bool,
+    /// Its newest step in the boot trace.
+    pub last_step: Option<String>,
+    /// What is wrong with its overlay, if anything.
+    pub trouble: Option<String>,
+}
+
+/// What `client reset` did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResetDone {
+    /// The machine.
+    pub client: String,
+    /// What was done.
+    pub result: Reset,
+}
+
+/// An overlay and the version it needs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BindingView {
+    /// Whose overlay.
+    pub overlay: String,
+    /// UUID of the version.
+    pub version: images::VersionId,
+}
+
+/// Why a request was not done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// One line.
+    pub error: String,
+}

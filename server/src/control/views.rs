@@ -1,0 +1,138 @@
+//! Gathers what the control API shows.
+
+use std::{net::Ipv4Addr, process, time::Instant};
+
+use pxe::{Leases, Mac};
+
+use super::model::{BindingView, ClientView, ImageView, Status};
+use crate::{
+    clients::{
+        Clients,
+        directory::Profile,
+        disks::overlay_id,
+        error::{Error, Result},
+        registry::Record,
+    },
+    config::DhcpMode,
+};
+
+/// The server as a whole.
+pub fn status(clients: &Clients, leases: &Leases, started: Instant) -> Result<Status> {
+    let config = clients.config();
+    let records = clients.records();
+    let attached = records
+        .iter()
+        .filter(|record| clients.disks().attached(record.mac))
+        .count();
+    let dhcp = match config.dhcp.mode {
+        DhcpMode::Full => "full",
+        DhcpMode::Proxy => "proxy",
+        DhcpMode::Off => "off",
+    };
+    Ok(Status {
+        version: env!("CARGO_PKG_VERSION").into(),
+        pid: process::id(),
+        uptime_seconds: started.elapsed().as_secs(),
+        address: config.server.ip(),
+        interface: config.server.interface.value.clone(),
+        dhcp: dhcp.into(),
+        leases: leases.list().len(),
+        clients: records.len(),
+        attached,
+        images: images(clients)?,
+    })
+}
+
+fn images(clients: &Clients) -> Result<Vec<ImageView>> {
+    let failed = |error| Error::disk("cannot list the images", error);
+    let list = clients.disks().catalogue().list().map_err(failed)?;
+    Ok(list
+        .into_iter()
+        .map(|image| ImageView {
+            name: image.name.to_string(),
+            current: image.current.map(images::VersionNumber::get),
+            versions: image.versions.len(),
+        })
+        .collect())
+}
+
+/// Every machine.
+pub fn clients(clients: &Clients, leases: &Leases) -> Vec<ClientView> {
+    clients
+        .records()
+        .iter()
+        .map(|record| client(clients, leases, record))
+        .collect()
+}
+
+/// One machine.
+pub fn client(clients: &Clients, leases: &Leases, record: &Record) -> ClientView {
+    let profile = clients.profile(record.mac);
+    let address = leases.address_of(record.mac);
+    let mut view = outline(record, profile.as_ref(), address);
+    view.attached = clients.disks().attached(record.mac);
+    view.last_step = clients
+        .trace()
+        .of(record.mac)
+        .last()
+        .map(|step| step.step.clone());
+    add_overlay(&mut view, clients, record.mac);
+    view
+}
+
+fn outline(record: &Record, profile: Option<&Profile>, address: Option<Ipv4Addr>) -> ClientView {
+    ClientView {
+        name: record.name.to_string(),
+        mac: record.mac,
+        group: profile.and_then(|profile| profile.group.clone()),
+        address,
+        image: profile.and_then(|profile| Some(profile.image.as_ref()?.to_string())),
+        version: None,
+        retention: profile.map(|profile| profile.retention),
+        attached: false,
+        export: format!("client/{}", record.name),
+        overlay: None,
+        disk_bytes: None,
+        overlay_bytes: None,
+        quota_bytes: None,
+        fresh_at_next_boot: record.boots.fresh,
+        last_step: None,
+        trouble: profile
+            .is_none()
+            .then(|| "no longer in the configuration".into()),
+    }
+}
+
+fn add_overlay(view: &mut ClientView, clients: &Clients, mac: Mac) {
+    match clients.disks().info(mac) {
+        Ok(Some(info)) => {
+            let id = images::VersionId::from_uuid(info.base.version);
+            let version = clients.disks().catalogue().find(id).ok().flatten();
+            view.version = Some(version.map_or_else(|| id.to_string(), |found| found.to_string()));
+            view.overlay = Some(overlay_id(mac).to_string());
+            view.disk_bytes = Some(info.size);
+            view.overlay_bytes = Some(info.allocated);
+            view.quota_bytes = info.quota;
+        }
+        Ok(None) => {}
+        Err(error) => view.trouble = Some(error.to_string()),
+    }
+}
+
+/// Which overlay, or promised boot, needs which version.
+pub fn bindings(clients: &Clients) -> Result<Vec<BindingView>> {
+    let overlays = clients.disks().bindings()?;
+    let overlays = overlays.into_iter().map(|(id, version)| BindingView {
+        overlay: id.to_string(),
+        version,
+    });
+    let records = clients.records();
+    let promised = records.iter().flat_map(|record| {
+        let promised = record.boots.versions();
+        promised.map(|version| BindingView {
+            overlay: record.name.to_string(),
+            version,
+        })
+    });
+    Ok(overlays.chain(promised).collect())
+}

@@ -1,0 +1,254 @@
+//! One server: its services, wired together, from start to a stop that loses nothing.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use anyhow::Context;
+use images::Catalogue;
+use overlay::Store;
+use pxe::{
+    Leases, Policy,
+    dhcp::{Dhcp, DhcpConfig, Mode, Range, RedbLeases, Subnet},
+    http::{Http, HttpConfig},
+    tftp::{Tftp, TftpConfig},
+};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    clients::{BootPolicy, Clients, disks::Disks, registry::Registry},
+    config::{Config, Dhcp as DhcpSettings, DhcpMode},
+    control::{self, ControlSocket},
+    exports::ClientExports,
+    service::{self, Limits, Listener, Service, ServiceOptions, tls::Tls},
+    trace::Trace,
+};
+
+/// Everything that serves a room, bound and ready.
+pub struct Room {
+    clients: Arc<Clients>,
+    leases: Arc<Leases>,
+    dhcp: Option<Dhcp>,
+    tftp: Tftp,
+    http: Http,
+    control: ControlSocket,
+    disks: Listener,
+}
+
+impl Room {
+    /// Opens the data directory and takes every port.
+    ///
+    /// # Errors
+    /// What cannot be opened or taken, and why.
+    pub fn open(config: Config) -> anyhow::Result<Self> {
+        let control = ControlSocket::bind(&config.server.control)?;
+        let leases = open_leases(&config.server.data.value)?;
+        let clients = Arc::new(open_clients(config)?);
+        let config = clients.config();
+        let policy: Arc<dyn Policy> = Arc::new(BootPolicy::new(clients.clone()));
+        let dhcp = match config.dhcp.mode {
+            DhcpMode::Off => None,
+            _ => Some(Dhcp::bind(
+                dhcp_config(&config),
+                leases.clone(),
+                policy.clone(),
+            )?),
+        };
+        let interface = &config.server.interface.value;
+        let tftp = TftpConfig::new(interface, config.server.ip());
+        let mut http = HttpConfig::new(interface, config.server.ip());
+        http.port = config.server.http_port;
+        let disks = Listener::tcp((config.server.ip(), config.server.nbd_port).into())?;
+        Ok(Room {
+            disks,
+            tftp: Tftp::bind(tftp, leases.clone(), policy.clone())?,
+            http: Http::bind(http, leases.clone(), policy)?,
+            clients,
+            leases,
+            dhcp,
+            control,
+        })
+    }
+
+    /// Serves until SIGTERM or SIGINT, then stops in order: no new boots, then no disks, then the control socket.
+    ///
+    /// # Errors
+    /// When a service fails while it should serve.
+    pub async fn serve(self) -> anyhow::Result<()> {
+        let stop = CancellationToken::new();
+        let mut services = JoinSet::new();
+        if let Some(dhcp) = self.dhcp {
+            services.spawn(named("DHCP", dhcp.run(stop.clone().cancelled_owned())));
+        }
+        services.spawn(named("TFTP", self.tftp.run(stop.clone().cancelled_owned())));
+        services.spawn(named("HTTP", self.http.run(stop.clone().cancelled_owned())));
+        services.spawn(control::serve(
+            self.control,
+            self.clients.clone(),
+            self.leases,
+            stop.clone(),
+        ));
+        let disks = serve_disks(self.disks, self.clients.clone())?;
+        announce(&self.clients.config());
+        let outcome = wait_for_end(&mut services).await;
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+        stop.cancel();
+        while services.join_next().await.is_some() {}
+        if !tokio::task::spawn_blocking(move || disks.drain(DRAIN)).await? {
+            tracing::warn!("some clients did not take their answers in {DRAIN:?} and were cut off");
+        }
+        outcome
+    }
+}
+
+/// How long clients have to take the answers to what they have asked before the server stops.
+const DRAIN: Duration = Duration::from_secs(10);
+
+fn serve_disks(listener: Listener, clients: Arc<Clients>) -> anyhow::Result<Service> {
+    let service = Service::start(ServiceOptions {
+        listeners: vec![(listener, Arc::new(Tls::off()))],
+        exports: Arc::new(ClientExports::new(clients)),
+        limits: Limits::default(),
+        events: Box::new(log_disk_event),
+    });
+    service.context("cannot start the NBD service")
+}
+
+/// The boot trace has a client's own steps already; the log gets what only the connection knows.
+fn log_disk_event(event: service::Event) {
+    use service::Event::{Attached, Detached, Evicted, Failed, Refused};
+    match event {
+        Attached { peer, owner, .. } => {
+            tracing::info!("{peer} attached the disk of {}", owner.unwrap_or_default());
+        }
+        Detached {
+            peer,
+            owner,
+            reason,
+            ..
+        } => {
+            tracing::info!(
+                "{peer} let go of the disk of {}: {reason}",
+                owner.unwrap_or_default()
+            );
+        }
+        Evicted { peer, owner } => {
+            tracing::warn!("{peer} lost the disk of {owner} to a newer connection");
+        }
+        Refused { peer, reason } => tracing::warn!("{peer} was turned away: {reason}"),
+        Failed { peer, error, .. } => tracing::error!("a request of {peer} failed: {error}"),
+    }
+}
+
+async fn named(
+    name: &'static str,
+    service: impl Future<Output = pxe::Result<()>>,
+) -> anyhow::Result<()> {
+    service
+        .await
+        .with_context(|| format!("the {name} service failed"))
+}
+
+fn announce(config: &Config) {
+    let server = &config.server;
+    tracing::info!(
+        "bootroom {} serves {} on {}",
+        env!("CARGO_PKG_VERSION"),
+        server.address.value,
+        server.interface.value
+    );
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+}
+
+/// A signal ends it well; a service that ends by itself does not.
+async fn wait_for_end(services: &mut JoinSet<anyhow::Result<()>>) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => tracing::info!("SIGTERM: stopping"),
+        _ = interrupt.recv() => tracing::info!("SIGINT: stopping"),
+        Some(ended) = services.join_next() => {
+            ended??;
+            anyhow::bail!("a service ended by itself");
+        }
+    }
+    Ok(())
+}
+
+fn open_leases(data: &Path) -> anyhow::Result<Arc<Leases>> {
+    let path = data.join("leases.redb");
+    let log = RedbLeases::open(&path).with_context(|| format!("cannot open {}", path.display()))?;
+    let leases = Leases::open(Box::new(log));
+    leases.with_context(|| format!("cannot read the leases in {}", path.display()))
+}
+
+fn open_clients(config: Config) -> anyhow::Result<Clients> {
+    let registry = Registry::open(&config.server.data.value.join("state.redb"))?;
+    let options = overlay::Options {
+        low_water: low_water(),
+        ..Default::default()
+    };
+    let store = Store::open(&config.server.overlays(), options)?;
+    let catalogue = Catalogue::open(config.server.images())?;
+    let disks = Disks::new(store, catalogue);
+    Ok(Clients::new(
+        config,
+        registry,
+        disks,
+        Arc::new(Trace::default()),
+    )?)
+}
+
+/// Below this much free space no new overlay is made and only lasting ones grow.
+fn low_water() -> u64 {
+    1 << 30
+}
+
+fn dhcp_config(config: &Config) -> DhcpConfig {
+    let server = &config.server;
+    let interface = server.interface.value.clone();
+    let mut dhcp = match config.dhcp.mode {
+        DhcpMode::Proxy => DhcpConfig::proxy(interface, server.ip()),
+        _ => DhcpConfig::full(interface, server.ip(), subnet(config)),
+    };
+    debug_assert_eq!(
+        dhcp.mode == Mode::Proxy,
+        config.dhcp.mode == DhcpMode::Proxy
+    );
+    dhcp.http_base = format!("http://{}:{}/", server.ip(), server.http_port);
+    dhcp
+}
+
+fn subnet(config: &Config) -> Subnet {
+    let mut subnet = Subnet::new(config.server.address.value);
+    let DhcpSettings {
+        range,
+        lease,
+        router,
+        dns,
+        ntp,
+        domain,
+        ..
+    } = &config.dhcp;
+    let common = range.iter().map(|range| (None, range));
+    let groups = config.groups.iter();
+    let own = groups.filter_map(|(name, group)| Some((Some(name.clone()), group.range.as_ref()?)));
+    subnet.ranges = common
+        .chain(own)
+        .map(|(name, range)| Range {
+            name,
+            first: range.value.first,
+            last: range.value.last,
+        })
+        .collect();
+    subnet.routers = router.iter().copied().collect();
+    subnet.dns = dns.clone();
+    subnet.ntp = ntp.clone();
+    subnet.domain = domain.clone();
+    if let Some(lease) = lease {
+        subnet.lease_time = Duration::from_secs(lease.0.into());
+    }
+    subnet
+}

@@ -1,0 +1,100 @@
+//! `bootroom serve`, run and asked by a test.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, ExitStatus, Output};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use crate::binary;
+use crate::deadline::wait_for;
+use crate::namespace::Namespace;
+
+/// How long the server may take until it answers, and to stop.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// A running server.
+pub struct Server {
+    child: Child,
+    control: PathBuf,
+}
+
+impl Server {
+    /// Starts it with the configuration at `config`, whose control socket is `control`, and waits until it answers.
+    /// Its log goes to the test's own output.
+    ///
+    /// # Panics
+    /// When it ends or does not answer.
+    pub fn start(namespace: &Namespace, config: &Path, control: &Path) -> Self {
+        let child = namespace
+            .command(binary::bootroom())
+            .args(["serve", "--config"])
+            .arg(config)
+            .spawn()
+            .expect("the server starts");
+        let mut server = Self {
+            child,
+            control: control.to_owned(),
+        };
+        wait_for("the server to answer", LIMIT, || {
+            let ended = server
+                .child
+                .try_wait()
+                .expect("the server can be waited for");
+            assert!(ended.is_none(), "the server ended: {ended:?}");
+            server
+                .ask(&["status", "--json"])
+                .status
+                .success()
+                .then_some(())
+        });
+        server
+    }
+
+    /// Runs a command that talks to the server over its control socket.
+    ///
+    /// # Panics
+    /// When the binary cannot be run.
+    pub fn ask(&self, arguments: &[&str]) -> Output {
+        let mut command = binary::command(arguments);
+        command
+            .arg("--socket")
+            .arg(&self.control)
+            .output()
+            .expect("bootroom runs")
+    }
+
+    /// Runs a command with `--json` that must succeed; returns its answer.
+    ///
+    /// # Panics
+    /// When the command fails or prints no JSON.
+    pub fn json(&self, arguments: &[&str]) -> Value {
+        let mut with_json = arguments.to_vec();
+        with_json.push("--json");
+        let output = self.ask(&with_json);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "bootroom {arguments:?}: {said}");
+        serde_json::from_slice(&output.stdout).expect("--json prints JSON")
+    }
+
+    /// Asks it to stop, and waits for it.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub fn stop(mut self) -> ExitStatus {
+        kill_process(Pid::from_child(&self.child), Signal::TERM)
+            .expect("the server can be signalled");
+        wait_for("the server to stop", LIMIT, || {
+            self.child.try_wait().expect("the server can be waited for")
+        })
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Both fail only for a server that is gone already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
