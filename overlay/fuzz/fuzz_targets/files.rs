@@ -1,6 +1,10 @@
 //! Arbitrary bytes as manifest, live map or durable map: an error, or a disk that can be read and written.
 #![no_main]
 
+#[allow(dead_code)]
+#[path = "../../tests/support/image.rs"]
+mod image;
+#[allow(dead_code)]
 #[path = "../../tests/support/sim.rs"]
 mod sim;
 
@@ -11,7 +15,8 @@ use libfuzzer_sys::fuzz_target;
 use overlay::{
     Base, BaseId, Digest, Durability, OpenMode, Options, OverlayId, OverlaySpec, Retention, Storage, Store, ZeroBase,
 };
-use sim::{Image, Sim};
+use image::Image;
+use sim::Sim;
 
 const SIZE: u64 = 70 << 20;
 
