@@ -14,7 +14,8 @@ use crate::base::Base;
 use crate::disk::HostDisk;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::ids::{BaseId, OverlayId};
-use crate::layer::{self, Trust};
+use crate::layer::Trust;
+use crate::layerfile;
 use crate::manifest::{self, LayerEntry, Manifest};
 use crate::overlay::{Overlay, OverlayInfo, info, open_stack};
 use crate::space::{Pool, Retention};
@@ -160,7 +161,7 @@ impl Store {
     /// Makes the files of a fresh disk in `dir`, and the manifest that would put it in force.
     fn draft(&self, dir: &Path, spec: &OverlaySpec) -> Result<Manifest> {
         let layer = self.host.fresh_uuid();
-        layer::create_files(&*self.host, dir, layer, spec.size)?;
+        layerfile::create_files(&*self.host, dir, layer, spec.size)?;
         Ok(Manifest {
             incarnation: self.host.fresh_uuid(),
             size: spec.size,

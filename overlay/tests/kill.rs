@@ -14,7 +14,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use overlay::{Attachment, Durability, Store};
-use support::sim::Dice;
+use support::image::Dice;
 use support::*;
 
 const SECTORS: u64 = 6000;

@@ -205,7 +205,7 @@ fn a_stream_of_calls_replayed_equals_the_original() {
         ..
     } = &world;
     let mut writer = ChangeWriter::new(Vec::new(), SIZE).unwrap();
-    let mut dice = sim::Dice(7);
+    let mut dice = image::Dice(7);
     for round in 0..200 {
         let at = dice.below(SIZE - 60_000);
         let range = at..at + dice.below(60_000);
