@@ -4,6 +4,7 @@ mod check;
 mod client;
 mod export;
 mod output;
+mod pki;
 mod serve;
 mod status;
 
@@ -80,6 +81,9 @@ enum Command {
     Client(client::ClientCommand),
     /// Serve one file or block device over NBD, with no configuration
     Export(export::ExportOptions),
+    /// Make and withdraw certificates for TLS
+    #[command(subcommand)]
+    Pki(pki::PkiCommand),
     /// Boot a room of virtual machines on this computer
     Demo(DemoOptions),
 }
@@ -120,6 +124,7 @@ pub fn run() -> ExitCode {
         Command::Check(options) => check::run(options, cli.color == Colour::Always),
         Command::Status(options) => status::run(options),
         Command::Client(command) => client::run(command),
+        Command::Pki(command) => pki::run(command),
         Command::Export(options) => export::run(options),
         Command::Demo(options) => return finish_demo(demo::run(options)),
     };
