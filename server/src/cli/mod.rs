@@ -7,6 +7,7 @@ mod export;
 pub(crate) mod image;
 mod output;
 mod overlay_check;
+mod pki;
 mod serve;
 mod status;
 
@@ -91,6 +92,9 @@ enum Command {
     /// Look at the machines' overlays
     #[command(subcommand)]
     Overlay(overlay_check::OverlayCommand),
+    /// Make and withdraw certificates for TLS
+    #[command(subcommand)]
+    Pki(pki::PkiCommand),
     /// Boot a room of virtual machines on this computer
     Demo(DemoOptions),
 }
@@ -132,6 +136,7 @@ pub fn run() -> ExitCode {
         Command::Status(options) => status::run(options),
         Command::Client(command) => client::run(command),
         Command::Image(command) => image::run(command),
+        Command::Pki(command) => pki::run(command),
         Command::Export(options) => export::run(options),
         Command::Overlay(command) => overlay_check::run(command),
         Command::Demo(options) => return finish_demo(demo::run(options)),

@@ -85,6 +85,8 @@ struct Transmission<'a, 'd> {
     lane: Arc<Lane>,
     jobs: usize,
     in_flight: u64,
+    /// The part of `in_flight` that is finished and waits in the output.
+    unsent: u64,
     told_error: bool,
 }
 
@@ -112,6 +114,7 @@ pub fn serve(
         lane: Arc::new(Lane::default()),
         jobs: 0,
         in_flight: 0,
+        unsent: 0,
         told_error: false,
     };
     let end = transmission.run(transport);
@@ -220,6 +223,7 @@ impl<'d> Transmission<'_, 'd> {
             return Err(error.into());
         }
         self.output.clear();
+        self.in_flight -= std::mem::take(&mut self.unsent);
         Ok(())
     }
 
@@ -230,7 +234,7 @@ impl<'d> Transmission<'_, 'd> {
         }
         for finished in self.mailbox.take() {
             self.jobs -= 1;
-            self.in_flight -= finished.weight;
+            self.unsent += finished.weight;
             if let Some(error) = &finished.error {
                 self.count_error(error);
             }
@@ -452,7 +456,7 @@ impl<'d> Transmission<'_, 'd> {
         whole: bool,
         transport: &mut Transport<'_>,
     ) -> Result<Next, End> {
-        let copied = request.length.min(output::CAPACITY as u64 / 2) as usize;
+        let copied = request.length.min(output::LARGEST_COPY) as usize;
         if self.output.is_full(copied) {
             self.send(transport)?;
         }

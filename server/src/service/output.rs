@@ -4,8 +4,10 @@ use std::{io::IoSlice, ops::Range};
 
 use nbd::reply::Head;
 
+/// Longest stretch of data that is copied into an empty output. Bytes.
+pub const LARGEST_COPY: u64 = 1 << 20;
 /// Room for heads and copied data between two sends. Bytes.
-pub const CAPACITY: usize = 1 << 20;
+const CAPACITY: usize = LARGEST_COPY as usize + (64 << 10);
 /// Most pieces in one `sendmsg` (the kernel takes 1024).
 const MOST_PIECES: usize = 512;
 

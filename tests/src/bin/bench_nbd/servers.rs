@@ -129,8 +129,6 @@ impl Images {
 /// A running server; killed in the end.
 pub struct Server {
     child: Child,
-    /// Where it listens.
-    pub port: u16,
 }
 
 impl Drop for Server {
@@ -162,7 +160,6 @@ impl Server {
             .stderr(Stdio::null());
         let mut server = Self {
             child: command.spawn()?,
-            port,
         };
         let deadline = Instant::now() + Duration::from_secs(10);
         while TcpStream::connect(("127.0.0.1", port)).is_err() {
