@@ -504,11 +504,12 @@ fn each_firmware_gets_its_loader_and_ipxe_its_script() {
             "it would send UEFI to port 4011"
         );
     }
-    let http = bench.answer(&firmware(
-        b"HTTPClient:Arch:00016",
-        16,
-        MessageType::Discover,
-    ));
+    let http = firmware(b"HTTPClient:Arch:00016", 16, MessageType::Discover);
+    let http = bench.answer(&with(http, &[(code::UUID, &[0; 17])]));
+    assert!(
+        !http.options.has(code::UUID) && http.file.is_empty(),
+        "EDK2 would decline"
+    );
     assert_eq!(
         http.options.get(code::BOOT_FILE),
         Some(&b"http://10.0.0.1/ipxe/ipxe.efi"[..])
