@@ -48,5 +48,15 @@ test: packages lint unit e2e
 test-full: packages lint unit build
 	BOOTROOM_BIN=$(CURDIR)/$(BOOTROOM) $(CARGO) test --locked -p bootroom-tests -- --test-threads=1 --include-ignored
 
+bench: packages build
+	$(CARGO) run --release --locked -p overlay --example bench
+	$(CARGO) build --release --locked -p bootroom-tests --bins
+	BOOTROOM_BIN=$(CURDIR)/$(BOOTROOM) target/release/bench_nbd
+	BOOTROOM_BIN=$(CURDIR)/$(BOOTROOM) target/release/bench_pxe
+
+crash:
+	BOOTROOM_CRASH_STATES=100000 BOOTROOM_KILL_ROUNDS=200 \
+		$(CARGO) test --release --locked -p overlay --test crash --test kill -- --nocapture
+
 clean:
 	$(CARGO) clean
