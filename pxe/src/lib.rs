@@ -38,6 +38,7 @@ pub mod dhcp;
 pub mod files;
 pub mod http;
 pub mod tftp;
+pub mod trace;
 
 pub use dhcp::{Dhcp, DhcpConfig, Leases, RedbLeases};
 pub use error::{Error, ErrorKind, Result};
