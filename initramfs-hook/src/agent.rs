@@ -133,13 +133,13 @@ impl Agent {
         self.dead.clear();
         let dead = &mut self.dead;
         self.kernel.drain(|device| dead.push(device));
-        for device in std::mem::take(&mut self.dead) {
+        while let Some(device) = self.dead.pop() {
             let at = self.attachments.iter().position(|a| a.device() == device);
             let Some(at) = at else { continue };
             let happened = self.with(at, |attachment, around| {
                 attachment.kernel_let_go(around, now)
             })?;
-            self.report(happened, now);
+            self.report(at, happened, now);
         }
         Ok(())
     }
@@ -147,7 +147,7 @@ impl Agent {
     fn serve(&mut self, at: usize, ready: bool, now: Now) -> Result<()> {
         if ready {
             let happened = self.with(at, |attachment, around| attachment.ready(around, now))?;
-            self.report(happened, now);
+            self.report(at, happened, now);
         }
         let due = self
             .attachments
@@ -156,7 +156,7 @@ impl Agent {
             .is_some_and(|deadline| deadline <= now);
         if due {
             let happened = self.with(at, |attachment, around| attachment.tick(around, now))?;
-            self.report(happened, now);
+            self.report(at, happened, now);
         }
         Ok(())
     }
@@ -182,13 +182,14 @@ impl Agent {
         step(&mut attachments[at], &mut around).inspect_err(|_| drop(attachments.remove(at)))
     }
 
-    fn report(&mut self, happened: Option<Happened>, now: Now) {
+    /// Reports what happened to the root disk, which is the first one.
+    fn report(&mut self, at: usize, happened: Option<Happened>, now: Now) {
         let (event, away) = match happened {
             None => return,
             Some(Happened::Attached) => (Event::Attached, None),
             Some(Happened::Reconnected(away)) => (Event::Reconnected, Some(away)),
         };
-        if let Some((url, address)) = &self.reporting {
+        if let Some((url, address)) = self.reporting.as_ref().filter(|_| at == 0) {
             self.post = Post::begin(*address, url.request(event, clock::uptime(), away), now).ok();
         }
     }

@@ -1,5 +1,6 @@
 //! The agent's own command line.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::cmdline::{DeviceIndex, Disk, Plan};
@@ -21,6 +22,8 @@ bootroom-attach: attach network disks and keep them attached
   --report URL                 report to http://HOST[:PORT]/PATH/EVENT
   --timeout SECONDS            give up if not attached by then (default 60; 0: never)
   --request-timeout SECONDS    an unanswered request ends a connection (default 10)
+  --tls DIRECTORY              server.pem, ca.pem, client.pem, client.key for nbds://
+                               (default /etc/bootroom/tls)
   --foreground                 do not go into the background
   --version, --help
 ";
@@ -53,6 +56,8 @@ pub struct Attach {
     pub patience: Option<Duration>,
     /// See [`crate::attachment::Settings`].
     pub request_timeout: Duration,
+    /// Where the files for TLS are; see [`crate::security`].
+    pub tls: PathBuf,
     /// Stay in the foreground.
     pub foreground: bool,
 }
@@ -66,6 +71,7 @@ struct Raw {
     report: Option<ReportUrl>,
     patience: Option<u64>,
     request_timeout: Option<u64>,
+    tls: Option<PathBuf>,
     foreground: bool,
 }
 
@@ -91,6 +97,7 @@ impl Command {
                 "--server" => raw.servers.extend(parse_servers(&value()?)?),
                 "--report" => raw.report = Some(value()?.parse()?),
                 "--timeout" => raw.patience = Some(seconds(&arg, &value()?)?),
+                "--tls" => raw.tls = Some(value()?.into()),
                 "--request-timeout" => raw.request_timeout = Some(seconds(&arg, &value()?)?),
                 option if option.starts_with('-') => {
                     return Err(usage(format!("{option} is unknown; see --help")));
@@ -126,6 +133,7 @@ impl Raw {
             report: self.report,
             patience: (patience > 0).then(|| Duration::from_secs(patience)),
             request_timeout: Duration::from_secs(self.request_timeout.unwrap_or(10).max(1)),
+            tls: self.tls.unwrap_or_else(|| "/etc/bootroom/tls".into()),
             foreground: self.foreground,
         })
     }

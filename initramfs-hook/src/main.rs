@@ -11,6 +11,7 @@ use bootroom_attach::error::{Error, Kind, Result};
 use bootroom_attach::kernel::Kernel;
 use bootroom_attach::post::{Post, Progress};
 use bootroom_attach::report::{Event, ReportUrl};
+use bootroom_attach::security::Security;
 use bootroom_attach::{clock, daemon, net};
 
 fn main() -> ExitCode {
@@ -138,6 +139,7 @@ fn serve(attach: Attach, attached: impl FnOnce(&mut Console) -> std::io::Result<
     }
     let settings = Settings {
         request_timeout: attach.request_timeout,
+        security: Security::load(&attach.tls)?,
     };
     let attachments = attachments(&plan)?;
     let reporting = attach
@@ -156,7 +158,7 @@ fn serve(attach: Attach, attached: impl FnOnce(&mut Console) -> std::io::Result<
 }
 
 fn attachments(plan: &Plan) -> Result<Vec<Attachment>> {
-    let seed = getrandom::u64().unwrap_or_else(|_| u64::from(std::process::id()) << 32 | 1);
+    let seed = clock::seed();
     let attachment = |disk: &bootroom_attach::cmdline::Disk| {
         Ok(Attachment::new(
             disk.clone(),

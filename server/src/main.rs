@@ -8,7 +8,9 @@ mod clients;
 mod config;
 mod control;
 mod demo;
+mod exports;
 mod room;
+mod service;
 mod trace;
 
 fn main() -> std::process::ExitCode {

@@ -42,7 +42,7 @@ pub fn run(options: &ServeOptions) -> anyhow::Result<Exit> {
 }
 
 /// Logs to stderr; BOOTROOM_LOG has the filter (`info`, `debug`, `pxe=debug`).
-fn start_log() {
+pub(super) fn start_log() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("BOOTROOM_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
     tracing_subscriber::fmt()

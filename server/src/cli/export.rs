@@ -1,0 +1,283 @@
+//! `bootroom export`: one file, device or image over NBD, with no configuration.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context, bail};
+use clap::{Args, ValueEnum};
+use overlay::{Base, BaseId, Digest, FileBase, OverlayId, OverlaySpec, Retention, Store};
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::Exit;
+use crate::service::{
+    Event, Export, Limits, Listener, Service, ServiceOptions,
+    devices::{CowExport, FileExport, OneExport, OverlayExport, Wide},
+    passed_sockets,
+    tls::{Tls, TlsFiles},
+};
+
+/// How long connections may take to end after SIGTERM.
+const DRAIN: Duration = Duration::from_secs(10);
+
+const EXAMPLES: &str = "\
+Examples:
+  bootroom export disk.img                            nbd://127.0.0.1:10809
+  bootroom export disk.img --read-only --bind 10.0.0.1 --name disk
+  bootroom export disk.img --cow                      every connection gets its own copy
+  bootroom export disk.img --overlay /srv/changes     changes are kept apart from the file
+  bootroom export /dev/vg0/vm7 --unix /run/vm7.sock";
+
+/// Arguments of `export`.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub struct ExportOptions {
+    /// The file or block device
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// Refuse writes
+    #[arg(long, short, conflicts_with_all = ["cow", "overlay"])]
+    read_only: bool,
+    /// Give every connection its own changes over FILE, thrown away at its end
+    #[arg(long, conflicts_with = "overlay")]
+    cow: bool,
+    /// Keep changes in this folder and leave FILE as it is; FILE must not change as long as they are kept
+    #[arg(long, value_name = "DIR")]
+    overlay: Option<PathBuf>,
+    /// Name of the export [default: any name opens it]
+    #[arg(long, short = 'x')]
+    name: Option<String>,
+    /// Description for clients that ask
+    #[arg(long, default_value = "bootroom export")]
+    description: String,
+    /// Addresses to listen on
+    #[arg(long, short, value_name = "ADDRESS", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
+    bind: IpAddr,
+    /// TCP port; 0 takes a free one and says which
+    #[arg(long, short, default_value_t = nbd::DEFAULT_PORT, conflicts_with = "unix")]
+    port: u16,
+    /// Listen on a Unix socket instead
+    #[arg(long, short, value_name = "PATH")]
+    unix: Option<PathBuf>,
+    /// TLS
+    #[arg(long, value_enum, default_value_t = TlsMode::Off, requires_if("on", "pki"), requires_if("required", "pki"))]
+    tls: TlsMode,
+    /// Folder with server.pem, server.key and ca.pem, as `bootroom pki` makes it
+    #[arg(long, value_name = "DIR")]
+    pki: Option<PathBuf>,
+    /// Require a client certificate from the folder's CA
+    #[arg(long, requires = "pki")]
+    client_certificates: bool,
+    /// Most connections from one address
+    #[arg(long, default_value_t = 64, value_name = "N")]
+    per_peer: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum TlsMode {
+    /// No TLS
+    Off,
+    /// For clients that ask for it
+    On,
+    /// For all
+    Required,
+}
+
+/// Serves until SIGTERM or SIGINT; SIGHUP reads the certificates again.
+pub fn run(options: &ExportOptions) -> anyhow::Result<Exit> {
+    super::serve::start_log();
+    let (export, _scratch) = open(options)?;
+    let tls = Arc::new(tls(options)?);
+    let listeners: Vec<_> = listeners(options)?
+        .into_iter()
+        .map(|listener| (listener, tls.clone()))
+        .collect();
+    for (listener, _) in &listeners {
+        println!("listening on {}", listener.address());
+    }
+    let name = options.name.clone().map_or(Wide::AnyName, Wide::Named);
+    let service = Service::start(ServiceOptions {
+        listeners,
+        exports: Arc::new(OneExport::new(name, options.description.clone(), export)),
+        limits: Limits {
+            per_peer: options.per_peer,
+            ..Limits::default()
+        },
+        events: Box::new(log),
+    })?;
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    super::block_on(wait(&service))?;
+    service.drain(DRAIN);
+    Ok(Exit::Ok)
+}
+
+async fn wait(service: &Service) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut reload = signal(SignalKind::hangup())?;
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+            _ = reload.recv() => match service.reload_tls() {
+                Ok(()) => tracing::info!("certificates read again"),
+                Err(error) => tracing::error!("the old certificates stay: {error:#}"),
+            },
+        }
+    }
+}
+
+fn log(event: Event) {
+    match event {
+        Event::Attached {
+            peer,
+            export,
+            secure,
+            ..
+        } => {
+            tracing::info!(
+                "{peer} opened {export:?}{}",
+                if secure { " over TLS" } else { "" }
+            );
+        }
+        Event::Detached {
+            peer,
+            export,
+            reason,
+            ..
+        } => tracing::info!("{peer} left {export:?}: {reason}"),
+        Event::Evicted { peer, owner } => {
+            tracing::info!("{peer} lost {owner:?} to a newer connection")
+        }
+        Event::Refused { peer, reason } => tracing::debug!("{peer} turned away: {reason}"),
+        Event::Failed {
+            peer,
+            export,
+            error,
+        } => tracing::error!("{peer}, {export:?}: {error}"),
+    }
+}
+
+fn tls(options: &ExportOptions) -> anyhow::Result<Tls> {
+    let Some(pki) = options
+        .pki
+        .as_deref()
+        .filter(|_| options.tls != TlsMode::Off)
+    else {
+        return Ok(Tls::off());
+    };
+    let files = TlsFiles::in_folder(pki, options.client_certificates);
+    Tls::load(files, options.tls == TlsMode::Required)
+}
+
+fn listeners(options: &ExportOptions) -> anyhow::Result<Vec<Listener>> {
+    let passed = passed_sockets()?;
+    if !passed.is_empty() {
+        return Ok(passed);
+    }
+    Ok(vec![match &options.unix {
+        Some(path) => Listener::unix(path)?,
+        None => Listener::tcp(SocketAddr::new(options.bind, options.port))?,
+    }])
+}
+
+type Opened = (Arc<dyn Export>, Option<tempfile::TempDir>);
+
+fn open(options: &ExportOptions) -> anyhow::Result<Opened> {
+    let file = &options.file;
+    if options.cow {
+        let scratch =
+            tempfile::tempdir_in("/var/tmp").context("cannot make a folder in /var/tmp")?;
+        let base = base(file)?;
+        let size = base.size();
+        let store = store(scratch.path())?;
+        return Ok((Arc::new(CowExport::new(store, base, size)), Some(scratch)));
+    }
+    if let Some(folder) = &options.overlay {
+        return Ok((overlaid(file, folder)?, None));
+    }
+    let description = Some(options.description.clone());
+    let export = FileExport::open(file, options.read_only, description);
+    let export = export.with_context(|| format!("cannot open {}", file.display()))?;
+    Ok((Arc::new(export), None))
+}
+
+fn store(folder: &Path) -> anyhow::Result<Store> {
+    Ok(Store::open(folder, overlay::Options::default())?)
+}
+
+fn overlaid(file: &Path, folder: &Path) -> anyhow::Result<Arc<dyn Export>> {
+    let base = base(file)?;
+    let store = store(folder)?;
+    let id = OverlayId::new("export")?;
+    let known = store.list()?.iter().any(|(other, _)| *other == id);
+    let overlay = match known {
+        true => store.open_overlay(&id, &|wanted: &BaseId| {
+            (wanted == base.id()).then(|| base.clone())
+        }),
+        false => {
+            let spec = OverlaySpec {
+                size: base.size(),
+                quota: None,
+                retention: Retention::Keep,
+                base: base.clone(),
+            };
+            store.create(&id, spec)
+        }
+    };
+    let overlay =
+        overlay.with_context(|| format!("cannot use the overlay in {}", folder.display()))?;
+    let size = overlay.info().size;
+    Ok(Arc::new(Kept {
+        export: OverlayExport::new(overlay, size),
+        _store: store,
+    }))
+}
+
+/// An overlay together with the lock on its folder.
+struct Kept {
+    export: OverlayExport,
+    _store: Store,
+}
+
+impl Export for Kept {
+    fn info(&self) -> Result<nbd::ExportInfo, nbd::Refusal> {
+        self.export.info()
+    }
+
+    fn owner(&self) -> Option<String> {
+        self.export.owner()
+    }
+
+    fn open(&self) -> Result<Arc<dyn crate::service::Device>, nbd::Refusal> {
+        self.export.open()
+    }
+}
+
+/// The file as a base. Its identity is what tells a file that was changed: size and time of its last change.
+fn base(file: &Path) -> anyhow::Result<Arc<dyn Base>> {
+    use std::os::unix::fs::MetadataExt;
+    let meta =
+        std::fs::metadata(file).with_context(|| format!("cannot open {}", file.display()))?;
+    if !meta.is_file() {
+        bail!(
+            "{} is no regular file: --cow and --overlay need one",
+            file.display()
+        );
+    }
+    let mut hash = blake3::Hasher::new();
+    for number in [meta.len(), meta.mtime() as u64, meta.mtime_nsec() as u64] {
+        hash.update(&number.to_be_bytes());
+    }
+    let digest = *hash.finalize().as_bytes();
+    let mut version = [0; 16];
+    version.copy_from_slice(&digest[..16]);
+    let id = BaseId {
+        version: uuid::Uuid::from_bytes(version),
+        digest: Digest(digest),
+    };
+    Ok(Arc::new(FileBase::open(file, id)?))
+}

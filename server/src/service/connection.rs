@@ -1,0 +1,671 @@
+//! The transmission phase of one connection.
+
+use std::{
+    io,
+    os::fd::AsFd,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
+
+use nbd::{HeaderStyle, IoError, MetaContext, Operation, Request, Rules, Session, Verdict, reply};
+
+use super::{
+    device::{Device, Fault, Segment, Source},
+    input::Input,
+    jobs::{Job, Mailbox},
+    output::{self, Output},
+    pool::{Lane, Pool},
+    registry::Live,
+    transport::Transport,
+};
+
+/// After so long without a request the buffers are given back.
+const IDLE: Duration = Duration::from_secs(2);
+/// Reads of at least this length are looked up piece by piece: parts in memory maps are sent from there, and zeros
+/// as holes. Shorter ones are copied, which costs less than asking. Bytes.
+const LOOKED_UP: u64 = 32 << 10;
+/// Longest stretch that is asked for at once in a memory map. Bytes.
+const MAP_STRIDE: u64 = 512 << 10;
+/// Jobs that a connection may have under way.
+const MOST_JOBS: usize = 128;
+
+/// Why a connection ended.
+pub enum End {
+    /// The client said goodbye or closed.
+    Closed,
+    /// It was evicted, or its export is gone.
+    Gone,
+    /// The service stops.
+    Drained,
+    /// It broke the protocol, or the socket failed.
+    Failed(String),
+}
+
+impl From<io::Error> for End {
+    fn from(error: io::Error) -> Self {
+        End::Failed(error.to_string())
+    }
+}
+
+/// What a connection serves, and with what.
+pub struct Engine<'a> {
+    /// The connection as others see it.
+    pub live: &'a Live,
+    /// The disk.
+    pub device: &'a Arc<dyn Device>,
+    /// Threads for what blocks.
+    pub pool: &'a Arc<Pool>,
+    /// Bytes that requests under way may hold.
+    pub most_in_flight: u64,
+    /// Whether the client comes back by itself, and must not be told ESHUTDOWN.
+    pub returns: bool,
+    /// Told of the first failed request.
+    pub on_error: &'a dyn Fn(&str),
+}
+
+/// A write whose payload comes in pieces, or one that is thrown away.
+struct Partial {
+    request: Request,
+    at: u64,
+    left: u64,
+    fua: bool,
+    result: Result<(), Fault>,
+}
+
+struct Transmission<'a, 'd> {
+    engine: &'a Engine<'a>,
+    device: &'d dyn Device,
+    rules: Rules,
+    contexts: Arc<[MetaContext]>,
+    input: Input,
+    output: Output<'d>,
+    partial: Option<Partial>,
+    segments: Vec<Segment>,
+    mailbox: Arc<Mailbox>,
+    lane: Arc<Lane>,
+    jobs: usize,
+    in_flight: u64,
+    /// The part of `in_flight` that is finished and waits in the output.
+    unsent: u64,
+    told_error: bool,
+}
+
+/// Serves requests until the connection ends. When it returns nothing of this connection is under way any more.
+pub fn serve(
+    engine: &Engine<'_>,
+    transport: &mut Transport<'_>,
+    session: &Session,
+    early: &[u8],
+) -> End {
+    let mailbox = match Mailbox::new() {
+        Ok(mailbox) => Arc::new(mailbox),
+        Err(error) => return error.into(),
+    };
+    let mut transmission = Transmission {
+        engine,
+        device: &**engine.device,
+        rules: rules(session),
+        contexts: session.contexts.clone().into(),
+        input: Input::with(early),
+        output: Output::default(),
+        partial: None,
+        segments: Vec::new(),
+        mailbox,
+        lane: Arc::new(Lane::default()),
+        jobs: 0,
+        in_flight: 0,
+        unsent: 0,
+        told_error: false,
+    };
+    let end = transmission.run(transport);
+    transmission.finish(transport, end)
+}
+
+fn rules(session: &Session) -> Rules {
+    Rules {
+        size: session.info.size,
+        flags: session.info.flags,
+        minimum_block: session.info.block_sizes.minimum(),
+        max_payload: session.info.block_sizes.maximum(),
+        style: session.style,
+        has_contexts: !session.contexts.is_empty(),
+    }
+}
+
+/// Whether parsing goes on.
+enum Next {
+    /// With the next request.
+    Request,
+    /// When more has come.
+    Receive,
+    /// When jobs have ended.
+    Jobs,
+}
+
+impl<'d> Transmission<'_, 'd> {
+    fn run(&mut self, transport: &mut Transport<'_>) -> End {
+        let (Ok(end) | Err(end)) = self.rounds(transport);
+        if self.engine.live.is_evicted() {
+            End::Gone
+        } else {
+            end
+        }
+    }
+
+    fn rounds(&mut self, transport: &mut Transport<'_>) -> Result<End, End> {
+        transport.socket().set_read_timeout(Some(IDLE))?;
+        loop {
+            self.collect()?;
+            let crowded = self.serve_received(transport)?;
+            self.send(transport)?;
+            let readable = match (self.jobs, crowded) {
+                (0, crowded) => !crowded,
+                (_, true) => wait_for_bell(&self.mailbox.bell()).map(|()| false)?,
+                (_, false) => self.wait(transport)?,
+            };
+            if readable && let Some(end) = self.receive(transport)? {
+                return Ok(end);
+            }
+        }
+    }
+
+    /// Waits for requests or for finished jobs; true if something can be received.
+    fn wait(&self, transport: &mut Transport<'_>) -> Result<bool, End> {
+        if transport.has_pending() {
+            return Ok(true);
+        }
+        let bell = self.mailbox.bell();
+        Ok(transport.socket().wait(Some(bell.as_fd()), None)?.0)
+    }
+
+    /// Receives once. Buffers are given back while nothing comes.
+    fn receive(&mut self, transport: &mut Transport<'_>) -> Result<Option<End>, End> {
+        loop {
+            match transport.recv(self.input.room()) {
+                Ok(0) if self.engine.live.is_draining() => return Ok(Some(End::Drained)),
+                Ok(0) => return Ok(Some(End::Closed)),
+                Ok(count) => {
+                    self.input.received(count);
+                    return Ok(None);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.rest(transport)?,
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Nothing came for a while: sleeps without buffers.
+    fn rest(&mut self, transport: &mut Transport<'_>) -> Result<(), End> {
+        if self.jobs > 0 {
+            return Ok(());
+        }
+        self.input.release();
+        self.output.release();
+        self.segments = Vec::new();
+        transport.socket().wait(None, None)?;
+        Ok(())
+    }
+
+    fn send(&mut self, transport: &mut Transport<'_>) -> Result<(), End> {
+        if self.output.is_empty() {
+            return Ok(());
+        }
+        if self.engine.live.is_evicted() {
+            return Err(End::Gone);
+        }
+        let sent = transport.send(&mut self.output.slices());
+        if let Err(error) = sent {
+            if error.raw_os_error() == Some(libc::EFAULT) {
+                // A page of the map could not be read. The client asks again on a new connection, and is then
+                // served by reading, which can report the error.
+                self.device.distrust();
+            }
+            return Err(error.into());
+        }
+        self.output.clear();
+        self.in_flight -= std::mem::take(&mut self.unsent);
+        Ok(())
+    }
+
+    /// Takes in what the disk threads have finished.
+    fn collect(&mut self) -> Result<(), End> {
+        if self.jobs == 0 {
+            return Ok(());
+        }
+        for finished in self.mailbox.take() {
+            self.jobs -= 1;
+            self.unsent += finished.weight;
+            if let Some(error) = &finished.error {
+                self.count_error(error);
+            }
+            match finished.reply {
+                Ok(bytes) => self.output.owned(bytes),
+                Err(_) => return Err(End::Gone),
+            }
+        }
+        Ok(())
+    }
+
+    /// Serves what was received; true if it stopped because too much is under way.
+    fn serve_received(&mut self, transport: &mut Transport<'_>) -> Result<bool, End> {
+        loop {
+            if self.output.is_full(0) {
+                self.send(transport)?;
+            }
+            let next = match self.partial.take() {
+                Some(partial) => self.go_on(partial)?,
+                None => self.next_request(transport)?,
+            };
+            match next {
+                Next::Request => {}
+                Next::Receive => return Ok(false),
+                Next::Jobs => return Ok(true),
+            }
+        }
+    }
+
+    fn next_request(&mut self, transport: &mut Transport<'_>) -> Result<Next, End> {
+        let style = self.rules.style;
+        let request = match Request::decode(style, self.input.bytes()) {
+            Ok(Some(request)) => request,
+            Ok(None) => return Ok(Next::Receive),
+            Err(error) => return Err(End::Failed(error.to_string())),
+        };
+        if self.jobs >= MOST_JOBS || self.in_flight > self.engine.most_in_flight {
+            return Ok(Next::Jobs);
+        }
+        let header = Request::header_len(style);
+        let operation = match self.rules.judge(&request) {
+            Verdict::Serve(operation) => operation,
+            Verdict::Refuse(error) => {
+                self.input.consume(header);
+                return self.refuse(request, error, "the request breaks the protocol's rules");
+            }
+            Verdict::Disconnect => return Err(End::Closed),
+            Verdict::Drop => {
+                return Err(End::Failed(format!(
+                    "a payload of {} bytes",
+                    request.length
+                )));
+            }
+        };
+        if self.engine.live.is_draining() {
+            return self.turn_away(request, header);
+        }
+        match operation {
+            Operation::Write { fua } => self.begin_write(request, fua, header),
+            Operation::Read { whole } => {
+                self.input.consume(header);
+                self.read(&request, whole, transport)
+            }
+            Operation::BlockStatus { payload: true, .. } => {
+                self.filtered_status(request, operation, header)
+            }
+            _ => {
+                self.input.consume(header);
+                self.submit(request, operation, Vec::new(), request.length);
+                Ok(Next::Request)
+            }
+        }
+    }
+
+    /// The service stops: clients that come back by themselves are cut off, others are told.
+    fn turn_away(&mut self, request: Request, header: usize) -> Result<Next, End> {
+        if self.engine.returns {
+            return Err(End::Drained);
+        }
+        self.input.consume(header);
+        self.refuse(request, IoError::Shutdown, "the service is stopping")
+    }
+
+    /// Answers with `error` after skipping the payload.
+    fn refuse(&mut self, request: Request, error: IoError, text: &str) -> Result<Next, End> {
+        let left = request.payload_len(self.rules.style);
+        let result = Err(Fault::Request(error, text.to_owned()));
+        self.go_on(Partial {
+            request,
+            at: 0,
+            left,
+            fua: false,
+            result,
+        })
+    }
+
+    fn begin_write(&mut self, request: Request, fua: bool, header: usize) -> Result<Next, End> {
+        let length = request.length as usize;
+        let whole = header + length;
+        if self.device.writes_wait() || self.input.bytes().len() >= whole {
+            return self.write_whole(request, fua, header);
+        }
+        if Input::fits(whole) {
+            return Ok(Next::Receive);
+        }
+        self.input.consume(header);
+        self.go_on(Partial {
+            request,
+            at: request.offset,
+            left: request.length,
+            fua,
+            result: Ok(()),
+        })
+    }
+
+    /// The payload is all there, or has to be collected for a device whose writes wait.
+    fn write_whole(&mut self, request: Request, fua: bool, header: usize) -> Result<Next, End> {
+        let length = request.length as usize;
+        let Some(payload) = self.input.bytes().get(header..header + length) else {
+            if Input::fits(header + length) {
+                return Ok(Next::Receive);
+            }
+            self.input.consume(header);
+            let result = Ok(());
+            return self.go_on(Partial {
+                request,
+                at: request.offset,
+                left: request.length,
+                fua,
+                result,
+            });
+        };
+        if self.device.writes_wait() {
+            let payload = payload.to_vec();
+            self.input.consume(header + length);
+            self.submit(request, Operation::Write { fua }, payload, 0);
+            return Ok(Next::Request);
+        }
+        let result = self.device.write(payload, request.offset);
+        self.input.consume(header + length);
+        self.end_write(&request, fua, result)
+            .map(|()| Next::Request)
+    }
+
+    /// Stores, or throws away, what has come of a long payload.
+    fn go_on(&mut self, mut partial: Partial) -> Result<Next, End> {
+        let there = self.input.bytes();
+        let mut count = (there.len() as u64).min(partial.left);
+        if count < partial.left && partial.result.is_ok() {
+            // Whole blocks of the device, so that none is copied up for a part of it.
+            count = ((partial.at + count) & !4095).saturating_sub(partial.at);
+        }
+        if count > 0 && partial.result.is_ok() {
+            partial.result = self.device.write(&there[..count as usize], partial.at);
+        }
+        self.input.consume(count as usize);
+        partial.at += count;
+        partial.left -= count;
+        if partial.left > 0 {
+            self.partial = Some(partial);
+            return Ok(Next::Receive);
+        }
+        self.end_write(&partial.request, partial.fua, partial.result)
+            .map(|()| Next::Request)
+    }
+
+    fn end_write(
+        &mut self,
+        request: &Request,
+        fua: bool,
+        result: Result<(), Fault>,
+    ) -> Result<(), End> {
+        match result {
+            Ok(()) if fua => {
+                self.submit(*request, Operation::Flush, Vec::new(), 0);
+                self.engine
+                    .live
+                    .counters
+                    .written
+                    .fetch_add(request.length, Relaxed);
+            }
+            Ok(()) => {
+                self.count(&self.engine.live.counters.written, request.length);
+                self.output.head(&reply::done(self.rules.style, request));
+            }
+            Err(fault) => self.fail(request, fault)?,
+        }
+        Ok(())
+    }
+
+    fn fail(&mut self, request: &Request, fault: Fault) -> Result<(), End> {
+        let Fault::Request(error, text) = fault else {
+            return Err(End::Gone);
+        };
+        self.count_error(&text);
+        self.output
+            .head(&reply::error(self.rules.style, request, error));
+        Ok(())
+    }
+
+    fn count(&self, bytes: &std::sync::atomic::AtomicU64, length: u64) {
+        // Only this thread writes them, so that a plain add will do.
+        bytes.store(bytes.load(Relaxed) + length, Relaxed);
+        let requests = &self.engine.live.counters.requests;
+        requests.store(requests.load(Relaxed) + 1, Relaxed);
+    }
+
+    fn count_error(&mut self, text: &str) {
+        self.engine.live.counters.errors.fetch_add(1, Relaxed);
+        if !self.told_error {
+            self.told_error = true;
+            (self.engine.on_error)(text);
+        }
+    }
+
+    fn read(
+        &mut self,
+        request: &Request,
+        whole: bool,
+        transport: &mut Transport<'_>,
+    ) -> Result<Next, End> {
+        let copied = request.length.min(output::LARGEST_COPY) as usize;
+        if self.output.is_full(copied) {
+            self.send(transport)?;
+        }
+        let mark = self.output.mark();
+        let answered = match request.length {
+            length if length >= LOOKED_UP => self.read_pieces(request, whole),
+            _ => self.read_copy(request),
+        };
+        match answered {
+            Ok(true) => self.count(&self.engine.live.counters.read, request.length),
+            Ok(false) => {
+                self.output.back_to(mark);
+                self.submit(*request, Operation::Read { whole }, Vec::new(), 0);
+            }
+            Err(fault) => {
+                self.output.back_to(mark);
+                self.fail(request, fault)?;
+            }
+        }
+        Ok(Next::Request)
+    }
+
+    fn read_copy(&mut self, request: &Request) -> Result<bool, Fault> {
+        let length = request.length as u32;
+        self.output.head(&reply::data(
+            self.rules.style,
+            request,
+            request.offset,
+            length,
+            true,
+        ));
+        let space = self.output.space(length as usize);
+        self.device.try_read(space, request.offset)
+    }
+
+    /// Answers from memory maps where the data lies in one, with holes where there is none; false if a part would
+    /// have to wait for a disk.
+    fn read_pieces(&mut self, request: &Request, whole: bool) -> Result<bool, Fault> {
+        let style = self.rules.style;
+        let end = request.offset + request.length;
+        let mut segments = std::mem::take(&mut self.segments);
+        segments.clear();
+        self.device.segments(request.offset..end, &mut segments)?;
+        let chunked = style != HeaderStyle::Simple && !whole;
+        if !chunked {
+            self.output.head(&reply::data(
+                style,
+                request,
+                request.offset,
+                request.length as u32,
+                true,
+            ));
+        }
+        let mut done = true;
+        for segment in &segments {
+            done = done && self.read_segment(request, segment, chunked, end)?;
+        }
+        self.segments = segments;
+        Ok(done)
+    }
+
+    fn read_segment(
+        &mut self,
+        request: &Request,
+        segment: &Segment,
+        chunked: bool,
+        end: u64,
+    ) -> Result<bool, Fault> {
+        let style = self.rules.style;
+        let range = &segment.range;
+        let length = range.end - range.start;
+        let last = range.end == end;
+        if chunked && segment.source == Source::Zero {
+            self.output.head(&reply::hole(
+                style,
+                request,
+                range.start,
+                length as u32,
+                last,
+            ));
+            return Ok(true);
+        }
+        if chunked {
+            self.output.head(&reply::data(
+                style,
+                request,
+                range.start,
+                length as u32,
+                last,
+            ));
+        }
+        match segment.source {
+            Source::Zero => {
+                self.output.zeros(length);
+                Ok(!self.output.is_full(0))
+            }
+            Source::Mapped => self.read_mapped(range.clone()),
+            Source::Stored => self.read_stored(range.clone()),
+        }
+    }
+
+    fn read_mapped(&mut self, range: std::ops::Range<u64>) -> Result<bool, Fault> {
+        let mut at = range.start;
+        while at < range.end {
+            let end = (at + MAP_STRIDE).min(range.end);
+            let Some(bytes) = self.device.resident(at..end) else {
+                return self.read_stored(at..range.end);
+            };
+            if self.output.is_full(0) {
+                return Ok(false);
+            }
+            self.output.mapped(bytes);
+            at = end;
+        }
+        Ok(true)
+    }
+
+    fn read_stored(&mut self, range: std::ops::Range<u64>) -> Result<bool, Fault> {
+        let length = (range.end - range.start) as usize;
+        if self.output.is_full(length) {
+            return Ok(false);
+        }
+        self.device.try_read(self.output.space(length), range.start)
+    }
+
+    fn filtered_status(
+        &mut self,
+        request: Request,
+        operation: Operation,
+        header: usize,
+    ) -> Result<Next, End> {
+        let length = request.length as usize;
+        if !Input::fits(length) {
+            return Err(End::Failed("a block status filter that is too long".into()));
+        }
+        let Some(payload) = self.input.bytes().get(header..header + length) else {
+            return Ok(Next::Receive);
+        };
+        let wanted = nbd::status_filter(payload, &self.contexts);
+        self.input.consume(header + length);
+        let span = wanted.as_ref().map(|(span, _)| *span).unwrap_or(0);
+        let fits = span > 0
+            && request
+                .offset
+                .checked_add(span)
+                .is_some_and(|end| end <= self.rules.size);
+        let Some((_, contexts)) = wanted.filter(|_| fits) else {
+            let head = reply::error(self.rules.style, &request, IoError::Invalid);
+            self.output.head(&head);
+            return Ok(Next::Request);
+        };
+        let all = std::mem::replace(&mut self.contexts, contexts.into());
+        self.submit(request, operation, Vec::new(), span);
+        self.contexts = all;
+        Ok(Next::Request)
+    }
+
+    /// Hands a request to the disk threads.
+    fn submit(&mut self, request: Request, operation: Operation, payload: Vec<u8>, span: u64) {
+        let job = Job {
+            device: self.engine.device.clone(),
+            request,
+            operation,
+            style: self.rules.style,
+            contexts: self.contexts.clone(),
+            payload,
+            span,
+        };
+        self.jobs += 1;
+        self.in_flight += job.weight();
+        let read = if matches!(operation, Operation::Read { .. }) {
+            request.length
+        } else {
+            0
+        };
+        self.count(&self.engine.live.counters.read, read);
+        let mailbox = self.mailbox.clone();
+        self.engine
+            .pool
+            .submit(&self.lane, Box::new(move || mailbox.put(job.run())));
+    }
+
+    /// Lets what is under way end: answers it if the client may still be there, drops what has not begun if not.
+    fn finish(&mut self, transport: &mut Transport<'_>, mut end: End) -> End {
+        if !matches!(end, End::Closed | End::Drained) {
+            self.jobs -= self.lane.cancel();
+        }
+        while self.jobs > 0 {
+            let mailbox = self.mailbox.clone();
+            if wait_for_bell(&mailbox.bell()).is_err() {
+                break;
+            }
+            if let Err(gone) = self.collect() {
+                end = gone;
+            }
+            if matches!(end, End::Closed | End::Drained) && self.send(transport).is_err() {
+                self.output.clear();
+            }
+        }
+        end
+    }
+}
+
+fn wait_for_bell(bell: &impl AsFd) -> io::Result<()> {
+    use rustix::event::{PollFd, PollFlags, poll};
+    loop {
+        match poll(&mut [PollFd::new(bell, PollFlags::IN)], None) {
+            Err(rustix::io::Errno::INTR) => {}
+            result => return Ok(result.map(drop)?),
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! What is served, and where it is found.
+
+use std::{fmt, net::IpAddr, ops::Range, sync::Arc};
+
+use nbd::{ExportInfo, IoError, Refusal};
+
+/// Why a request failed.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Fault {
+    /// This request fails; the connection goes on.
+    #[error("{1}")]
+    Request(IoError, String),
+    /// The connection lost its right to the export: close it and answer nothing more.
+    #[error("taken over by a newer connection")]
+    Gone,
+}
+
+impl From<std::io::Error> for Fault {
+    fn from(error: std::io::Error) -> Self {
+        let kind = match error.raw_os_error() {
+            Some(libc::ENOSPC | libc::EDQUOT | libc::EFBIG) => IoError::NoSpace,
+            Some(libc::EPERM | libc::EACCES | libc::EROFS) => IoError::NotPermitted,
+            Some(libc::EINVAL) => IoError::Invalid,
+            Some(libc::EOPNOTSUPP) => IoError::NotSupported,
+            _ => IoError::Io,
+        };
+        Fault::Request(kind, error.to_string())
+    }
+}
+
+/// Where a stretch of a device lies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Segment {
+    /// Bytes of the device.
+    pub range: Range<u64>,
+    /// How to get at them.
+    pub source: Source,
+}
+
+/// How to get at a stretch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// By [`Device::resident`] if it lies in memory, else by reading.
+    Mapped,
+    /// By reading.
+    Stored,
+    /// It is zeros.
+    Zero,
+}
+
+/// State of a stretch, for BLOCK_STATUS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extent {
+    /// Length in bytes.
+    pub length: u64,
+    /// No room is taken for it.
+    pub hole: bool,
+    /// It reads as zeros.
+    pub zero: bool,
+    /// How deep it lies: 1 in the top layer, 2 in its base, 0 nowhere (`qemu:allocation-depth`).
+    pub depth: u32,
+}
+
+/// A disk being served to one connection. Ranges have been checked against its size.
+///
+/// Everything may block unless it begins with `try_`, and is called from several threads at once.
+pub trait Device: Send + Sync {
+    /// Fills `buf` from `offset`.
+    fn read(&self, buf: &mut [u8], offset: u64) -> Result<(), Fault>;
+
+    /// As [`Device::read`] without waiting for a disk; false if it would have to, with `buf` undefined.
+    fn try_read(&self, buf: &mut [u8], offset: u64) -> Result<bool, Fault>;
+
+    /// Appends where the stretches of `range` lie, without touching a disk.
+    fn segments(&self, range: Range<u64>, out: &mut Vec<Segment>) -> Result<(), Fault> {
+        out.push(Segment {
+            range,
+            source: Source::Stored,
+        });
+        Ok(())
+    }
+
+    /// The bytes of `range` in a memory map, if all of them are in memory now. Only for handing to the kernel.
+    fn resident(&self, _range: Range<u64>) -> Option<&[u8]> {
+        None
+    }
+
+    /// The kernel could not read what [`Device::resident`] gave: give none of it any more, to anybody.
+    fn distrust(&self) {}
+
+    /// Stores `data` at `offset`.
+    fn write(&self, data: &[u8], offset: u64) -> Result<(), Fault>;
+
+    /// Makes everything answered so far durable.
+    fn flush(&self) -> Result<(), Fault>;
+
+    /// Forgets the contents of `range`.
+    fn trim(&self, range: Range<u64>) -> Result<(), Fault>;
+
+    /// Makes `range` read as zeros; with `only_fast` fails with NotSupported when that would mean writing them.
+    fn zero(&self, range: Range<u64>, may_hole: bool, only_fast: bool) -> Result<(), Fault>;
+
+    /// Fetches `range` into memory.
+    fn cache(&self, _range: Range<u64>) -> Result<(), Fault> {
+        Ok(())
+    }
+
+    /// The first extents of `range`, at most `most` (at least one).
+    fn status(&self, range: Range<u64>, most: usize) -> Result<Vec<Extent>, Fault>;
+
+    /// Whether its writes wait for something slow, so that they must not run on the connection's thread.
+    fn writes_wait(&self) -> bool {
+        false
+    }
+}
+
+/// Something that a name stands for.
+pub trait Export: Send + Sync {
+    /// What clients are told of it. Changes nothing.
+    fn info(&self) -> Result<ExportInfo, Refusal>;
+
+    /// Whether it is given out over TLS only.
+    fn needs_tls(&self) -> bool {
+        false
+    }
+
+    /// Who owns it, if only one connection at a time may have it: a newer one takes over from the older.
+    fn owner(&self) -> Option<String> {
+        None
+    }
+
+    /// Whether its clients come back by themselves after a lost connection. They are then never told ESHUTDOWN,
+    /// which a kernel would hand to its filesystem as an I/O error.
+    fn clients_return(&self) -> bool {
+        false
+    }
+
+    /// Opens it for one connection; what had it before is closed and drained by now.
+    fn open(&self) -> Result<Arc<dyn Device>, Refusal>;
+}
+
+/// The directory of exports.
+pub trait Exports: Send + Sync {
+    /// Names and descriptions of what `peer` may open. Never names with tokens in them.
+    fn list(&self, peer: &Peer) -> Vec<(String, Option<String>)>;
+
+    /// What `name` stands for, for `peer`; compares secrets in constant time.
+    fn find(&self, name: &str, peer: &Peer) -> Result<Arc<dyn Export>, Refusal>;
+}
+
+/// Who is at the other end.
+#[derive(Debug, Clone)]
+pub struct Peer {
+    /// Where it connects from.
+    pub address: PeerAddress,
+    /// Whether TLS is in use.
+    pub secure: bool,
+    /// Names in the certificate that it showed, verified against the CA; empty if it showed none.
+    pub names: Vec<String>,
+}
+
+/// Where a connection comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum PeerAddress {
+    /// Over TCP.
+    Ip(IpAddr),
+    /// Over a Unix socket.
+    Local,
+}
+
+impl fmt::Display for PeerAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ip(ip) => ip.fmt(f),
+            Self::Local => f.write_str("local socket"),
+        }
+    }
+}
+
+/// What the service tells its owner.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// An export was opened.
+    Attached {
+        peer: PeerAddress,
+        export: String,
+        owner: Option<String>,
+        secure: bool,
+    },
+    /// A connection ended that had opened an export.
+    Detached {
+        peer: PeerAddress,
+        export: String,
+        owner: Option<String>,
+        reason: String,
+    },
+    /// A newer connection took over from this one.
+    Evicted { peer: PeerAddress, owner: String },
+    /// A connection was turned away.
+    Refused { peer: PeerAddress, reason: String },
+    /// A request failed; told once for each connection.
+    Failed {
+        peer: PeerAddress,
+        export: String,
+        error: String,
+    },
+}

@@ -1,0 +1,10 @@
+//! The kinds of disks that can be served.
+
+mod directory;
+mod file;
+mod overlaid;
+
+pub use directory::{OneExport, Wide};
+pub use file::FileExport;
+#[allow(unused_imports)] // A room's clients are served by OverlayDevice.
+pub use overlaid::{CowExport, OverlayDevice, OverlayExport, Suspects, overlay_info};

@@ -1,0 +1,338 @@
+//! Overlays: a client's own, and one for each connection.
+
+use std::{
+    collections::HashSet,
+    ops::{ControlFlow, Range},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use nbd::{ExportInfo, IoError, OptionError, Refusal, TransmissionFlags};
+use overlay::{
+    Attachment, Attempt, Base, BaseId, Durability, ErrorKind, Overlay, OverlayId, OverlaySpec,
+    Retention, Run, RunKind, Store,
+};
+use parking_lot::Mutex;
+
+use crate::service::{Device, Export, Extent, Fault, Segment, Source};
+
+/// Bases whose memory map failed once. They are read by checked system calls from then on.
+#[derive(Debug, Default, Clone)]
+pub struct Suspects(Arc<Mutex<HashSet<BaseId>>>);
+
+impl Suspects {
+    fn contains(&self, base: &BaseId) -> bool {
+        self.0.lock().contains(base)
+    }
+
+    fn add(&self, base: &BaseId) {
+        self.0.lock().insert(*base);
+    }
+}
+
+/// What is said of an overlay of `size` bytes.
+pub fn overlay_info(size: u64) -> ExportInfo {
+    use TransmissionFlags as F;
+    let flags = F::SEND_FLUSH
+        .with(F::SEND_FUA)
+        .with(F::SEND_TRIM)
+        .with(F::SEND_WRITE_ZEROES);
+    let mut info = ExportInfo::new(size, flags.with(F::SEND_CACHE).with(F::SEND_FAST_ZERO));
+    info.contexts = vec!["base:allocation".into(), "qemu:allocation-depth".into()];
+    info
+}
+
+/// An attachment, served.
+pub struct OverlayDevice {
+    attachment: Attachment,
+    base: Arc<dyn Base>,
+    mapped: AtomicBool,
+    suspects: Suspects,
+}
+
+impl OverlayDevice {
+    /// Serves `attachment`.
+    pub fn new(attachment: Attachment, suspects: Suspects) -> Self {
+        let base = attachment.base().clone();
+        let mapped = AtomicBool::new(!suspects.contains(base.id()));
+        Self {
+            attachment,
+            base,
+            mapped,
+            suspects,
+        }
+    }
+}
+
+fn fault(error: overlay::Error) -> Fault {
+    let kind = match error.kind() {
+        ErrorKind::Evicted => return Fault::Gone,
+        _ if error.is_no_space() => IoError::NoSpace,
+        ErrorKind::OutOfRange | ErrorKind::Invalid => IoError::Invalid,
+        _ => IoError::Io,
+    };
+    Fault::Request(kind, error.to_string())
+}
+
+fn extent(run: &Run) -> Extent {
+    let length = run.range.end - run.range.start;
+    let (hole, zero, depth) = match run.kind {
+        RunKind::Data => (false, false, 1),
+        RunKind::Zero => (true, true, 0),
+        // Writing to it takes room in the overlay.
+        RunKind::Base => (false, false, 2),
+    };
+    Extent {
+        length,
+        hole,
+        zero,
+        depth,
+    }
+}
+
+impl Device for OverlayDevice {
+    fn read(&self, buf: &mut [u8], offset: u64) -> Result<(), Fault> {
+        self.attachment.read(buf, offset).map_err(fault)
+    }
+
+    fn try_read(&self, buf: &mut [u8], offset: u64) -> Result<bool, Fault> {
+        let attempt = self.attachment.try_read(buf, offset).map_err(fault)?;
+        Ok(attempt == Attempt::Done)
+    }
+
+    fn segments(&self, range: Range<u64>, out: &mut Vec<Segment>) -> Result<(), Fault> {
+        let mut runs = Vec::new();
+        self.attachment.segments(range, &mut runs).map_err(fault)?;
+        let mapped = if self.mapped.load(Relaxed) {
+            Source::Mapped
+        } else {
+            Source::Stored
+        };
+        for Run { range, kind } in runs {
+            let source = match kind {
+                RunKind::Zero => Source::Zero,
+                RunKind::Data => Source::Stored,
+                RunKind::Base => mapped,
+            };
+            match out.last_mut() {
+                Some(last) if last.source == source => last.range.end = range.end,
+                _ => out.push(Segment { range, source }),
+            }
+        }
+        Ok(())
+    }
+
+    fn resident(&self, range: Range<u64>) -> Option<&[u8]> {
+        self.base.resident(range)
+    }
+
+    fn distrust(&self) {
+        self.mapped.store(false, Relaxed);
+        self.suspects.add(self.base.id());
+    }
+
+    fn write(&self, data: &[u8], offset: u64) -> Result<(), Fault> {
+        self.attachment
+            .write(data, offset, Durability::Process)
+            .map_err(fault)
+    }
+
+    fn flush(&self) -> Result<(), Fault> {
+        self.attachment.flush().map_err(fault)
+    }
+
+    fn trim(&self, range: Range<u64>) -> Result<(), Fault> {
+        self.attachment
+            .trim(range, Durability::Process)
+            .map_err(fault)
+    }
+
+    fn zero(&self, range: Range<u64>, may_hole: bool, only_fast: bool) -> Result<(), Fault> {
+        if only_fast && !may_hole {
+            return Err(Fault::Request(
+                IoError::NotSupported,
+                "zeros without a hole have to be written".into(),
+            ));
+        }
+        self.attachment
+            .write_zeroes(range, may_hole, Durability::Process)
+            .map_err(fault)
+    }
+
+    fn cache(&self, range: Range<u64>) -> Result<(), Fault> {
+        let mut buf = vec![0; 256 << 10];
+        let mut at = range.start;
+        while at < range.end {
+            let length = (range.end - at).min(buf.len() as u64) as usize;
+            self.read(&mut buf[..length], at)?;
+            at += length as u64;
+        }
+        Ok(())
+    }
+
+    fn status(&self, range: Range<u64>, most: usize) -> Result<Vec<Extent>, Fault> {
+        let mut extents = Vec::new();
+        let mut found = |run: Run| {
+            extents.push(extent(&run));
+            if extents.len() < most {
+                ControlFlow::Continue(())
+            } else {
+                ControlFlow::Break(())
+            }
+        };
+        self.attachment
+            .block_status(range, &mut found)
+            .map_err(fault)?;
+        Ok(extents)
+    }
+}
+
+/// One overlay that lasts: a newer connection takes it over from an older one.
+pub struct OverlayExport {
+    overlay: Arc<Overlay>,
+    size: u64,
+    suspects: Suspects,
+}
+
+impl OverlayExport {
+    /// Gives `overlay` out, of `size` bytes.
+    pub fn new(overlay: Arc<Overlay>, size: u64) -> Self {
+        Self {
+            overlay,
+            size,
+            suspects: Suspects::default(),
+        }
+    }
+}
+
+impl Export for OverlayExport {
+    fn info(&self) -> Result<ExportInfo, Refusal> {
+        Ok(overlay_info(self.size))
+    }
+
+    fn owner(&self) -> Option<String> {
+        Some(self.overlay.id().as_str().to_owned())
+    }
+
+    fn open(&self) -> Result<Arc<dyn Device>, Refusal> {
+        Ok(Arc::new(OverlayDevice::new(
+            self.overlay.attach(),
+            self.suspects.clone(),
+        )))
+    }
+}
+
+/// A fresh overlay for each connection, gone when it ends.
+pub struct CowExport {
+    store: Arc<Store>,
+    base: Arc<dyn Base>,
+    size: u64,
+    next: AtomicU64,
+    suspects: Suspects,
+}
+
+impl CowExport {
+    /// Makes overlays over `base` in `store`.
+    pub fn new(store: Store, base: Arc<dyn Base>, size: u64) -> Self {
+        let (store, next) = (Arc::new(store), AtomicU64::new(1));
+        Self {
+            store,
+            base,
+            size,
+            next,
+            suspects: Suspects::default(),
+        }
+    }
+
+    fn make(&self) -> overlay::Result<Arc<Overlay>> {
+        let id = OverlayId::new(format!("c{}", self.next.fetch_add(1, Relaxed)))?;
+        let spec = OverlaySpec {
+            size: self.size,
+            quota: None,
+            retention: Retention::Discard,
+            base: self.base.clone(),
+        };
+        self.store.create(&id, spec)
+    }
+}
+
+impl Export for CowExport {
+    fn info(&self) -> Result<ExportInfo, Refusal> {
+        Ok(overlay_info(self.size))
+    }
+
+    fn open(&self) -> Result<Arc<dyn Device>, Refusal> {
+        let overlay = self
+            .make()
+            .map_err(|error| Refusal::new(OptionError::Policy, error.to_string()))?;
+        let device = OverlayDevice::new(overlay.attach(), self.suspects.clone());
+        Ok(Arc::new(Passing {
+            device,
+            store: self.store.clone(),
+            id: overlay.id().clone(),
+        }))
+    }
+}
+
+/// A device whose overlay is deleted with it.
+struct Passing {
+    device: OverlayDevice,
+    store: Arc<Store>,
+    id: OverlayId,
+}
+
+impl Drop for Passing {
+    fn drop(&mut self) {
+        if let Err(error) = self.store.delete(&self.id) {
+            tracing::warn!("cannot delete the overlay of a closed connection: {error}");
+        }
+    }
+}
+
+impl Device for Passing {
+    fn read(&self, buf: &mut [u8], offset: u64) -> Result<(), Fault> {
+        self.device.read(buf, offset)
+    }
+
+    fn try_read(&self, buf: &mut [u8], offset: u64) -> Result<bool, Fault> {
+        self.device.try_read(buf, offset)
+    }
+
+    fn segments(&self, range: Range<u64>, out: &mut Vec<Segment>) -> Result<(), Fault> {
+        self.device.segments(range, out)
+    }
+
+    fn resident(&self, range: Range<u64>) -> Option<&[u8]> {
+        self.device.resident(range)
+    }
+
+    fn distrust(&self) {
+        self.device.distrust();
+    }
+
+    fn write(&self, data: &[u8], offset: u64) -> Result<(), Fault> {
+        self.device.write(data, offset)
+    }
+
+    fn flush(&self) -> Result<(), Fault> {
+        self.device.flush()
+    }
+
+    fn trim(&self, range: Range<u64>) -> Result<(), Fault> {
+        self.device.trim(range)
+    }
+
+    fn zero(&self, range: Range<u64>, may_hole: bool, only_fast: bool) -> Result<(), Fault> {
+        self.device.zero(range, may_hole, only_fast)
+    }
+
+    fn cache(&self, range: Range<u64>) -> Result<(), Fault> {
+        self.device.cache(range)
+    }
+
+    fn status(&self, range: Range<u64>, most: usize) -> Result<Vec<Extent>, Fault> {
+        self.device.status(range, most)
+    }
+}

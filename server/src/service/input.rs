@@ -1,0 +1,110 @@
+//! The buffer of what was received.
+
+/// Room for what one `recv` may bring. Bytes.
+const CAPACITY: usize = 512 << 10;
+
+/// Received bytes in the order of their arrival. Its memory is taken when first needed and can be given back.
+#[derive(Default)]
+pub struct Input {
+    buffer: Vec<u8>,
+    start: usize,
+    end: usize,
+}
+
+impl Input {
+    /// Begins with `bytes`, received along with the handshake.
+    pub fn with(bytes: &[u8]) -> Self {
+        let mut input = Self::default();
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let room = input.room();
+            let count = rest.len().min(room.len());
+            room[..count].copy_from_slice(&rest[..count]);
+            input.received(count);
+            rest = &rest[count..];
+        }
+        input
+    }
+
+    /// What is there.
+    pub fn bytes(&self) -> &[u8] {
+        &self.buffer[self.start..self.end]
+    }
+
+    /// Drops the first `count` bytes.
+    pub fn consume(&mut self, count: usize) {
+        self.start += count;
+        if self.start >= self.end {
+            self.start = 0;
+            self.end = 0;
+        }
+    }
+
+    /// Whether a message of `length` bytes fits as a whole.
+    pub fn fits(length: usize) -> bool {
+        length <= CAPACITY / 2
+    }
+
+    /// Free space for receiving; never empty as long as whole messages that do not fit are taken in pieces.
+    pub fn room(&mut self) -> &mut [u8] {
+        if self.buffer.is_empty() {
+            // Zeroed memory of this size comes from the kernel untouched: only what is used is taken.
+            self.buffer = vec![0; CAPACITY];
+        }
+        if self.start > 0 && CAPACITY - self.end < CAPACITY / 2 {
+            self.buffer.copy_within(self.start..self.end, 0);
+            self.end -= self.start;
+            self.start = 0;
+        }
+        &mut self.buffer[self.end..]
+    }
+
+    /// `count` bytes were put into [`Input::room`].
+    pub fn received(&mut self, count: usize) {
+        self.end += count;
+    }
+
+    /// Gives the memory back if nothing is in it.
+    pub fn release(&mut self) {
+        if self.start == self.end {
+            *self = Self::default();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_come_out_in_order_across_compaction() {
+        let mut input = Input::default();
+        let (mut sent, mut taken) = (0u32, 0u32);
+        while taken < 400_000 {
+            let room = input.room();
+            assert!(!room.is_empty());
+            let count = (room.len() / 4).min(50_000);
+            for slot in room.chunks_exact_mut(4).take(count) {
+                slot.copy_from_slice(&sent.to_be_bytes());
+                sent += 1;
+            }
+            input.received(count * 4);
+            let take = input.bytes().len() / 4 * 3 / 4;
+            for word in input.bytes().chunks_exact(4).take(take) {
+                assert_eq!(word, taken.to_be_bytes());
+                taken += 1;
+            }
+            input.consume(take * 4);
+        }
+    }
+
+    #[test]
+    fn memory_is_given_back_only_when_empty() {
+        let mut input = Input::with(b"abc");
+        input.release();
+        assert_eq!(input.bytes(), b"abc");
+        input.consume(3);
+        input.release();
+        assert!(input.buffer.is_empty());
+    }
+}

@@ -1,0 +1,209 @@
+//! What the disk threads do for a connection, and how the results come back.
+
+use std::{
+    ops::Range,
+    os::fd::{AsFd, OwnedFd},
+    sync::Arc,
+};
+
+use nbd::{HeaderStyle, IoError, MetaContext, Operation, Request, reply};
+use parking_lot::Mutex;
+use rustix::event::{EventfdFlags, eventfd};
+
+use super::device::{Device, Extent, Fault};
+
+/// Most extents in one answer to BLOCK_STATUS and context.
+const MOST_EXTENTS: usize = 4096;
+
+/// A finished job.
+pub struct Finished {
+    /// The whole reply, unless the connection has to close.
+    pub reply: Result<Vec<u8>, Fault>,
+    /// The error in the reply, for the log.
+    pub error: Option<String>,
+    /// What the job was counted for; see [`Job::weight`].
+    pub weight: u64,
+}
+
+/// Where finished jobs are put, and the bell that is rung then.
+pub struct Mailbox {
+    done: Mutex<Vec<Finished>>,
+    bell: OwnedFd,
+}
+
+impl Mailbox {
+    /// An empty one.
+    pub fn new() -> std::io::Result<Self> {
+        let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        Ok(Self {
+            done: Mutex::default(),
+            bell,
+        })
+    }
+
+    /// Readable while something is in it.
+    pub fn bell(&self) -> impl AsFd + '_ {
+        &self.bell
+    }
+
+    /// Puts a result in.
+    pub fn put(&self, finished: Finished) {
+        let mut done = self.done.lock();
+        done.push(finished);
+        if done.len() == 1 {
+            // The counter cannot overflow: it is read whenever the box is emptied.
+            let _ = rustix::io::write(&self.bell, &1u64.to_ne_bytes());
+        }
+    }
+
+    /// Takes everything out.
+    pub fn take(&self) -> Vec<Finished> {
+        let mut done = self.done.lock();
+        if !done.is_empty() {
+            let _ = rustix::io::read(&self.bell, &mut [0u8; 8]);
+        }
+        std::mem::take(&mut done)
+    }
+}
+
+/// One request to be served where blocking does no harm.
+pub struct Job {
+    /// What it is served from.
+    pub device: Arc<dyn Device>,
+    /// The request.
+    pub request: Request,
+    /// What it asks for.
+    pub operation: Operation,
+    /// The agreed headers.
+    pub style: HeaderStyle,
+    /// The contexts that BLOCK_STATUS has to report.
+    pub contexts: Arc<[MetaContext]>,
+    /// A write's data.
+    pub payload: Vec<u8>,
+    /// The length that BLOCK_STATUS asks for; differs from the request's when it came as payload.
+    pub span: u64,
+}
+
+impl Job {
+    /// Bytes of memory that it holds while under way.
+    pub fn weight(&self) -> u64 {
+        match self.operation {
+            Operation::Read { .. } => self.request.length,
+            _ => self.payload.len() as u64,
+        }
+    }
+
+    /// Does it.
+    pub fn run(self) -> Finished {
+        let weight = self.weight();
+        match self.reply() {
+            Ok(reply) => Finished {
+                reply: Ok(reply),
+                error: None,
+                weight,
+            },
+            Err(Fault::Request(error, text)) => {
+                let head = reply::error(self.style, &self.request, error);
+                let reply = head.as_bytes().to_vec();
+                Finished {
+                    reply: Ok(reply),
+                    error: Some(text),
+                    weight,
+                }
+            }
+            Err(Fault::Gone) => Finished {
+                reply: Err(Fault::Gone),
+                error: None,
+                weight,
+            },
+        }
+    }
+
+    fn range(&self) -> Range<u64> {
+        self.request.offset..self.request.offset + self.request.length
+    }
+
+    fn reply(&self) -> Result<Vec<u8>, Fault> {
+        let device = &*self.device;
+        match self.operation {
+            Operation::Read { .. } => return self.read(),
+            Operation::BlockStatus { one, .. } => return self.status(one),
+            Operation::Write { fua } => {
+                device.write(&self.payload, self.request.offset)?;
+                self.settle(fua)?;
+            }
+            Operation::Flush => device.flush()?,
+            Operation::Trim { fua } => {
+                device.trim(self.range())?;
+                self.settle(fua)?;
+            }
+            Operation::WriteZeroes {
+                fua,
+                may_hole,
+                only_fast,
+            } => {
+                device.zero(self.range(), may_hole, only_fast)?;
+                self.settle(fua)?;
+            }
+            Operation::Cache => device.cache(self.range())?,
+        }
+        Ok(reply::done(self.style, &self.request).as_bytes().to_vec())
+    }
+
+    fn settle(&self, fua: bool) -> Result<(), Fault> {
+        if fua { self.device.flush() } else { Ok(()) }
+    }
+
+    fn read(&self) -> Result<Vec<u8>, Fault> {
+        let length = self.request.length as u32;
+        let head = reply::data(self.style, &self.request, self.request.offset, length, true);
+        let head = head.as_bytes();
+        let mut whole = vec![0; head.len() + length as usize];
+        whole[..head.len()].copy_from_slice(head);
+        self.device
+            .read(&mut whole[head.len()..], self.request.offset)?;
+        Ok(whole)
+    }
+
+    fn status(&self, one: bool) -> Result<Vec<u8>, Fault> {
+        let start = self.request.offset;
+        let most = if one { 1 } else { MOST_EXTENTS };
+        let extents = self.device.status(start..start + self.span, most)?;
+        if extents.is_empty() {
+            return Err(Fault::Request(IoError::Io, "no block status".into()));
+        }
+        let mut out = Vec::new();
+        for (number, context) in self.contexts.iter().enumerate() {
+            let last = number + 1 == self.contexts.len();
+            let list = encode(&context.name, &extents, one);
+            out.extend(reply::block_status(
+                self.style,
+                &self.request,
+                context.id,
+                &list,
+                last,
+            ));
+        }
+        Ok(out)
+    }
+}
+
+/// The extents as `context` sees them, equal neighbours joined.
+fn encode(context: &str, extents: &[Extent], one: bool) -> Vec<(u64, u64)> {
+    let mut list: Vec<(u64, u64)> = Vec::new();
+    for extent in extents {
+        let status = match context {
+            "qemu:allocation-depth" => u64::from(extent.depth),
+            _ => {
+                u64::from(extent.hole) * u64::from(nbd::block_state::HOLE)
+                    + u64::from(extent.zero) * u64::from(nbd::block_state::ZERO)
+            }
+        };
+        match list.last_mut() {
+            Some(last) if last.1 == status => last.0 += extent.length,
+            Some(_) if one => break,
+            _ => list.push((extent.length, status)),
+        }
+    }
+    list
+}

@@ -1,0 +1,31 @@
+//! The NBD service: listeners, connections, TLS, and the engine that serves requests.
+//!
+//! One thread per connection; it alone reads and writes its socket. Requests that need no disk are served on it, many
+//! to a system call each way; what would wait for a disk goes to a bounded pool shared fairly between connections, so
+//! that neither a cold read nor a stalled socket holds up anyone else (design P5).
+//!
+//! Must never answer a request from an export that a newer connection has taken over, and never let a peer's bytes
+//! decide how much memory is taken.
+
+mod connection;
+mod device;
+pub mod devices;
+mod handshake;
+mod input;
+mod jobs;
+mod listen;
+mod output;
+mod pool;
+mod registry;
+mod server;
+pub mod tls;
+mod transport;
+
+#[allow(unused_imports)] // The room uses more of these than `bootroom export` does.
+pub use device::{
+    Device, Event, Export, Exports, Extent, Fault, Peer, PeerAddress, Segment, Source,
+};
+pub use listen::{Listener, passed_sockets};
+#[allow(unused_imports)]
+pub use registry::ConnectionView;
+pub use server::{Limits, Service, ServiceOptions};

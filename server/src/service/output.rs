@@ -1,0 +1,170 @@
+//! Replies on their way to one `sendmsg`.
+
+use std::{io::IoSlice, ops::Range};
+
+use nbd::reply::Head;
+
+/// Longest stretch of data that is copied into an empty output. Bytes.
+pub const LARGEST_COPY: u64 = 1 << 20;
+/// Room for heads and copied data between two sends. Bytes.
+const CAPACITY: usize = LARGEST_COPY as usize + (64 << 10);
+/// Most pieces in one `sendmsg` (the kernel takes 1024).
+const MOST_PIECES: usize = 512;
+
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+
+enum Piece<'d> {
+    Copied(Range<usize>),
+    Mapped(&'d [u8]),
+    Zeros(usize),
+    Owned(Vec<u8>),
+}
+
+/// Gathers replies; data in memory maps is referred to, not copied.
+#[derive(Default)]
+pub struct Output<'d> {
+    arena: Vec<u8>,
+    used: usize,
+    pieces: Vec<Piece<'d>>,
+}
+
+/// A point to go back to.
+#[derive(Clone, Copy)]
+pub struct Mark {
+    used: usize,
+    pieces: usize,
+    last: usize,
+}
+
+impl<'d> Output<'d> {
+    /// Whether there is nothing to send.
+    pub fn is_empty(&self) -> bool {
+        self.pieces.is_empty()
+    }
+
+    /// Whether it should be sent before `more` bytes are copied into it.
+    pub fn is_full(&self, more: usize) -> bool {
+        self.used + more + 64 * Head::CAPACITY > CAPACITY || self.pieces.len() >= MOST_PIECES - 64
+    }
+
+    /// Adds a reply's head.
+    pub fn head(&mut self, head: &Head) {
+        let bytes = head.as_bytes();
+        self.space(bytes.len()).copy_from_slice(bytes);
+    }
+
+    /// Adds `length` bytes that the caller fills in; [`Output::is_full`] has said that there is room.
+    pub fn space(&mut self, length: usize) -> &mut [u8] {
+        if self.arena.is_empty() {
+            self.arena = vec![0; CAPACITY];
+        }
+        let range = self.used..self.used + length;
+        match self.pieces.last_mut() {
+            Some(Piece::Copied(last)) => last.end = range.end,
+            _ => self.pieces.push(Piece::Copied(range.clone())),
+        }
+        self.used = range.end;
+        &mut self.arena[range]
+    }
+
+    /// Adds bytes of a memory map.
+    pub fn mapped(&mut self, bytes: &'d [u8]) {
+        self.pieces.push(Piece::Mapped(bytes));
+    }
+
+    /// Adds zeros.
+    pub fn zeros(&mut self, length: u64) {
+        let mut left = length as usize;
+        while left > 0 {
+            let now = left.min(ZEROS.len());
+            self.pieces.push(Piece::Zeros(now));
+            left -= now;
+        }
+    }
+
+    /// Adds a reply made elsewhere.
+    pub fn owned(&mut self, bytes: Vec<u8>) {
+        self.pieces.push(Piece::Owned(bytes));
+    }
+
+    /// Where it stands.
+    pub fn mark(&self) -> Mark {
+        let last = match self.pieces.last() {
+            Some(Piece::Copied(range)) => range.end,
+            _ => 0,
+        };
+        Mark {
+            used: self.used,
+            pieces: self.pieces.len(),
+            last,
+        }
+    }
+
+    /// Forgets what was added after `mark`.
+    pub fn back_to(&mut self, mark: Mark) {
+        self.used = mark.used;
+        self.pieces.truncate(mark.pieces);
+        if let Some(Piece::Copied(range)) = self.pieces.last_mut() {
+            range.end = mark.last;
+        }
+    }
+
+    /// What to send, in order.
+    pub fn slices(&self) -> Vec<IoSlice<'_>> {
+        let slices = self.pieces.iter().map(|piece| match piece {
+            Piece::Copied(range) => IoSlice::new(&self.arena[range.clone()]),
+            Piece::Mapped(bytes) => IoSlice::new(bytes),
+            Piece::Zeros(length) => IoSlice::new(&ZEROS[..*length]),
+            Piece::Owned(bytes) => IoSlice::new(bytes),
+        });
+        slices.collect()
+    }
+
+    /// Everything was sent.
+    pub fn clear(&mut self) {
+        self.used = 0;
+        self.pieces.clear();
+    }
+
+    /// Gives the memory back.
+    pub fn release(&mut self) {
+        if self.is_empty() {
+            *self = Self::default();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flat(output: &Output<'_>) -> Vec<u8> {
+        output
+            .slices()
+            .iter()
+            .flat_map(|slice| slice.to_vec())
+            .collect()
+    }
+
+    #[test]
+    fn what_was_rolled_back_is_not_sent() {
+        let mut output = Output::default();
+        output.space(2).copy_from_slice(b"ab");
+        let mark = output.mark();
+        output.space(2).copy_from_slice(b"xx");
+        output.mapped(b"map");
+        output.back_to(mark);
+        output.space(1).copy_from_slice(b"c");
+        output.zeros(2);
+        assert_eq!(flat(&output), b"abc\0\0");
+    }
+
+    #[test]
+    fn adjacent_copies_become_one_piece() {
+        let mut output = Output::default();
+        for _ in 0..32 {
+            output.space(16);
+        }
+        assert_eq!(output.slices().len(), 1);
+    }
+}

@@ -1,0 +1,168 @@
+//! Threads for what waits on a disk, shared fairly between connections.
+
+use std::{collections::VecDeque, sync::Arc, thread};
+
+use parking_lot::{Condvar, Mutex};
+
+/// Something that may block.
+pub type Task = Box<dyn FnOnce() + Send>;
+
+/// A bounded pool. Each [`Lane`] gets its turn, and never more than half of the threads.
+pub struct Pool {
+    state: Mutex<State>,
+    work: Condvar,
+    most: usize,
+}
+
+#[derive(Default)]
+struct State {
+    /// Lanes with tasks that may run now, in turn.
+    ready: VecDeque<Arc<Lane>>,
+    threads: usize,
+    idle: usize,
+}
+
+/// The tasks of one connection.
+#[derive(Default)]
+pub struct Lane {
+    tasks: Mutex<LaneState>,
+}
+
+#[derive(Default)]
+struct LaneState {
+    waiting: VecDeque<Task>,
+    running: usize,
+    queued: bool,
+}
+
+impl Pool {
+    /// A pool of at most `most` threads, started as needed.
+    pub fn new(most: usize) -> Arc<Self> {
+        Arc::new(Self {
+            state: Mutex::default(),
+            work: Condvar::new(),
+            most: most.max(2),
+        })
+    }
+
+    /// Queues `task` on `lane`.
+    pub fn submit(self: &Arc<Self>, lane: &Arc<Lane>, task: Task) {
+        let mut state = self.state.lock();
+        lane.tasks.lock().waiting.push_back(task);
+        self.queue(&mut state, lane);
+        if state.idle == 0 && state.threads < self.most {
+            state.threads += 1;
+            self.start_thread(&mut state);
+        }
+    }
+
+    fn start_thread(self: &Arc<Self>, state: &mut State) {
+        let pool = self.clone();
+        let builder = thread::Builder::new()
+            .name("nbd-disk".into())
+            .stack_size(256 << 10);
+        if let Err(error) = builder.spawn(move || pool.run()) {
+            // The threads that there are take it on.
+            state.threads -= 1;
+            tracing::warn!("cannot start a disk thread: {error}");
+        }
+    }
+
+    /// Puts the lane in the queue of the ready if it has something to run and is not over its share.
+    fn queue(&self, state: &mut State, lane: &Arc<Lane>) {
+        let mut tasks = lane.tasks.lock();
+        if tasks.queued || tasks.waiting.is_empty() || tasks.running >= self.most / 2 {
+            return;
+        }
+        tasks.queued = true;
+        drop(tasks);
+        state.ready.push_back(lane.clone());
+        self.work.notify_one();
+    }
+
+    fn run(&self) {
+        let mut state = self.state.lock();
+        loop {
+            let Some(lane) = state.ready.pop_front() else {
+                state.idle += 1;
+                self.work.wait(&mut state);
+                state.idle -= 1;
+                continue;
+            };
+            let task = lane.start();
+            self.queue(&mut state, &lane);
+            if let Some(task) = task {
+                parking_lot::MutexGuard::unlocked(&mut state, task);
+                lane.tasks.lock().running -= 1;
+                self.queue(&mut state, &lane);
+            }
+        }
+    }
+}
+
+impl Lane {
+    fn start(&self) -> Option<Task> {
+        let mut tasks = self.tasks.lock();
+        tasks.queued = false;
+        let task = tasks.waiting.pop_front();
+        tasks.running += usize::from(task.is_some());
+        task
+    }
+
+    /// Throws away what has not begun; returns how many tasks that were.
+    pub fn cancel(&self) -> usize {
+        let waiting = std::mem::take(&mut self.tasks.lock().waiting);
+        waiting.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::mpsc, time::Duration};
+
+    use super::*;
+
+    const DEADLINE: Duration = Duration::from_secs(10);
+
+    #[test]
+    fn one_lane_cannot_hold_all_threads() {
+        let pool = Pool::new(4);
+        let (greedy, modest) = (Arc::new(Lane::default()), Arc::new(Lane::default()));
+        let (release, held) = crossbeam();
+        for _ in 0..100 {
+            let held = held.clone();
+            pool.submit(
+                &greedy,
+                Box::new(move || {
+                    let _ = held.lock().recv();
+                }),
+            );
+        }
+        let (tell, told) = mpsc::channel();
+        pool.submit(&modest, Box::new(move || tell.send(()).unwrap()));
+        told.recv_timeout(DEADLINE)
+            .expect("the modest lane got no thread");
+        drop(release);
+    }
+
+    fn crossbeam() -> (mpsc::Sender<()>, Arc<Mutex<mpsc::Receiver<()>>>) {
+        let (sender, receiver) = mpsc::channel();
+        (sender, Arc::new(Mutex::new(receiver)))
+    }
+
+    #[test]
+    fn every_task_runs_once() {
+        let pool = Pool::new(3);
+        let lane = Arc::new(Lane::default());
+        let (tell, told) = mpsc::channel();
+        for number in 0..1000 {
+            let tell = tell.clone();
+            pool.submit(&lane, Box::new(move || tell.send(number).unwrap()));
+        }
+        let mut seen: Vec<i32> = (0..1000)
+            .map(|_| told.recv_timeout(DEADLINE).unwrap())
+            .collect();
+        seen.sort_unstable();
+        assert_eq!(seen, (0..1000).collect::<Vec<_>>());
+    }
+}

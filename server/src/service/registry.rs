@@ -1,0 +1,252 @@
+//! The connections that there are, and who owns which export.
+
+use std::{
+    collections::HashMap,
+    net::Shutdown,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use parking_lot::{Condvar, Mutex};
+
+use super::{device::PeerAddress, transport::Socket};
+
+/// What a connection has done so far.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Requests answered.
+    pub requests: AtomicU64,
+    /// Bytes read by the client.
+    pub read: AtomicU64,
+    /// Bytes written by the client.
+    pub written: AtomicU64,
+    /// Requests that failed.
+    pub errors: AtomicU64,
+}
+
+/// A connection as others see it.
+#[derive(Debug)]
+pub struct Live {
+    /// Its number; later connections have higher ones.
+    pub id: u64,
+    /// Its socket.
+    pub socket: Socket,
+    /// Who is there.
+    pub peer: PeerAddress,
+    /// What it did.
+    pub counters: Counters,
+    evicted: AtomicBool,
+    draining: AtomicBool,
+    holds: Mutex<Holds>,
+}
+
+#[derive(Debug, Default, Clone)]
+struct Holds {
+    export: Option<String>,
+    owner: Option<String>,
+}
+
+/// A snapshot of one connection for status displays.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConnectionView {
+    /// Its number.
+    pub id: u64,
+    /// Who is there.
+    pub peer: PeerAddress,
+    /// Owner key of its export, if it has one.
+    pub owner: Option<String>,
+    /// Requests answered.
+    pub requests: u64,
+    /// Bytes read by the client.
+    pub read: u64,
+    /// Bytes written by the client.
+    pub written: u64,
+    /// Requests that failed.
+    pub errors: u64,
+}
+
+impl Live {
+    /// Whether a newer connection took over: nothing may be answered any more.
+    pub fn is_evicted(&self) -> bool {
+        self.evicted.load(Relaxed)
+    }
+
+    /// Whether the service is being shut down.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Relaxed)
+    }
+
+    /// Remembers what it opened.
+    pub fn opened(&self, export: &str) {
+        self.holds.lock().export = Some(export.to_owned());
+    }
+
+    /// What it opened: export and owner.
+    pub fn holds(&self) -> (Option<String>, Option<String>) {
+        let holds = self.holds.lock().clone();
+        (holds.export, holds.owner)
+    }
+
+    fn evict(&self) {
+        self.evicted.store(true, Relaxed);
+        self.socket.shut(Shutdown::Both);
+    }
+
+    fn drain(&self) {
+        self.draining.store(true, Relaxed);
+        self.socket.shut(Shutdown::Read);
+    }
+
+    fn view(&self) -> ConnectionView {
+        ConnectionView {
+            id: self.id,
+            peer: self.peer,
+            owner: self.holds.lock().owner.clone(),
+            requests: self.counters.requests.load(Relaxed),
+            read: self.counters.read.load(Relaxed),
+            written: self.counters.written.load(Relaxed),
+            errors: self.counters.errors.load(Relaxed),
+        }
+    }
+}
+
+/// All connections.
+#[derive(Default)]
+pub struct Registry {
+    state: Mutex<State>,
+    ended: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    connections: HashMap<u64, Arc<Live>>,
+    last_id: u64,
+    draining: bool,
+}
+
+/// Why a connection is not taken in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Full {
+    /// As many as there may be in all.
+    All,
+    /// As many as one address may have.
+    Peer,
+    /// The service stops.
+    Draining,
+}
+
+impl Registry {
+    /// Takes a connection in, unless there are too many.
+    pub fn enter(
+        &self,
+        socket: Socket,
+        most: usize,
+        most_per_peer: usize,
+    ) -> Result<Arc<Live>, Full> {
+        let peer = socket.peer();
+        let mut state = self.state.lock();
+        if state.draining {
+            return Err(Full::Draining);
+        }
+        if state.connections.len() >= most {
+            return Err(Full::All);
+        }
+        let same = state
+            .connections
+            .values()
+            .filter(|live| live.peer == peer)
+            .count();
+        if peer != PeerAddress::Local && same >= most_per_peer {
+            return Err(Full::Peer);
+        }
+        state.last_id += 1;
+        let live = Arc::new(Live {
+            id: state.last_id,
+            socket,
+            peer,
+            counters: Counters::default(),
+            evicted: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
+            holds: Mutex::default(),
+        });
+        state.connections.insert(live.id, live.clone());
+        Ok(live)
+    }
+
+    /// The connection has ended and nothing of it is under way any more.
+    pub fn leave(&self, live: &Live) {
+        self.state.lock().connections.remove(&live.id);
+        self.ended.notify_all();
+    }
+
+    /// Makes `live` the owner of `owner`'s export: older connections are closed, and this returns when nothing of
+    /// them is under way. Gives who was evicted; an error when one does not end in time, or when a newer
+    /// connection was faster.
+    pub fn take_over(
+        &self,
+        live: &Live,
+        owner: &str,
+        limit: Duration,
+    ) -> Result<Vec<Arc<Live>>, &'static str> {
+        let deadline = Instant::now() + limit;
+        let mut state = self.state.lock();
+        live.holds.lock().owner = Some(owner.to_owned());
+        let others = |state: &State| -> Vec<Arc<Live>> {
+            let same = |other: &&Arc<Live>| {
+                other.id != live.id && other.holds.lock().owner.as_deref() == Some(owner)
+            };
+            state.connections.values().filter(same).cloned().collect()
+        };
+        let evicted: Vec<_> = others(&state)
+            .into_iter()
+            .filter(|other| !other.is_evicted())
+            .collect();
+        evicted.iter().for_each(|other| other.evict());
+        loop {
+            if live.is_evicted() {
+                return Err("a newer connection of this client has taken over");
+            }
+            if others(&state).iter().all(|other| !other.is_evicted()) {
+                return Ok(evicted);
+            }
+            if self.ended.wait_until(&mut state, deadline).timed_out() {
+                return Err("the client's previous connection still has requests under way");
+            }
+        }
+    }
+
+    /// Lets nobody in any more and asks everyone to finish; true when all have by the deadline, after which the
+    /// rest is cut off.
+    pub fn drain(&self, limit: Duration) -> bool {
+        let deadline = Instant::now() + limit;
+        let mut state = self.state.lock();
+        state.draining = true;
+        state.connections.values().for_each(|live| live.drain());
+        while !state.connections.is_empty() {
+            if self.ended.wait_until(&mut state, deadline).timed_out() {
+                state
+                    .connections
+                    .values()
+                    .for_each(|live| live.socket.shut(Shutdown::Both));
+                return false;
+            }
+        }
+        true
+    }
+
+    /// All connections as they are now.
+    pub fn view(&self) -> Vec<ConnectionView> {
+        let mut views: Vec<_> = self
+            .state
+            .lock()
+            .connections
+            .values()
+            .map(|live| live.view())
+            .collect();
+        views.sort_by_key(|view| view.id);
+        views
+    }
+}

@@ -1,0 +1,253 @@
+//! TLS: certificates from files, client names, reload.
+
+use std::{
+    fs::File,
+    io::{self, BufReader, Read, Write},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Instant,
+};
+
+use anyhow::{Context, bail};
+use arc_swap::ArcSwap;
+use nbd::TlsPolicy;
+use rustls::{
+    RootCertStore, ServerConfig, ServerConnection,
+    pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, pem::PemObject},
+    server::WebPkiClientVerifier,
+};
+use x509_parser::{
+    extensions::GeneralName,
+    prelude::{FromDer, X509Certificate},
+};
+
+use super::transport::Socket;
+
+/// Where the certificates of a listener are. All PEM.
+#[derive(Debug, Clone)]
+pub struct TlsFiles {
+    /// The server's certificate, with intermediate ones behind it.
+    pub certificate: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+    /// The CA that client certificates must come from; none are asked for without.
+    pub client_ca: Option<PathBuf>,
+    /// Revoked client certificates.
+    pub revoked: Option<PathBuf>,
+}
+
+impl TlsFiles {
+    /// The layout that `bootroom pki` makes in a folder.
+    pub fn in_folder(folder: &Path, client_certificates: bool) -> Self {
+        Self {
+            certificate: folder.join("server.pem"),
+            key: folder.join("server.key"),
+            client_ca: client_certificates.then(|| folder.join("ca.pem")),
+            revoked: client_certificates.then(|| folder.join("revoked.pem")),
+        }
+    }
+}
+
+/// TLS of a listener; certificates can be exchanged while it runs.
+pub struct Tls {
+    policy: TlsPolicy,
+    loaded: Option<(TlsFiles, ArcSwap<ServerConfig>)>,
+}
+
+impl Tls {
+    /// No TLS.
+    pub fn off() -> Self {
+        Self {
+            policy: TlsPolicy::Off,
+            loaded: None,
+        }
+    }
+
+    /// TLS with the certificates in `files`; plain connections too unless `required`.
+    ///
+    /// # Errors
+    /// A file that cannot be read or used, by name.
+    pub fn load(files: TlsFiles, required: bool) -> anyhow::Result<Self> {
+        let policy = if required {
+            TlsPolicy::Required
+        } else {
+            TlsPolicy::Offered
+        };
+        let config = config(&files)?;
+        Ok(Self {
+            policy,
+            loaded: Some((files, ArcSwap::from_pointee(config))),
+        })
+    }
+
+    /// Reads the files again, for connections that come later. What was in use stays so when that fails.
+    ///
+    /// # Errors
+    /// As [`Tls::load`].
+    pub fn reload(&self) -> anyhow::Result<()> {
+        if let Some((files, current)) = &self.loaded {
+            current.store(Arc::new(config(files)?));
+        }
+        Ok(())
+    }
+
+    /// Whether connections may or must use it.
+    pub fn policy(&self) -> TlsPolicy {
+        self.policy
+    }
+
+    /// Does the TLS handshake on `socket`.
+    ///
+    /// # Errors
+    /// Why it failed, in words.
+    pub fn accept(&self, socket: &Socket, deadline: Instant) -> Result<ServerConnection, String> {
+        let Some((_, config)) = &self.loaded else {
+            return Err("TLS is not configured".into());
+        };
+        let session =
+            ServerConnection::new(config.load_full()).map_err(|error| error.to_string())?;
+        handshake(session, socket, deadline).map_err(|error| format!("TLS handshake: {error}"))
+    }
+}
+
+fn handshake(
+    mut session: ServerConnection,
+    socket: &Socket,
+    deadline: Instant,
+) -> io::Result<ServerConnection> {
+    session.set_buffer_limit(None);
+    let mut stream = Deadline { socket, deadline };
+    while session.is_handshaking() {
+        session.complete_io(&mut stream)?;
+    }
+    while session.wants_write() {
+        session.write_tls(&mut stream)?;
+    }
+    Ok(session)
+}
+
+/// Reads within a deadline.
+struct Deadline<'a> {
+    socket: &'a Socket,
+    deadline: Instant,
+}
+
+impl Read for Deadline<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        self.socket.set_read_timeout(Some(left))?;
+        let mut socket = self.socket;
+        match socket.read(buf) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                Err(io::ErrorKind::TimedOut.into())
+            }
+            result => result,
+        }
+    }
+}
+
+impl Write for Deadline<'_> {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        let mut socket = self.socket;
+        socket.write(buf)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// One TLS configuration. A kernel TLS client may be at the other end, which takes no control messages: so no session
+/// tickets, and no KeyUpdate, which rustls never sends by itself before the cipher's limit (design §6).
+fn config(files: &TlsFiles) -> anyhow::Result<ServerConfig> {
+    let chain = certificates(&files.certificate)?;
+    let key = PrivateKeyDer::from_pem_file(&files.key)
+        .with_context(|| format!("cannot read the private key {}", files.key.display()))?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ServerConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()?;
+    let builder = match &files.client_ca {
+        None => builder.with_no_client_auth(),
+        Some(ca) => {
+            let roots = Arc::new(roots(ca)?);
+            let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider);
+            let verifier = verifier
+                .with_crls(revoked(files)?)
+                .allow_unknown_revocation_status();
+            builder.with_client_cert_verifier(verifier.build().context("cannot use the client CA")?)
+        }
+    };
+    let mut config = builder
+        .with_single_cert(chain, key)
+        .with_context(|| format!("{} does not fit its key", files.certificate.display()))?;
+    config.send_tls13_tickets = 0;
+    config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
+    Ok(config)
+}
+
+fn certificates(path: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
+    let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_reader_iter(BufReader::new(file)).collect();
+    let chain =
+        chain.with_context(|| format!("cannot read the certificates in {}", path.display()))?;
+    if chain.is_empty() {
+        bail!("{} holds no certificate", path.display());
+    }
+    Ok(chain)
+}
+
+fn roots(path: &Path) -> anyhow::Result<RootCertStore> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(path)? {
+        roots
+            .add(certificate)
+            .with_context(|| format!("{} is no CA", path.display()))?;
+    }
+    Ok(roots)
+}
+
+fn revoked(files: &TlsFiles) -> anyhow::Result<Vec<CertificateRevocationListDer<'static>>> {
+    let Some(path) = &files.revoked else {
+        return Ok(Vec::new());
+    };
+    let list = CertificateRevocationListDer::from_pem_file(path);
+    Ok(vec![list.with_context(|| {
+        format!("cannot read {}", path.display())
+    })?])
+}
+
+/// The names in the certificate that the client showed.
+pub fn peer_names(session: &ServerConnection) -> Vec<String> {
+    let first = session.peer_certificates().and_then(|chain| chain.first());
+    first
+        .map(|certificate| names(certificate))
+        .unwrap_or_default()
+}
+
+fn names(certificate: &CertificateDer<'_>) -> Vec<String> {
+    let Ok((_, parsed)) = X509Certificate::from_der(certificate) else {
+        return Vec::new();
+    };
+    let common = parsed
+        .subject()
+        .iter_common_name()
+        .filter_map(|name| name.as_str().ok().map(str::to_owned));
+    let mut names: Vec<String> = common.collect();
+    if let Ok(Some(alternative)) = parsed.subject_alternative_name() {
+        names.extend(
+            alternative
+                .value
+                .general_names
+                .iter()
+                .filter_map(|name| match name {
+                    GeneralName::DNSName(name) => Some((*name).to_owned()),
+                    _ => None,
+                }),
+        );
+    }
+    names.dedup();
+    names
+}
