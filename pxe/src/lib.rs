@@ -37,6 +37,7 @@ mod sys;
 pub mod dhcp;
 pub mod files;
 pub mod http;
+pub mod menu;
 pub mod tftp;
 pub mod trace;
 
