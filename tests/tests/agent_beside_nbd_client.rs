@@ -65,7 +65,8 @@ fn the_agent_beside_nbd_client() {
             "nbd-client -nonetlink -N disk HOST PORT /dev/nbd0 -persist",
         ),
     ];
-    let events: [(&str, fn(&mut Scene)); 2] = [
+    type Event = fn(&mut Scene);
+    let events: [(&str, Event); 2] = [
         ("restart", restart),
         ("kill -9, back after 5 s", kill_for_five_seconds),
     ];

@@ -41,10 +41,7 @@ fn openssl(directory: &Path, arguments: &str) {
 }
 
 fn scene(pki: &Path, file: &str) -> Scene {
-    let files = vec![
-        ("etc/tls", Vec::new()),
-        ("etc/proof.pem", std::fs::read(pki.join(file)).unwrap()),
-    ];
+    let files = vec![("etc/proof.pem", std::fs::read(pki.join(file)).unwrap())];
     let server = vec!["--tls", "required", "--pki", pki.to_str().unwrap()];
     let port = free_port();
     let mut scene = Scene::unattached(
