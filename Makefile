@@ -3,7 +3,7 @@
 CARGO ?= cargo
 BOOTROOM := target/release/bootroom
 DEB := target/deb/bootroom-client.deb
-SHELL_SCRIPTS := $(shell git ls-files '*.sh' .ci/run)
+SHELL_SCRIPTS := $(sort $(shell git ls-files "*.sh"; git grep -lE "^\#!/bin/(ba)?sh"))
 
 .PHONY: help demo test test-full bench crash build deb fmt lint unit e2e packages clean
 
