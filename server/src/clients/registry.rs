@@ -73,6 +73,14 @@ impl Registry {
             .cloned()
     }
 
+    /// The record for which `search` finds something, with that.
+    pub fn find_map<T>(&self, search: impl Fn(&Record) -> Option<T>) -> Option<(Record, T)> {
+        let records = self.records.read();
+        records
+            .values()
+            .find_map(|record| Some((record.clone(), search(record)?)))
+    }
+
     /// Every record, in the order of names.
     pub fn all(&self) -> Vec<Record> {
         let mut all: Vec<_> = self.records.read().values().cloned().collect();
@@ -192,11 +200,11 @@ mod tests {
             let registry = Registry::open(&path).unwrap();
             registry.get_or_make(mac, |_| record(1)).unwrap();
             registry
-                .update(mac, |record| record.boots.fresh = true)
+                .update(mac, |record| record.boots.making = true)
                 .unwrap();
         }
         let registry = Registry::open(&path).unwrap();
-        assert!(registry.get(mac).unwrap().boots.fresh);
+        assert!(registry.get(mac).unwrap().boots.making);
         assert_eq!(registry.by_name("pc-1").unwrap().mac, mac);
     }
 
