@@ -125,7 +125,9 @@ impl Registry {
             .cloned();
         drop(records);
         let record = oldest.ok_or_else(|| Error::full(MOST_CLIENTS))?;
-        self.write(&record.mac, None)?;
+        if record.boots != Boots::default() {
+            self.write(&record.mac, None)?;
+        }
         self.records.write().remove(&record.mac);
         self.names.write().remove(&record.name);
         Ok(())
@@ -234,6 +236,32 @@ mod tests {
         let registry = Registry::open(&path).unwrap();
         assert!(registry.get(mac).unwrap().boots.making);
         assert_eq!(registry.by_name("pc-1").unwrap().mac, mac);
+    }
+
+    #[test]
+    fn a_flood_of_addresses_costs_no_disk_and_locks_nobody_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state.redb");
+        let registry = Registry::open(&path).unwrap();
+        registry.get_or_make(record(1).mac, |_| record(1)).unwrap();
+        registry
+            .update(record(1).mac, |record| record.boots.fresh_next = true)
+            .unwrap();
+        for number in 0..MOST_CLIENTS as u32 + 5 {
+            let [a, b, c, d] = number.to_be_bytes();
+            let mac = Mac([6, 0, a, b, c, d]);
+            let name = format!("flood-{number}").parse().unwrap();
+            registry
+                .get_or_make(mac, |_| Record {
+                    mac,
+                    name,
+                    ..record(2)
+                })
+                .unwrap();
+        }
+        assert!(registry.get(record(1).mac).is_some());
+        drop(registry);
+        assert_eq!(Registry::open(&path).unwrap().all().len(), 1);
     }
 
     #[test]
