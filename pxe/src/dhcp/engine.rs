@@ -102,7 +102,7 @@ impl Engine {
         let machine = boot::machine(packet, mac, &self.config.interface);
         let stage = boot::stage(packet, &machine);
         if self.config.mode == Mode::Proxy {
-            self.learn(packet, mac);
+            self.learn(packet, mac, now);
             if stage == Stage::Os {
                 return Outcome::default();
             }
@@ -126,14 +126,14 @@ impl Engine {
     }
 
     /// Which address a machine has is known to the site's server only; but the machine says it in its REQUEST.
-    fn learn(&self, packet: &Packet, mac: Mac) {
+    fn learn(&self, packet: &Packet, mac: Mac, now: Now) {
         let wished = packet.options.address(code::REQUESTED_ADDRESS);
         let has = Some(packet.ciaddr).filter(|a| *a != Ipv4Addr::UNSPECIFIED);
         if let Some(address) = has
             .or(wished)
             .filter(|_| packet.kind == MessageType::Request)
         {
-            self.leases.learn(mac, address);
+            self.leases.learn(mac, address, now.mono);
         }
     }
 
