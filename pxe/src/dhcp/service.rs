@@ -194,10 +194,8 @@ async fn receive_port(socket: &Socket, port: u16, jobs: &SyncSender<Job>) -> Res
                     source: got.source,
                     port,
                 };
-                queue(
-                    jobs,
-                    Job::Packet(buffer[..got.len].into(), via, Instant::now()),
-                );
+                let packet = buffer[..got.len].into();
+                queue(jobs, Job::Packet(packet, via, Instant::now()))?;
             }
             Err(error) => pause(&error).await,
         }
