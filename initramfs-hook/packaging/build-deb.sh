@@ -29,6 +29,11 @@ for script in "$here"/dracut/95bootroom/*.sh; do
 done
 put 644 "$here/systemd/bootroom-report.service" lib/systemd/system/bootroom-report.service
 install -d "$tree/lib/systemd/system/multi-user.target.wants"
+put 644 "$here/systemd/bootroom-guard@.service" lib/systemd/system/bootroom-guard@.service
+install -d "$tree/lib/systemd/system/sysinit.target.wants"
+for ending in poweroff reboot; do
+	ln -s ../bootroom-guard@.service "$tree/lib/systemd/system/sysinit.target.wants/bootroom-guard@$ending.service"
+done
 ln -s ../bootroom-report.service "$tree/lib/systemd/system/multi-user.target.wants/bootroom-report.service"
 for page in "$here"/man/*.[78]; do
 	[ -e "$page" ] || continue

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::cmdline::{DeviceIndex, Disk, Plan};
 use crate::error::{Result, usage};
+use crate::guard::Ending;
 use crate::report::{Event, ReportUrl};
 use crate::uri::{Target, parse_servers};
 
@@ -17,6 +18,7 @@ bootroom-attach: attach network disks and keep them attached
   bootroom-attach --wanted                 exit 0 if it asks for anything, 1 if not
   bootroom-attach --detach /dev/nbdN       take a disk down
   bootroom-attach --say EVENT              report attached, up, reconnected or shutdown
+  bootroom-attach --guard poweroff|reboot  when terminated, tell the agent to see it through
 
   --server HOST[:PORT][,...]   further servers of the same exports, tried in turn
   --report URL                 report to http://HOST[:PORT]/PATH/EVENT
@@ -39,6 +41,8 @@ pub enum Command {
     Detach(DeviceIndex),
     /// Send one report, to the given URL or to that of the kernel command line.
     Say(Event, Option<ReportUrl>),
+    /// Wait for the end of the system; see [`crate::guard`].
+    Guard(Ending),
     /// Print [`HELP`].
     Help,
     /// Print the version.
@@ -92,6 +96,7 @@ impl Command {
                 "--wanted" => special = Some(Self::Wanted),
                 "--detach" => special = Some(Self::Detach(value()?.parse()?)),
                 "--say" => special = Some(Self::Say(value()?.parse()?, None)),
+                "--guard" => special = Some(Self::Guard(value()?.parse()?)),
                 "--cmdline" => raw.cmdline = true,
                 "--foreground" => raw.foreground = true,
                 "--server" => raw.servers.extend(parse_servers(&value()?)?),
@@ -127,6 +132,9 @@ impl Raw {
                 ));
             }
         };
+        if let Some(plan) = &plan {
+            plan.check()?;
+        }
         let patience = self.patience.unwrap_or(60);
         Ok(Attach {
             plan,

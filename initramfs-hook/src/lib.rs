@@ -18,6 +18,7 @@ pub mod cmdline;
 pub mod console;
 pub mod daemon;
 pub mod error;
+pub mod guard;
 pub mod kernel;
 pub mod ktls;
 pub mod link;

@@ -12,7 +12,7 @@ use bootroom_attach::kernel::Kernel;
 use bootroom_attach::post::{Post, Progress};
 use bootroom_attach::report::{Event, ReportUrl};
 use bootroom_attach::security::Security;
-use bootroom_attach::{clock, daemon, net};
+use bootroom_attach::{clock, daemon, guard, net};
 
 fn main() -> ExitCode {
     let args = std::env::args_os()
@@ -42,6 +42,10 @@ fn execute(command: Command) -> Result<ExitCode> {
         }
         Command::Detach(device) => detach(device)?,
         Command::Say(event, url) => say(event, url)?,
+        Command::Guard(ending) => {
+            rerun()?;
+            guard::stand(ending)?;
+        }
         Command::Attach(attach) => return start(attach),
     }
     Ok(ExitCode::SUCCESS)
@@ -89,16 +93,24 @@ fn say(event: Event, url: Option<ReportUrl>) -> Result<()> {
     }
 }
 
+/// Goes on from memory, if this is not done yet.
+fn rerun() -> Result<()> {
+    let args: Vec<_> = std::env::args_os().collect();
+    daemon::rerun_from_memory(&args).map_err(not_started)
+}
+
+fn not_started(source: std::io::Error) -> Error {
+    Error::with(Kind::Kernel, "the agent cannot be started", source)
+}
+
 /// Splits off the agent and waits until its disks are there.
 fn start(attach: Attach) -> Result<ExitCode> {
-    let args: Vec<_> = std::env::args_os().collect();
-    let failed = |e| Error::with(Kind::Kernel, "the agent cannot be started", e);
-    daemon::rerun_from_memory(&args).map_err(failed)?;
+    rerun()?;
     if attach.foreground {
         serve(attach, |_| Ok(()))?;
         return Ok(ExitCode::SUCCESS);
     }
-    match daemon::split().map_err(failed)? {
+    match daemon::split().map_err(not_started)? {
         Ok(word) => Ok(word.wait().map_or_else(
             |reason| fail(&reason, Kind::Network),
             |()| ExitCode::SUCCESS,

@@ -128,3 +128,34 @@ pub fn set_ktls_keys(fd: BorrowedFd<'_>, direction: Direction, info: &[u8]) -> i
     };
     check(result).map(drop)
 }
+
+/// Waits until this process is told to terminate (SIGTERM).
+pub fn wait_for_termination() -> io::Result<()> {
+    // SAFETY: the set is a plain value on the stack, initialised by sigemptyset before use; `number` outlives the call.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        libc::sigaddset(&raw mut set, libc::SIGTERM);
+        check(libc::sigprocmask(
+            libc::SIG_BLOCK,
+            &raw const set,
+            std::ptr::null_mut(),
+        ))?;
+        let mut number = 0;
+        match libc::sigwait(&raw const set, &raw mut number) {
+            0 => Ok(()),
+            errno => Err(io::Error::from_raw_os_error(errno)),
+        }
+    }
+}
+
+/// Ends the machine at once, with nothing synced: switches it off, or restarts it.
+pub fn end_machine(power_off: bool) -> io::Result<()> {
+    let how = if power_off {
+        libc::RB_POWER_OFF
+    } else {
+        libc::RB_AUTOBOOT
+    };
+    // SAFETY: takes a plain integer.
+    check(unsafe { libc::reboot(how) }).map(drop)
+}

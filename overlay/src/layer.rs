@@ -48,8 +48,8 @@ pub(crate) struct Layer {
     stripes: [Mutex<()>; STRIPES],
     /// Data was written since the last sync began.
     unsynced: AtomicBool,
-    /// The durable map was synced by this process: one killed before may have written it and not lived to do so.
-    map_synced: AtomicBool,
+    /// This process has synced data and map once: one killed before may have written either and not lived to do so.
+    synced_once: AtomicBool,
     /// A sync failed: what the disk holds is unknown.
     failed: AtomicBool,
     syncing: Mutex<()>,
@@ -122,9 +122,9 @@ impl Layer {
             live,
             durable,
             stripes: std::array::from_fn(|_| Mutex::new(())),
-            // Whether an earlier process synced everything is not known.
-            unsynced: AtomicBool::new(trust == Trust::Live),
-            map_synced: AtomicBool::new(false),
+            unsynced: AtomicBool::new(false),
+            // Whether an earlier process synced what it wrote is not known: the first sync does everything.
+            synced_once: AtomicBool::new(false),
             failed: AtomicBool::new(false),
             syncing: Mutex::new(()),
         })
@@ -413,14 +413,14 @@ impl Layer {
     pub(crate) fn sync(&self) -> Result<()> {
         let _one = self.syncing.lock();
         self.usable()?;
-        let map_synced = self.map_synced.load(Ordering::Relaxed);
+        let synced_once = self.synced_once.load(Ordering::Relaxed);
         let unsynced = self.unsynced.swap(false, Ordering::AcqRel);
-        if !unsynced && map_synced && self.durable.is_clean() {
+        if !unsynced && synced_once && self.durable.is_clean() {
             return Ok(());
         }
         let captured = self.durable.capture(&self.map);
         self.sync_or_fail("data", self.data.sync())?;
-        if captured.is_empty() && map_synced {
+        if captured.is_empty() && synced_once {
             return Ok(());
         }
         if let Err(e) = self.durable.write(&captured) {
@@ -431,7 +431,7 @@ impl Layer {
             ));
         }
         self.sync_or_fail("map", self.durable.sync())?;
-        self.map_synced.store(true, Ordering::Relaxed);
+        self.synced_once.store(true, Ordering::Relaxed);
         Ok(())
     }
 

@@ -92,7 +92,11 @@ impl Overlay {
             anyway: true,
         };
         let (older, newer) = (&stack.layers[at], &stack.layers[at + 1]);
-        self.merge(older, newer, &around)?;
+        let merged = self.merge(older, newer, &around);
+        if stack.top().has_failed() {
+            self.distrust();
+        }
+        merged?;
         let mut inside = self.gate.write();
         let mut next = self.manifest.lock().clone();
         next.layers.remove(at);

@@ -153,8 +153,8 @@ impl Store {
         manifest
             .replace(&*self.host, draft)
             .map_err(|e| e.into_error())?;
+        // Opening it makes the name durable.
         self.host.rename(draft, &path).context(naming)?;
-        self.host.sync_dir(&self.dir).context(naming)?;
         Ok(manifest)
     }
 

@@ -1,95 +1,13 @@
 //! The client agent rides through everything that can happen to its server and its network, with no I/O error and no
 //! block lost, while a load writes, syncs and reads back inside the machine all the time.
 
-use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bootroom_tests::deadline::wait_for;
-use bootroom_tests::guest::disk::{DiskServer, assert_clean, free_port, make_ext4};
+use bootroom_tests::guest::disk::{DiskServer, free_port, make_ext4};
 use bootroom_tests::guest::relay::Relay;
-use bootroom_tests::guest::{Guest, HOST, LoadLog};
+use bootroom_tests::guest::scene::{Scene, Special};
 use rustix::process::Signal;
-use tempfile::TempDir;
-
-/// How soon after the server listens again the load has to go on.
-const BACK_WITHIN: Duration = Duration::from_secs(2);
-
-struct Scene {
-    guest: Guest,
-    server: DiskServer,
-    image: PathBuf,
-    port: u16,
-    _directory: TempDir,
-}
-
-impl Scene {
-    /// A disk, its server, and a guest that has it mounted, under load. `ports` are what the agent is told.
-    fn new(ports: &[u16], port: u16) -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let image = directory.path().join("disk.img");
-        make_ext4(&image, 64);
-        let server = DiskServer::start(&image, port, &["--name", "disk"]);
-        let mut guest = Guest::boot(&[]);
-        let more: Vec<String> = ports[1..]
-            .iter()
-            .map(|p| format!("--server {HOST}:{p}"))
-            .collect();
-        guest.run(&format!(
-            "bootroom-attach nbd://{HOST}:{}/disk /dev/nbd0 {}",
-            ports[0],
-            more.join(" ")
-        ));
-        guest.run("mount /dev/nbd0 /mnt");
-        guest.start_load("/mnt/load");
-        Self {
-            guest,
-            server,
-            image,
-            port,
-            _directory: directory,
-        }
-    }
-
-    fn simple() -> Self {
-        let port = free_port();
-        Self::new(&[port], port)
-    }
-
-    /// Something happens; afterwards the load must go on, and its pause is returned.
-    fn pause(&mut self, what: &str, event: impl FnOnce(&mut Self)) -> Duration {
-        self.guest.wait_for_writes(5);
-        self.guest.clear_log();
-        let begun = Instant::now();
-        event(self);
-        let away = begun.elapsed();
-        self.guest.wait_for_writes(20);
-        let pause = self.guest.load_log().longest();
-        println!(
-            "{what:40} away {:6.1} s  pause {:6.1} s",
-            away.as_secs_f64(),
-            pause.as_secs_f64()
-        );
-        assert!(
-            pause <= away + BACK_WITHIN,
-            "{what}: paused for {pause:?}, away for {away:?}"
-        );
-        pause
-    }
-
-    /// The load's own verdict, the kernel's, and e2fsck's.
-    fn verdict(mut self) -> LoadLog {
-        let log = self.guest.stop_load();
-        let [operations, errors, wrong] = log.done.unwrap();
-        assert_eq!((errors, wrong), (0, 0), "{:?}", log.errors);
-        assert!(operations > 50, "{operations} writes are not a load");
-        let complaints = "dmesg | grep -iE 'i/o error|EXT4-fs (error|warning)|Remounting' || true";
-        assert_eq!(self.guest.run(complaints), "");
-        self.guest.run("umount /mnt && sync");
-        self.server.stop();
-        assert_clean(&self.image);
-        log
-    }
-}
 
 fn hold(time: Duration) {
     // The outage itself is the event: it has to last.
@@ -99,7 +17,13 @@ fn hold(time: Duration) {
 #[test]
 fn rides_through_a_restart_a_kill_and_a_moved_server() {
     let (first, second) = (free_port(), free_port());
-    let mut scene = Scene::new(&[first, second], first);
+    let mut scene = Scene::new(
+        first,
+        &Special {
+            ports: vec![first, second],
+            ..Special::default()
+        },
+    );
     scene.pause("server restarted", |scene| {
         scene.server.stop();
         scene.server.up();
@@ -237,7 +161,13 @@ fn rides_through_twenty_restarts_in_a_row() {
 fn rides_through_resets_at_random() {
     let port = free_port();
     let relay = Relay::new(([127, 0, 0, 1], port).into());
-    let mut scene = Scene::new(&[relay.port()], port);
+    let mut scene = Scene::new(
+        port,
+        &Special {
+            ports: vec![relay.port()],
+            ..Special::default()
+        },
+    );
     for turn in 1..=20 {
         scene.pause(&format!("reset {turn}"), |_| {
             hold(Duration::from_millis(u64::from(rand::random::<u8>()) * 4));
@@ -247,4 +177,24 @@ fn rides_through_resets_at_random() {
         });
     }
     scene.verdict();
+}
+
+#[test]
+#[ignore = "a minute"]
+fn a_shutdown_without_the_server_ends_in_bounded_time() {
+    let mut scene = Scene::simple();
+    scene
+        .guest
+        .run("bootroom-attach --guard reboot & echo $! >/run/guard");
+    scene.server.kill();
+    scene
+        .guest
+        .run("(sync; touch /run/synced) & sleep 1; test ! -e /run/synced");
+    let begun = std::time::Instant::now();
+    scene.guest.run("kill $(cat /run/guard)");
+    scene.guest.wait_for_end(Duration::from_secs(60));
+    println!(
+        "ended {:.1} s after the shutdown began",
+        begun.elapsed().as_secs_f64()
+    );
 }

@@ -45,6 +45,7 @@ impl Policy for TestPolicy {
 
 struct Bench {
     engine: Engine,
+    leases: Arc<Leases>,
     policy: Arc<TestPolicy>,
     now: Now,
 }
@@ -52,13 +53,11 @@ struct Bench {
 impl Bench {
     fn new(config: DhcpConfig, policy: TestPolicy) -> Self {
         let policy = Arc::new(policy);
-        let engine = Engine::new(
-            Arc::new(config),
-            Leases::open(Box::new(NoLog)).unwrap(),
-            policy.clone(),
-        );
+        let leases = Leases::open(Box::new(NoLog)).unwrap();
+        let engine = Engine::new(Arc::new(config), leases.clone(), policy.clone());
         Self {
             engine,
+            leases,
             policy,
             now: Now {
                 wall: UnixTime(1000),
@@ -620,6 +619,16 @@ fn a_proxy_names_files_and_gives_no_addresses() {
         bench
             .ask(&firmware(b"PXEClient", 7, MessageType::Request))
             .is_none()
+    );
+    assert_eq!(bench.leases.mac_of(host(50)), None);
+    bench.ask(&with(
+        packet(MAC, MessageType::Request),
+        &[(code::REQUESTED_ADDRESS, &host(50).octets())],
+    ));
+    assert_eq!(
+        bench.leases.mac_of(host(50)),
+        Some(MAC),
+        "learned from the request to the other server"
     );
     // Port 4011 answers from there, to whence it was asked.
     let request = Packet {

@@ -18,6 +18,7 @@ pub mod disk;
 pub mod initramfs;
 pub mod kernel;
 pub mod relay;
+pub mod scene;
 
 /// Where the guest finds services of the host's loopback address.
 pub const HOST: &str = "10.0.2.2";

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use anyhow::Context;
+
 use super::{
     client::{Client, Work},
     servers::{Images, Kind, Server},
@@ -99,7 +101,8 @@ pub fn measure(
     time: Duration,
 ) -> anyhow::Result<Vec<Figure>> {
     let server = Server::start(kind, images, port)?;
-    let mut client = Client::connect(port, kind.export())?;
+    let mut client = Client::connect(port, kind.export())
+        .with_context(|| format!("connecting to {}", kind.name()))?;
     let mut filled = false;
     let mut figures = Vec::new();
     for row in rows {

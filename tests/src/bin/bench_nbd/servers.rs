@@ -129,13 +129,13 @@ impl Images {
 /// A running server; killed in the end.
 pub struct Server {
     child: Child,
+    /// Of a server that became a daemon.
+    daemon: Option<u32>,
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let _ = Command::new("kill")
-            .arg(self.child.id().to_string())
-            .status();
+        let _ = Command::new("kill").arg(self.pid().to_string()).status();
         let deadline = Instant::now() + Duration::from_secs(5);
         while Instant::now() < deadline && matches!(self.child.try_wait(), Ok(None)) {
             thread::sleep(Duration::from_millis(10));
@@ -148,8 +148,12 @@ impl Drop for Server {
 impl Server {
     /// Starts one on a fresh overlay, and waits until it takes connections.
     pub fn start(kind: Kind, images: &Images, port: u16) -> anyhow::Result<Self> {
-        Self::spawn(command(kind, images, port)?, port)
-            .with_context(|| format!("starting {}", kind.name()))
+        let starting = || format!("starting {}", kind.name());
+        let mut server = Self::spawn(command(kind, images, port)?, port).with_context(starting)?;
+        if let Ok(pid) = fs::read_to_string(images.dir().join(format!("{port}.pid"))) {
+            server.daemon = Some(pid.trim().parse()?);
+        }
+        Ok(server)
     }
 
     /// Starts a command that will listen on `port`.
@@ -160,11 +164,13 @@ impl Server {
             .stderr(Stdio::null());
         let mut server = Self {
             child: command.spawn()?,
+            daemon: None,
         };
         let deadline = Instant::now() + Duration::from_secs(10);
         while TcpStream::connect(("127.0.0.1", port)).is_err() {
-            if let Some(status) = server.child.try_wait()? {
-                bail!("it ended: {status}");
+            match server.child.try_wait()? {
+                Some(status) if !status.success() => bail!("it ended: {status}"),
+                _ => {}
             }
             if Instant::now() > deadline {
                 bail!("it does not listen on port {port}");
@@ -176,13 +182,13 @@ impl Server {
 
     /// Its process.
     pub fn pid(&self) -> u32 {
-        self.child.id()
+        self.daemon.unwrap_or(self.child.id())
     }
 
     /// Processor time of the server and its children so far.
     pub fn cpu(&self) -> Duration {
-        let mut pids = vec![self.child.id()];
-        pids.extend(children(self.child.id()));
+        let mut pids = vec![self.pid()];
+        pids.extend(children(self.pid()));
         Duration::from_nanos(pids.into_iter().map(run_time).sum())
     }
 
@@ -342,6 +348,10 @@ fn nbd_server(kind: Kind, images: &Images, port: u16) -> anyhow::Result<Command>
     );
     fs::write(&config, text)?;
     let mut command = pinned("nbd-server");
-    command.args(["-d", "-C"]).arg(config);
+    command
+        .arg("-C")
+        .arg(config)
+        .arg("-p")
+        .arg(images.dir().join(format!("{port}.pid")));
     Ok(command)
 }
