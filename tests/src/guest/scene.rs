@@ -115,9 +115,15 @@ impl Scene {
             away.as_secs_f64(),
             pause.as_secs_f64()
         );
+        let late = pause > away + BACK_WITHIN;
+        let said = if late {
+            self.guest.run("dmesg | tail -12")
+        } else {
+            String::new()
+        };
         assert!(
-            pause <= away + BACK_WITHIN,
-            "{what}: paused for {pause:?}, away for {away:?}"
+            !late,
+            "{what}: paused for {pause:?}, away for {away:?}; the kernel's last words:\n{said}"
         );
         pause
     }
