@@ -4,8 +4,8 @@ mod common;
 
 use std::collections::HashMap;
 use std::fs;
-use std::io::{BufRead, BufReader};
-use std::path::Path;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -28,7 +28,7 @@ fn worker() {
         if older.len() > 3 {
             catalogue.remove(&older[0].reference(), [], false).unwrap();
         }
-        println!("published {version} {} {fill}", version.id());
+        println!("published {version}");
     }
 }
 
@@ -41,25 +41,29 @@ fn start_worker(root: &Path) -> Child {
         .unwrap()
 }
 
-/// Kills a worker some time after it has begun; returns what it said that it had published.
-fn killed_worker(root: &Path, after: Duration) -> Vec<String> {
+/// Kills a worker some time after it has published `count` versions; returns the number of the
+/// last one that it told us of.
+fn killed_worker(root: &Path, count: usize, then: Duration) -> Option<u32> {
     let mut worker = start_worker(root);
     let mut lines = BufReader::new(worker.stdout.take().unwrap())
         .lines()
         .map(Result::unwrap);
+    let mut told = Vec::new();
     lines
         .by_ref()
         .find(|line| line.ends_with("working"))
         .expect("the worker begins");
-    let moment = Instant::now() + after;
+    told.extend(lines.by_ref().take(count));
+    let moment = Instant::now() + then;
     while Instant::now() < moment {
         std::hint::spin_loop();
     }
     worker.kill().unwrap();
     worker.wait().unwrap();
-    lines
-        .filter_map(|line| Some(line.split_once("published ")?.1.to_owned()))
-        .collect()
+    told.extend(lines);
+    told.iter()
+        .filter_map(|line| line.strip_prefix("published debian@")?.parse().ok())
+        .next_back()
 }
 
 fn check_whole(version: &Version) {
@@ -77,16 +81,15 @@ fn a_killed_publisher_leaves_whole_versions_only() {
     let root = dir.path().join("images");
     let mut owners = HashMap::new();
     for round in 0..ROUNDS {
-        // Publishing one takes a few milliseconds: this reaches into every step of several.
-        let said = killed_worker(&root, Duration::from_micros(round * 731 % 20_000));
+        // Publishing one takes a few milliseconds: this reaches into every step of it.
+        let then = Duration::from_micros(round * 731 % 20_000);
+        let told = killed_worker(&root, round as usize % 3, then);
         let catalogue = Catalogue::open(&root).unwrap();
         for image in catalogue.list().unwrap() {
             check_image(&image, &mut owners);
         }
-        if let Some(last) = said.last() {
-            let number: u32 = last.split(['@', ' ']).nth(1).unwrap().parse().unwrap();
-            assert!(owners.contains_key(&number), "{last} is gone");
-        }
+        let lost = told.filter(|number| !owners.contains_key(number));
+        assert_eq!(lost, None, "published, and gone");
         check_nothing_else(&root);
     }
     assert!(
@@ -135,6 +138,67 @@ fn check_nothing_else(root: &Path) {
 fn publish_once() {
     let catalogue = Catalogue::open(std::env::var_os(WORK).unwrap()).unwrap();
     catalogue.publish(staged(&catalogue, "debian", 1)).unwrap();
+}
+
+/// Not a test of its own: what is run where the disk is small.
+#[test]
+#[ignore = "run by a_full_disk_costs_the_new_version_only"]
+fn fill_the_disk() {
+    let root = PathBuf::from(std::env::var_os(WORK).unwrap());
+    let catalogue = Catalogue::open(&root).unwrap();
+    let mut owners = HashMap::new();
+    // Ever less room, so that each of the steps is the one that finds none.
+    let mut ballast = fs::File::create(root.join("ballast")).unwrap();
+    let mut refused = 0;
+    for fill in 0..=255 {
+        refused += u32::from(!try_to_publish(&catalogue, fill));
+        for image in catalogue.list().unwrap() {
+            check_image(&image, &mut owners);
+        }
+        let _ = ballast.write_all(&[1; 4096]);
+    }
+    assert!(
+        refused > 0 && owners.len() > 1,
+        "{refused} refused, {} published",
+        owners.len()
+    );
+    drop(ballast);
+    fs::remove_file(root.join("ballast")).unwrap();
+    check_nothing_else(&root);
+    let oldest = catalogue.list().unwrap()[0].versions[0].reference();
+    catalogue.remove(&oldest, [], false).unwrap();
+    published(&catalogue, "debian", 0);
+}
+
+/// Whether there was room for it.
+fn try_to_publish(catalogue: &Catalogue, fill: u8) -> bool {
+    let Ok(staging) = catalogue.stage(VersionId::random()) else {
+        return false;
+    };
+    if common::write(&staging, fill).is_err() {
+        return false;
+    }
+    let staged = common::finish(staging, "debian", fill);
+    staged.and_then(|staged| catalogue.publish(staged)).is_ok()
+}
+
+#[test]
+fn a_full_disk_costs_the_new_version_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let script =
+        "mount -t tmpfs -o size=1M none \"$1\" && exec \"$2\" --ignored --exact fill_the_disk";
+    let output = Command::new("unshare")
+        .args(["--map-root-user", "--mount", "sh", "-c", script, "sh"])
+        .args([dir.path(), &std::env::current_exe().unwrap()])
+        .env(WORK, dir.path())
+        .output()
+        .unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&said)
+    );
 }
 
 /// What a power cut leaves is decided by the order of the steps, which `strace` shows.

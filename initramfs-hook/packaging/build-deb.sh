@@ -4,6 +4,8 @@
 set -eu
 here=$(cd "$(dirname "$0")/.." && pwd)
 cd "$here/.."
+# The same content makes the same package, to the byte: `bootroom demo` builds its image anew for another one.
+export SOURCE_DATE_EPOCH="${SOURCE_DATE_EPOCH:-1735689600}"
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 agent=${BOOTROOM_AGENT:-}
 if [ -z "$agent" ]; then
@@ -22,15 +24,24 @@ put 755 "$here/initramfs-tools/hooks/bootroom" usr/share/initramfs-tools/hooks/b
 for script in local-top local-bottom; do
 	put 755 "$here/initramfs-tools/scripts/$script/bootroom" "usr/share/initramfs-tools/scripts/$script/bootroom"
 done
+for script in "$here"/dracut/95bootroom/*.sh; do
+	put 755 "$script" "usr/lib/dracut/modules.d/95bootroom/$(basename "$script")"
+done
 put 644 "$here/systemd/bootroom-report.service" lib/systemd/system/bootroom-report.service
 install -d "$tree/lib/systemd/system/multi-user.target.wants"
+put 644 "$here/systemd/bootroom-guard@.service" lib/systemd/system/bootroom-guard@.service
+install -d "$tree/lib/systemd/system/sysinit.target.wants"
+for ending in poweroff reboot; do
+	ln -s ../bootroom-guard@.service "$tree/lib/systemd/system/sysinit.target.wants/bootroom-guard@$ending.service"
+done
 ln -s ../bootroom-report.service "$tree/lib/systemd/system/multi-user.target.wants/bootroom-report.service"
 for page in "$here"/man/*.[78]; do
 	[ -e "$page" ] || continue
 	section=${page##*.}
 	install -d "$tree/usr/share/man/man$section"
-	gzip -9n <"$page" >"$tree/usr/share/man/man$section/$(basename "$page").gz"
+	cp "$page" "$tree/usr/share/man/man$section/"
 done
+find "$tree/usr/share/man" -type f -exec gzip -9n {} +
 
 mkdir -p "$tree/DEBIAN" target/deb
 size=$(du -sk "$tree" | cut -f 1)

@@ -3,13 +3,14 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use rustix::event::PollFd;
+use rustix::event::{PollFd, PollFlags};
 
 use crate::attachment::{Around, Attachment, Happened, Settings};
 use crate::clock;
 use crate::cmdline::DeviceIndex;
 use crate::console::{Console, Level};
 use crate::error::{Error, Kind, Result};
+use crate::guard::{Countdown, Ear};
 use crate::kernel::Kernel;
 use crate::link::Now;
 use crate::post::{Post, Progress};
@@ -26,6 +27,8 @@ pub struct Agent {
     attachments: Vec<Attachment>,
     reporting: Option<Reporting>,
     post: Option<Post>,
+    ear: Option<Ear>,
+    countdown: Countdown,
     /// Announcements of the kernel, kept here so that reading them needs no memory.
     dead: Vec<DeviceIndex>,
 }
@@ -46,6 +49,8 @@ impl Agent {
             attachments,
             reporting,
             post: None,
+            ear: Ear::open(),
+            countdown: Countdown::default(),
             dead: Vec::with_capacity(64),
         }
     }
@@ -90,15 +95,21 @@ impl Agent {
             self.serve(at, readied, now)?;
         }
         self.send_report(now);
+        self.watch_over_shutdown(now);
         Ok(())
     }
 
-    /// Bit 0: the kernel, bit 1: the report, then the attachments.
+    /// Bit 0: the kernel or a guard, bit 1: the report, then the attachments.
     fn wait(&self, limit: Option<Now>) -> u64 {
         let mut fds = vec![(
             0,
-            PollFd::from_borrowed_fd(self.kernel.events(), rustix::event::PollFlags::IN),
+            PollFd::from_borrowed_fd(self.kernel.events(), PollFlags::IN),
         )];
+        let ear = self
+            .ear
+            .as_ref()
+            .map(|ear| (0, PollFd::new(ear.socket(), PollFlags::IN)));
+        fds.extend(ear);
         fds.extend(
             self.post
                 .iter()
@@ -121,11 +132,30 @@ impl Agent {
         ready.fold(0, |bits, (number, _)| bits | 1 << number)
     }
 
+    /// A system that goes down without its disk is ended, not left hanging.
+    fn watch_over_shutdown(&mut self, now: Now) {
+        if let Some(ending) = self.ear.as_ref().and_then(Ear::hear) {
+            self.countdown.begin(ending, now);
+        }
+        if self.attachments.iter().all(Attachment::is_up) {
+            self.countdown.disks_are_up(now);
+        }
+        if let Some(ending) = self.countdown.due(now) {
+            let line = "the system goes down and its disk does not come back: ending it now";
+            self.console.say(Level::Error, line);
+            if let Err(error) = ending.enforce() {
+                self.console
+                    .say(Level::Error, &format!("cannot end it: {error}"));
+            }
+        }
+    }
+
     fn deadline(&self) -> Option<Now> {
         self.attachments
             .iter()
             .filter_map(Attachment::deadline)
             .chain(self.post.as_ref().map(Post::deadline))
+            .chain(self.countdown.deadline())
             .min()
     }
 
@@ -133,13 +163,13 @@ impl Agent {
         self.dead.clear();
         let dead = &mut self.dead;
         self.kernel.drain(|device| dead.push(device));
-        for device in std::mem::take(&mut self.dead) {
+        while let Some(device) = self.dead.pop() {
             let at = self.attachments.iter().position(|a| a.device() == device);
             let Some(at) = at else { continue };
             let happened = self.with(at, |attachment, around| {
                 attachment.kernel_let_go(around, now)
             })?;
-            self.report(happened, now);
+            self.report(at, happened, now);
         }
         Ok(())
     }
@@ -147,7 +177,7 @@ impl Agent {
     fn serve(&mut self, at: usize, ready: bool, now: Now) -> Result<()> {
         if ready {
             let happened = self.with(at, |attachment, around| attachment.ready(around, now))?;
-            self.report(happened, now);
+            self.report(at, happened, now);
         }
         let due = self
             .attachments
@@ -156,7 +186,7 @@ impl Agent {
             .is_some_and(|deadline| deadline <= now);
         if due {
             let happened = self.with(at, |attachment, around| attachment.tick(around, now))?;
-            self.report(happened, now);
+            self.report(at, happened, now);
         }
         Ok(())
     }
@@ -182,13 +212,14 @@ impl Agent {
         step(&mut attachments[at], &mut around).inspect_err(|_| drop(attachments.remove(at)))
     }
 
-    fn report(&mut self, happened: Option<Happened>, now: Now) {
+    /// Reports what happened to the root disk, which is the first one.
+    fn report(&mut self, at: usize, happened: Option<Happened>, now: Now) {
         let (event, away) = match happened {
             None => return,
             Some(Happened::Attached) => (Event::Attached, None),
             Some(Happened::Reconnected(away)) => (Event::Reconnected, Some(away)),
         };
-        if let Some((url, address)) = &self.reporting {
+        if let Some((url, address)) = self.reporting.as_ref().filter(|_| at == 0) {
             self.post = Post::begin(*address, url.request(event, clock::uptime(), away), now).ok();
         }
     }

@@ -1,9 +1,11 @@
 //! The agent's own command line.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::cmdline::{DeviceIndex, Disk, Plan};
 use crate::error::{Result, usage};
+use crate::guard::Ending;
 use crate::report::{Event, ReportUrl};
 use crate::uri::{Target, parse_servers};
 
@@ -16,11 +18,14 @@ bootroom-attach: attach network disks and keep them attached
   bootroom-attach --wanted                 exit 0 if it asks for anything, 1 if not
   bootroom-attach --detach /dev/nbdN       take a disk down
   bootroom-attach --say EVENT              report attached, up, reconnected or shutdown
+  bootroom-attach --guard poweroff|reboot  when terminated, tell the agent to see it through
 
   --server HOST[:PORT][,...]   further servers of the same exports, tried in turn
   --report URL                 report to http://HOST[:PORT]/PATH/EVENT
   --timeout SECONDS            give up if not attached by then (default 60; 0: never)
   --request-timeout SECONDS    an unanswered request ends a connection (default 10)
+  --tls DIRECTORY              server.pem, ca.pem, client.pem, client.key for nbds://
+                               (default /etc/bootroom/tls)
   --foreground                 do not go into the background
   --version, --help
 ";
@@ -36,6 +41,8 @@ pub enum Command {
     Detach(DeviceIndex),
     /// Send one report, to the given URL or to that of the kernel command line.
     Say(Event, Option<ReportUrl>),
+    /// Wait for the end of the system; see [`crate::guard`].
+    Guard(Ending),
     /// Print [`HELP`].
     Help,
     /// Print the version.
@@ -53,6 +60,8 @@ pub struct Attach {
     pub patience: Option<Duration>,
     /// See [`crate::attachment::Settings`].
     pub request_timeout: Duration,
+    /// Where the files for TLS are; see [`crate::security`].
+    pub tls: PathBuf,
     /// Stay in the foreground.
     pub foreground: bool,
 }
@@ -66,6 +75,7 @@ struct Raw {
     report: Option<ReportUrl>,
     patience: Option<u64>,
     request_timeout: Option<u64>,
+    tls: Option<PathBuf>,
     foreground: bool,
 }
 
@@ -86,11 +96,13 @@ impl Command {
                 "--wanted" => special = Some(Self::Wanted),
                 "--detach" => special = Some(Self::Detach(value()?.parse()?)),
                 "--say" => special = Some(Self::Say(value()?.parse()?, None)),
+                "--guard" => special = Some(Self::Guard(value()?.parse()?)),
                 "--cmdline" => raw.cmdline = true,
                 "--foreground" => raw.foreground = true,
                 "--server" => raw.servers.extend(parse_servers(&value()?)?),
                 "--report" => raw.report = Some(value()?.parse()?),
                 "--timeout" => raw.patience = Some(seconds(&arg, &value()?)?),
+                "--tls" => raw.tls = Some(value()?.into()),
                 "--request-timeout" => raw.request_timeout = Some(seconds(&arg, &value()?)?),
                 option if option.starts_with('-') => {
                     return Err(usage(format!("{option} is unknown; see --help")));
@@ -120,12 +132,16 @@ impl Raw {
                 ));
             }
         };
+        if let Some(plan) = &plan {
+            plan.check()?;
+        }
         let patience = self.patience.unwrap_or(60);
         Ok(Attach {
             plan,
             report: self.report,
             patience: (patience > 0).then(|| Duration::from_secs(patience)),
             request_timeout: Duration::from_secs(self.request_timeout.unwrap_or(10).max(1)),
+            tls: self.tls.unwrap_or_else(|| "/etc/bootroom/tls".into()),
             foreground: self.foreground,
         })
     }

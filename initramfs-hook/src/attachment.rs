@@ -13,17 +13,23 @@ use crate::link::{Action, Link, Now};
 use crate::nag::Nag;
 use crate::net::{self, Place};
 use crate::netlink::Setup;
+use crate::security::Security;
 use crate::talk::Talk;
 use crate::terms::Terms;
 
 /// How long the kernel lets I/O wait without a socket: ten years. A teacher's patience ends earlier.
 const DEAD_TIMEOUT: Duration = Duration::from_secs(10 * 365 * 86400);
 
+/// So often the kernel has to say that it knows no such attachment (any more) before the agent believes it.
+const DISOWNED: u8 = 3;
+
 /// How to attach.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// Time after which an unanswered request, or unacknowledged data, ends a connection.
     pub request_timeout: Duration,
+    /// What TLS has to prove, for `nbds://`.
+    pub security: Option<Security>,
 }
 
 /// What an attachment needs from around it.
@@ -63,6 +69,8 @@ pub struct Attachment {
     serving: Option<OwnedFd>,
     candidate: Option<Candidate>,
     nag: Nag,
+    /// How often in a row the kernel said that the device is not ours.
+    disowned: u8,
 }
 
 impl Attachment {
@@ -79,6 +87,7 @@ impl Attachment {
             serving: None,
             candidate: None,
             nag: Nag::new(now),
+            disowned: 0,
         }
     }
 
@@ -215,7 +224,7 @@ impl Attachment {
     ) -> Result<Option<Happened>> {
         let result = what.and_then(|action| match action {
             Action::None => Ok(None),
-            Action::Dial(server) => self.dial(server).map(|()| None),
+            Action::Dial(server) => self.dial(server, around.settings).map(|()| None),
             Action::Abandon => {
                 self.candidate = None;
                 self.nag.note("no answer");
@@ -226,11 +235,11 @@ impl Attachment {
         result.or_else(|error| self.went_wrong(error, around, now))
     }
 
-    fn dial(&mut self, server: usize) -> Result<()> {
+    fn dial(&mut self, server: usize, settings: &Settings) -> Result<()> {
         let place = &self.places[server];
         let fd =
             net::dial(place.address).map_err(|e| Error::with(Kind::Network, "no connection", e))?;
-        let talk = Talk::new(&self.disk.target)?;
+        let talk = Talk::new(&self.disk.target, &place.host, settings.security.as_ref())?;
         self.candidate = Some(Candidate {
             fd,
             talk,
@@ -242,12 +251,13 @@ impl Attachment {
     fn install(&mut self, around: &mut Around<'_>, now: Now) -> Result<Option<Happened>> {
         let Some(Candidate {
             fd,
+            talk,
             terms: Some(terms),
-            ..
         }) = self.candidate.take()
         else {
             return self.assert_again(around).map(|()| None);
         };
+        talk.seal(&fd)?;
         net::set_blocking(&fd).map_err(|e| Error::with(Kind::Network, "no connection", e))?;
         let first = self.agreed.is_none();
         let terms = self.agreed.get_or_insert(terms);
@@ -262,6 +272,7 @@ impl Attachment {
             }
         })?;
         self.serving = Some(fd);
+        self.disowned = 0;
         let away = self.link.installed(now);
         Ok(Some(self.announce(away, around)))
     }
@@ -310,7 +321,14 @@ impl Attachment {
                 }
                 self.link.refused(now);
             }
-            Kind::Usage | Kind::Kernel | Kind::Device => return Err(error),
+            // Before the first success there is somebody to tell; afterwards the disk is never given up lightly.
+            _ if self.agreed.is_none() => return Err(error),
+            Kind::Device if self.disowned >= DISOWNED => return Err(error),
+            Kind::Device => {
+                self.disowned += 1;
+                self.link.failed(now);
+            }
+            Kind::Usage | Kind::Kernel => self.link.failed(now),
         }
         self.nag.note(&error.to_string());
         Ok(None)

@@ -1,4 +1,4 @@
-//! The real clock and the real wait; everything else is handed the time.
+//! The real clock, the real wait and real chance; everything else is handed them.
 
 use std::time::Duration;
 
@@ -23,6 +23,18 @@ pub fn now() -> Now {
 /// Time since the kernel started, sleep included.
 pub fn uptime() -> Duration {
     read(ClockId::Boottime)
+}
+
+/// A number that differs from machine to machine, for spreading attempts. Not for secrets: early after power-on the
+/// kernel may not have gathered enough chance for those, and waiting for it would delay the boot.
+pub fn seed() -> u64 {
+    let mut bytes = [0; 8];
+    let filled = rustix::rand::getrandom(&mut bytes[..], rustix::rand::GetRandomFlags::INSECURE);
+    match filled {
+        Ok(_) => u64::from_ne_bytes(bytes),
+        // A kernel before 5.6: the moment of power-on differs enough.
+        Err(_) => uptime().as_nanos() as u64,
+    }
 }
 
 /// Waits until one of `fds` has something, or until `deadline`.

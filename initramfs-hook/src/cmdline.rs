@@ -7,6 +7,9 @@ use crate::error::{Result, usage};
 use crate::report::ReportUrl;
 use crate::uri::{Server, Target, parse_servers};
 
+/// Most disks that one agent holds.
+pub const MAX_DISKS: usize = 16;
+
 /// The number of an NBD device: 0 for `/dev/nbd0`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DeviceIndex(pub u32);
@@ -83,11 +86,18 @@ impl Plan {
         {
             plan.disks.push(extra_disk(value, &servers)?);
         }
-        plan.check_devices()?;
+        plan.check()?;
         Ok(plan)
     }
 
-    fn check_devices(&self) -> Result<()> {
+    /// Whether one agent can do all of it: not too many disks, and each on a device of its own.
+    pub fn check(&self) -> Result<()> {
+        if self.disks.len() > MAX_DISKS {
+            return Err(usage(format!(
+                "{} disks are too many; one agent holds {MAX_DISKS}",
+                self.disks.len()
+            )));
+        }
         for (at, disk) in self.disks.iter().enumerate() {
             if self.disks[..at]
                 .iter()

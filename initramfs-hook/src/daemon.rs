@@ -26,6 +26,7 @@ pub fn rerun_from_memory(args: &[OsString]) -> io::Result<()> {
         .first()
         .is_some_and(|name| name.as_encoded_bytes().starts_with(b"@"))
     {
+        sys::set_name(c"bootroom-attach");
         return Ok(());
     }
     let copy = copy_of_self().unwrap_or_else(|_| "/proc/self/exe".into());
@@ -90,7 +91,6 @@ impl Speaker {
 /// Makes the process fit to serve a root disk. What cannot be had is returned as warnings: a disk without locked
 /// memory is better than no disk.
 pub fn fortify() -> Vec<String> {
-    sys::set_name(c"bootroom-attach");
     sys::keep_heap(SPARE_HEAP);
     for signal in [
         libc::SIGHUP,

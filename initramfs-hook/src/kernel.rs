@@ -182,7 +182,7 @@ fn refused(device: DeviceIndex, errno: i32) -> Error {
             Kind::Device,
             "is not attached any more, or was attached by somebody else",
         ),
-        _ => (Kind::Device, "was refused by the kernel"),
+        _ => (Kind::Kernel, "was refused by the kernel"),
     };
     Error::with(kind, format!("/dev/{device} {hint}"), source)
 }

@@ -11,7 +11,8 @@ use bootroom_attach::error::{Error, Kind, Result};
 use bootroom_attach::kernel::Kernel;
 use bootroom_attach::post::{Post, Progress};
 use bootroom_attach::report::{Event, ReportUrl};
-use bootroom_attach::{clock, daemon, net};
+use bootroom_attach::security::Security;
+use bootroom_attach::{clock, daemon, guard, net};
 
 fn main() -> ExitCode {
     let args = std::env::args_os()
@@ -41,6 +42,10 @@ fn execute(command: Command) -> Result<ExitCode> {
         }
         Command::Detach(device) => detach(device)?,
         Command::Say(event, url) => say(event, url)?,
+        Command::Guard(ending) => {
+            rerun()?;
+            guard::stand(ending)?;
+        }
         Command::Attach(attach) => return start(attach),
     }
     Ok(ExitCode::SUCCESS)
@@ -88,16 +93,24 @@ fn say(event: Event, url: Option<ReportUrl>) -> Result<()> {
     }
 }
 
+/// Goes on from memory, if this is not done yet.
+fn rerun() -> Result<()> {
+    let args: Vec<_> = std::env::args_os().collect();
+    daemon::rerun_from_memory(&args).map_err(not_started)
+}
+
+fn not_started(source: std::io::Error) -> Error {
+    Error::with(Kind::Kernel, "the agent cannot be started", source)
+}
+
 /// Splits off the agent and waits until its disks are there.
 fn start(attach: Attach) -> Result<ExitCode> {
-    let args: Vec<_> = std::env::args_os().collect();
-    let failed = |e| Error::with(Kind::Kernel, "the agent cannot be started", e);
-    daemon::rerun_from_memory(&args).map_err(failed)?;
+    rerun()?;
     if attach.foreground {
         serve(attach, |_| Ok(()))?;
         return Ok(ExitCode::SUCCESS);
     }
-    match daemon::split().map_err(failed)? {
+    match daemon::split().map_err(not_started)? {
         Ok(word) => Ok(word.wait().map_or_else(
             |reason| fail(&reason, Kind::Network),
             |()| ExitCode::SUCCESS,
@@ -138,6 +151,7 @@ fn serve(attach: Attach, attached: impl FnOnce(&mut Console) -> std::io::Result<
     }
     let settings = Settings {
         request_timeout: attach.request_timeout,
+        security: Security::load(&attach.tls)?,
     };
     let attachments = attachments(&plan)?;
     let reporting = attach
@@ -156,7 +170,7 @@ fn serve(attach: Attach, attached: impl FnOnce(&mut Console) -> std::io::Result<
 }
 
 fn attachments(plan: &Plan) -> Result<Vec<Attachment>> {
-    let seed = getrandom::u64().unwrap_or_else(|_| u64::from(std::process::id()) << 32 | 1);
+    let seed = clock::seed();
     let attachment = |disk: &bootroom_attach::cmdline::Disk| {
         Ok(Attachment::new(
             disk.clone(),

@@ -21,6 +21,8 @@ const KEEPALIVE_COUNT: u32 = 3;
 pub struct Place {
     /// As written.
     pub name: String,
+    /// The host alone, as a certificate names it.
+    pub host: String,
     /// Where to connect.
     pub address: SocketAddr,
 }
@@ -51,6 +53,7 @@ pub fn resolve(servers: &[Server]) -> Result<Vec<Place>> {
 fn lookup(server: &Server) -> io::Result<Vec<Place>> {
     let place = |address| Place {
         name: server.to_string(),
+        host: server.host.clone(),
         address,
     };
     if let Ok(ip) = server.host.parse() {

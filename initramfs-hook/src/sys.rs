@@ -95,3 +95,67 @@ pub fn ignore(signal: libc::c_int) {
     // SAFETY: SIG_IGN runs no code of ours.
     unsafe { libc::signal(signal, libc::SIG_IGN) };
 }
+
+/// `SOL_TLS`, `TLS_TX` and `TLS_RX` of `linux/tls.h`.
+const SOL_TLS: libc::c_int = 282;
+
+/// Which way the bytes go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// `TLS_TX`
+    Send = 1,
+    /// `TLS_RX`
+    Receive = 2,
+}
+
+/// Puts the kernel's TLS layer on an established connection. `ENOENT`: the kernel has none.
+pub fn start_ktls(fd: BorrowedFd<'_>) -> io::Result<()> {
+    set_option(fd, libc::SOL_TCP, libc::TCP_ULP, b"tls")
+}
+
+/// Gives the kernel's TLS layer one direction's keys, as `linux/tls.h` lays them out.
+pub fn set_ktls_keys(fd: BorrowedFd<'_>, direction: Direction, info: &[u8]) -> io::Result<()> {
+    let length = libc::socklen_t::try_from(info.len()).map_err(io::Error::other)?;
+    // SAFETY: the pointer and the length describe `info`, which lives across the call; the kernel only reads it.
+    let result = unsafe {
+        libc::setsockopt(
+            fd.as_raw_fd(),
+            SOL_TLS,
+            direction as libc::c_int,
+            info.as_ptr().cast(),
+            length,
+        )
+    };
+    check(result).map(drop)
+}
+
+/// Waits until this process is told to terminate (SIGTERM).
+pub fn wait_for_termination() -> io::Result<()> {
+    // SAFETY: the set is a plain value on the stack, initialised by sigemptyset before use; `number` outlives the call.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        libc::sigaddset(&raw mut set, libc::SIGTERM);
+        check(libc::sigprocmask(
+            libc::SIG_BLOCK,
+            &raw const set,
+            std::ptr::null_mut(),
+        ))?;
+        let mut number = 0;
+        match libc::sigwait(&raw const set, &raw mut number) {
+            0 => Ok(()),
+            errno => Err(io::Error::from_raw_os_error(errno)),
+        }
+    }
+}
+
+/// Ends the machine at once, with nothing synced: switches it off, or restarts it.
+pub fn end_machine(power_off: bool) -> io::Result<()> {
+    let how = if power_off {
+        libc::RB_POWER_OFF
+    } else {
+        libc::RB_AUTOBOOT
+    };
+    // SAFETY: takes a plain integer.
+    check(unsafe { libc::reboot(how) }).map(drop)
+}

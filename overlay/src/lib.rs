@@ -16,11 +16,13 @@
 
 mod attachment;
 mod base;
+mod check;
 mod disk;
 mod error;
 mod group;
 mod ids;
 mod layer;
+mod layerfile;
 mod manifest;
 mod map;
 mod mapfile;
@@ -32,10 +34,12 @@ mod space;
 mod stack;
 mod storage;
 mod store;
+mod stream;
 mod view;
 
 pub use attachment::{Attachment, Durability};
 pub use base::{Base, Extent, FileBase, ZeroBase};
+pub use check::{Finding, Report, Resolve, Severity, check};
 pub use disk::HostDisk;
 pub use error::{Error, ErrorKind, Result};
 pub use ids::{BLOCK, BaseId, Digest, MAX_SIZE, OverlayId, SnapshotName};
@@ -45,4 +49,5 @@ pub use space::{Level, Retention, Usage};
 pub use stack::{Run, RunKind};
 pub use storage::{Attempt, OpenMode, Storage, StoredFile};
 pub use store::{Options, OverlaySpec, Store};
+pub use stream::{Change, ChangeReader, ChangeWriter, MAX_CHANGE};
 pub use view::{Progress, View};

@@ -14,7 +14,8 @@ use crate::base::Base;
 use crate::disk::HostDisk;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::ids::{BaseId, OverlayId};
-use crate::layer::{self, Trust};
+use crate::layer::Trust;
+use crate::layerfile;
 use crate::manifest::{self, LayerEntry, Manifest};
 use crate::overlay::{Overlay, OverlayInfo, info, open_stack};
 use crate::space::{Pool, Retention};
@@ -152,15 +153,15 @@ impl Store {
         manifest
             .replace(&*self.host, draft)
             .map_err(|e| e.into_error())?;
+        // Opening it makes the name durable.
         self.host.rename(draft, &path).context(naming)?;
-        self.host.sync_dir(&self.dir).context(naming)?;
         Ok(manifest)
     }
 
     /// Makes the files of a fresh disk in `dir`, and the manifest that would put it in force.
     fn draft(&self, dir: &Path, spec: &OverlaySpec) -> Result<Manifest> {
         let layer = self.host.fresh_uuid();
-        layer::create_files(&*self.host, dir, layer, spec.size)?;
+        layerfile::create_files(&*self.host, dir, layer, spec.size)?;
         Ok(Manifest {
             incarnation: self.host.fresh_uuid(),
             size: spec.size,
@@ -220,6 +221,7 @@ impl Store {
     ) -> Result<Arc<Overlay>> {
         let dir = self.path(id);
         let base = check_base(id, &manifest, resolve(&manifest.base))?;
+        self.settle_names(&dir)?;
         self.clear_strays(&dir, &manifest)?;
         let boot = self.boot()?;
         let trust = if manifest.boot == boot {
@@ -244,6 +246,16 @@ impl Store {
             manifest,
             stack,
         )))
+    }
+
+    /// Makes durable the names that are found: a process that was killed may have given them and not lived to do so,
+    /// and a power cut could otherwise take a manifest back on whose strength flushes were answered since.
+    fn settle_names(&self, dir: &Path) -> Result<()> {
+        let sync = || {
+            self.host.sync_dir(dir)?;
+            self.host.sync_dir(&self.dir)
+        };
+        sync().context(|| format!("syncing {}", dir.display()))
     }
 
     /// Throws away files that a crash left in an overlay's folder and that the manifest does not name.
@@ -370,13 +382,14 @@ impl Store {
     }
 }
 
-/// Makes the folder, durably, unless it is there.
+/// Makes the folder unless it is there; durably, also if it was a killed process that made it.
 fn make_dir(host: &dyn Storage, dir: &Path) -> io::Result<()> {
     match host.create_dir(dir) {
-        Ok(()) => dir.parent().map_or(Ok(()), |parent| host.sync_dir(parent)),
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        Err(e) => Err(e),
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
+        _ => {}
     }
+    let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty());
+    host.sync_dir(parent.unwrap_or(Path::new(".")))
 }
 
 fn empty_trash(host: &dyn Storage, dir: &Path) -> Result<()> {

@@ -7,17 +7,18 @@ mod support;
 
 use std::collections::HashSet;
 use std::env;
-use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::thread;
 
 use overlay::{
-    Attachment, Base, BaseId, Durability, ErrorKind, Options, Overlay, OverlaySpec, Retention,
-    SnapshotName, Storage, Store, View,
+    Attachment, Base, BaseId, ErrorKind, Options, Overlay, OverlaySpec, Retention, SnapshotName,
+    Storage, Store, View,
 };
 use support::history::{DISK, Epoch, NEVER, TagBase, Taken, USED, place};
-use support::sim::{Dice, Event, Fate, Image, POWER, SECTOR, Sim, crash};
+use support::image::{Dice, Event, Fate, Image, POWER, SECTOR, crash};
+use support::sim::Sim;
+use support::worker::Worker;
 use support::{base_id, id};
 
 /// What was done, by whom, and every storage call of it.
@@ -51,101 +52,6 @@ fn resolve(wanted: &BaseId) -> Option<Arc<dyn Base>> {
     Some(Arc::new(TagBase::new(epoch)))
 }
 
-/// One thread of work on a disk.
-struct Worker<'a> {
-    sim: &'a Sim,
-    disk: &'a Attachment,
-    epoch: &'a Mutex<Epoch>,
-    dice: Dice,
-    tags: Range<u64>,
-}
-
-impl Worker<'_> {
-    fn place(&mut self) -> Range<usize> {
-        let half = USED as u64 / 2;
-        let start = self.dice.below(half);
-        let mut len = (1 + self.dice.below(24)).min(half - start);
-        let mut start = start;
-        if self.dice.below(2) == 0 {
-            start = start / 8 * 8;
-            len = len.next_multiple_of(8).min(half - start);
-        }
-        let window = self.dice.below(2) * half;
-        (window + start) as usize..(window + start + len) as usize
-    }
-
-    fn timed(&self, work: impl FnOnce()) -> (usize, usize) {
-        let begin = self.sim.mark();
-        work();
-        (begin, self.sim.mark())
-    }
-
-    fn write(&mut self, fua: bool) {
-        let used = self.place();
-        let tag = self.tags.next().unwrap();
-        let bytes: Vec<u8> = used
-            .clone()
-            .flat_map(|s| support::history::content(tag, place(s)))
-            .collect();
-        let durability = if fua {
-            Durability::Disk
-        } else {
-            Durability::Process
-        };
-        let (begin, end) = self.timed(|| {
-            self.disk
-                .write(&bytes, place(used.start) * SECTOR, durability)
-                .unwrap()
-        });
-        self.epoch.lock().unwrap().wrote(used, tag, begin, end, fua);
-    }
-
-    fn zero(&mut self, punch: bool) {
-        let used = self.place();
-        let bytes = bytes_of(&used);
-        let (begin, end) = self.timed(|| {
-            self.disk
-                .write_zeroes(bytes, punch, Durability::Process)
-                .unwrap()
-        });
-        self.epoch.lock().unwrap().wrote(used, 0, begin, end, false);
-    }
-
-    fn trim(&mut self) {
-        let used = self.place();
-        let bytes = bytes_of(&used);
-        let (begin, end) = self.timed(|| self.disk.trim(bytes, Durability::Process).unwrap());
-        let whole = used.start.next_multiple_of(8)..used.end / 8 * 8;
-        if !whole.is_empty() {
-            self.epoch
-                .lock()
-                .unwrap()
-                .wrote(whole, 0, begin, end, false);
-        }
-    }
-
-    fn flush(&mut self) {
-        let flush = self.timed(|| self.disk.flush().unwrap());
-        self.epoch.lock().unwrap().flushes.push(flush);
-    }
-
-    fn step(&mut self) {
-        match self.dice.below(100) {
-            0..60 => self.write(false),
-            60..68 => self.write(true),
-            68..75 => self.zero(true),
-            75..78 => self.zero(false),
-            78..87 => self.trim(),
-            _ => self.flush(),
-        }
-    }
-}
-
-fn bytes_of(used: &Range<usize>) -> Range<u64> {
-    let start = place(used.start) * SECTOR;
-    start..start + used.len() as u64 * SECTOR
-}
-
 /// Work of one thread, with snapshots and resets in between.
 fn record_alone(seed: u64) -> Recording {
     let sim = Arc::new(Sim::new(Image::default(), 1));
@@ -155,15 +61,15 @@ fn record_alone(seed: u64) -> Recording {
     let overlay = store.create(&id("pc"), spec(0)).unwrap();
     let mut epochs = vec![Epoch::new(0, (begin, sim.mark()))];
     let mut disk = overlay.attach();
-    for round in 0..24 {
+    for round in 0..32 {
         let what = dice.below(100);
         let number = epochs.len();
         let epoch = epochs.last_mut().unwrap();
         match what {
-            0..6 => take(&sim, &overlay, epoch, round),
-            6..12 => drop_one(&sim, &overlay, epoch, &mut dice),
-            12..15 => disk = overlay.attach(),
-            15..17 => {
+            0..8 => take(&sim, &overlay, epoch, round),
+            8..16 => drop_one(&sim, &overlay, epoch, &mut dice),
+            16..18 => disk = overlay.attach(),
+            18..20 => {
                 let next = reset(&sim, &store, epoch, number);
                 epochs.push(next);
                 disk = overlay.attach();
@@ -255,7 +161,7 @@ fn record_together(seed: u64) -> Recording {
                 dice,
                 tags,
             };
-            scope.spawn(move || (0..8).for_each(|_| worker.step()));
+            scope.spawn(move || (0..8).for_each(|round| worker.step_or_snapshot(round)));
         }
     });
     Recording {
@@ -330,23 +236,24 @@ impl Recording {
             Ok(disk) => disk,
             Err(e) => self.complain(what, fate, &e),
         };
+        let story = Story::new(&self.log[..at], image, power);
         match dice.below(8) {
-            0 => self.crash_again(&image, &sim.log(), what, dice),
-            1 => self.work_on(&image, &sim, recovery, what, dice),
+            0 => self.crash_again(&story, &sim.log(), what, dice),
+            1 => self.work_on(&story, &sim, recovery, what, dice),
             _ => {}
         }
         print
     }
 
     /// A crash while the first one is recovered from.
-    fn crash_again(&self, image: &Image, log: &[Event], first: Crash, dice: &mut Dice) {
+    fn crash_again(&self, story: &Story, log: &[Event], first: Crash, dice: &mut Dice) {
         let upto = dice.below(log.len() as u64 + 1) as usize;
         let fate = if dice.below(3) == 0 {
             Fate::Kill
         } else {
             POWER[dice.below(6) as usize]
         };
-        let image = crash(image, &log[..upto], fate, dice);
+        let image = story.crash(&log[..upto], fate, dice);
         let power = first.power || fate != Fate::Kill;
         let boot = 1 + u64::from(first.power) + u64::from(fate != Fate::Kill);
         let sim = Arc::new(Sim::new(image, boot));
@@ -363,17 +270,16 @@ impl Recording {
         }
     }
 
-    /// What is written and flushed after recovery is there after the next power cut.
+    /// What is there after recovery, or written then, and flushed, is there after the next power cut.
     fn work_on(
         &self,
-        image: &Image,
+        story: &Story,
         sim: &Arc<Sim>,
         disk: Option<Attachment>,
         what: Crash,
         dice: &mut Dice,
     ) {
         let Some(disk) = disk else { return };
-        let before = read_used(|buf, at| disk.read(buf, at).unwrap());
         let epoch = Mutex::new(Epoch::new(0, (0, 0)));
         let mut worker = Worker {
             sim,
@@ -382,17 +288,44 @@ impl Recording {
             dice: dice.clone(),
             tags: 9000..9001,
         };
-        worker.write(false);
+        if dice.below(2) == 0 {
+            worker.write(false);
+        }
         worker.flush();
-        let after = read_used(|buf, at| disk.read(buf, at).unwrap());
-        let image = crash(image, &sim.log(), Fate::DropAll, dice);
+        let before = read_used(|buf, at| disk.read(buf, at).unwrap());
+        let image = story.crash(&sim.log(), Fate::DropAll, dice);
         let sim = Arc::new(Sim::new(image, 9));
         let overlay = open_store(&sim).open_overlay(&id("pc"), &resolve).unwrap();
         let disk = overlay.attach();
-        let found = read_used(|buf, at| disk.read(buf, at).unwrap());
-        if found != after || found == before {
+        if read_used(|buf, at| disk.read(buf, at).unwrap()) != before {
             self.complain(what, Fate::DropAll, "work after recovery was lost");
         }
+    }
+}
+
+/// What led to the state that a recovery began with. A kill leaves the unsynced unsynced.
+struct Story {
+    start: Image,
+    log: Vec<Event>,
+}
+
+impl Story {
+    fn new(log: &[Event], image: Image, power: bool) -> Self {
+        if power {
+            return Self {
+                start: image,
+                log: Vec::new(),
+            };
+        }
+        Self {
+            start: Image::default(),
+            log: log.to_vec(),
+        }
+    }
+
+    fn crash(&self, more: &[Event], fate: Fate, dice: &mut Dice) -> Image {
+        let log = [&self.log, more].concat();
+        crash(&self.start, &log, fate, dice)
     }
 }
 
@@ -450,6 +383,10 @@ fn explore(wanted: u64, record: impl Fn(u64) -> Recording) -> (u64, u64) {
         let recording = record(seed);
         let mut dice = Dice(seed ^ 0xD1CE);
         for at in 0..=recording.log.len() {
+            // More recordings, rather than every point of few.
+            if dice.below(3) != 0 {
+                continue;
+            }
             let second = POWER[(at + seed as usize) % POWER.len()];
             let third = POWER[dice.below(6) as usize];
             for fate in [Fate::Kill, second, third] {

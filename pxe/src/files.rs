@@ -74,7 +74,11 @@ pub struct Roots {
 }
 
 /// The signed and plain loaders of Debian's packages, under the names that firmware and loaders ask for.
-const LOADERS: [(&str, &str); 10] = [
+const LOADERS: [(&str, &str); 13] = [
+    // Named one by one since some are links to /boot.
+    ("ipxe/undionly.kpxe", "/usr/lib/ipxe/undionly.kpxe"),
+    ("ipxe/ipxe.efi", "/usr/lib/ipxe/ipxe.efi"),
+    ("ipxe/snponly.efi", "/usr/lib/ipxe/snponly.efi"),
     ("grub/shimx64.efi", "/usr/lib/shim/shimx64.efi.signed"),
     (
         "grub/grubx64.efi",

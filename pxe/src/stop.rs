@@ -1,7 +1,5 @@
 //! Telling the tasks of a service that it stops.
 
-use std::future::Future;
-
 use tokio::sync::watch;
 
 /// Held by the service; dropping it counts as stopping.
@@ -26,10 +24,8 @@ impl Stopper {
 
 impl Stop {
     /// Resolves when the service stops.
-    pub fn stopped(&mut self) -> impl Future<Output = ()> + Send {
-        async {
-            // An error means that the service is gone, which stops its tasks as well.
-            let _ = self.0.wait_for(|stopped| *stopped).await;
-        }
+    pub async fn stopped(&mut self) {
+        // An error means that the service is gone, which stops its tasks as well.
+        let _ = self.0.wait_for(|stopped| *stopped).await;
     }
 }

@@ -29,10 +29,9 @@ pub struct Received {
 pub fn set_int(fd: BorrowedFd<'_>, level: i32, name: i32, value: i32) -> io::Result<()> {
     let len = mem::size_of::<i32>() as libc::socklen_t;
     // SAFETY: `value` lives until the call returns and `len` is its size.
-    check(
-        unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, (&raw const value).cast(), len) }
-            as isize,
-    )?;
+    let done =
+        unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, (&raw const value).cast(), len) };
+    check(done as isize)?;
     Ok(())
 }
 

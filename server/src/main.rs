@@ -8,6 +8,7 @@ mod clients;
 mod config;
 mod control;
 mod demo;
+mod exports;
 mod room;
 mod service;
 mod trace;

@@ -1,6 +1,10 @@
 //! One server: its services, wired together, from start to a stop that loses nothing.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::Context;
 use images::Catalogue;
@@ -21,6 +25,8 @@ use crate::{
     clients::{BootPolicy, Clients, disks::Disks, registry::Registry},
     config::{Config, Dhcp as DhcpSettings, DhcpMode},
     control::{self, ControlSocket},
+    exports::ClientExports,
+    service::{self, Limits, Listener, Service, ServiceOptions, tls::Tls},
     trace::Trace,
 };
 
@@ -32,6 +38,7 @@ pub struct Room {
     tftp: Tftp,
     http: Http,
     control: ControlSocket,
+    disks: Listener,
 }
 
 impl Room {
@@ -57,7 +64,9 @@ impl Room {
         let tftp = TftpConfig::new(interface, config.server.ip());
         let mut http = HttpConfig::new(interface, config.server.ip());
         http.port = config.server.http_port;
+        let disks = Listener::tcp((config.server.ip(), config.server.nbd_port).into())?;
         Ok(Room {
+            disks,
             tftp: Tftp::bind(tftp, leases.clone(), policy.clone())?,
             http: Http::bind(http, leases.clone(), policy)?,
             clients,
@@ -79,18 +88,62 @@ impl Room {
         }
         services.spawn(named("TFTP", self.tftp.run(stop.clone().cancelled_owned())));
         services.spawn(named("HTTP", self.http.run(stop.clone().cancelled_owned())));
-        services.spawn(control::serve(
-            self.control,
-            self.clients.clone(),
-            self.leases,
-            stop.clone(),
-        ));
+        let disks = serve_disks(self.disks, self.clients.clone())?;
+        let sources = control::Sources {
+            clients: self.clients.clone(),
+            leases: self.leases,
+            disks: disks.clone(),
+            started: Instant::now(),
+        };
+        services.spawn(control::serve(self.control, sources, stop.clone()));
         announce(&self.clients.config());
         let outcome = wait_for_end(&mut services).await;
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
         stop.cancel();
         while services.join_next().await.is_some() {}
+        if !tokio::task::spawn_blocking(move || disks.drain(DRAIN)).await? {
+            tracing::warn!("some clients did not take their answers in {DRAIN:?} and were cut off");
+        }
         outcome
+    }
+}
+
+/// How long clients have to take the answers to what they have asked before the server stops.
+const DRAIN: Duration = Duration::from_secs(10);
+
+fn serve_disks(listener: Listener, clients: Arc<Clients>) -> anyhow::Result<Service> {
+    let service = Service::start(ServiceOptions {
+        listeners: vec![(listener, Arc::new(Tls::off()))],
+        exports: Arc::new(ClientExports::new(clients)),
+        limits: Limits::default(),
+        events: Box::new(log_disk_event),
+    });
+    service.context("cannot start the NBD service")
+}
+
+/// The boot trace has a client's own steps already; the log gets what only the connection knows.
+fn log_disk_event(event: service::Event) {
+    use service::Event::{Attached, Detached, Evicted, Failed, Refused};
+    match event {
+        Attached { peer, owner, .. } => {
+            tracing::info!("{peer} attached the disk of {}", owner.unwrap_or_default());
+        }
+        Detached {
+            peer,
+            owner,
+            reason,
+            ..
+        } => {
+            tracing::info!(
+                "{peer} let go of the disk of {}: {reason}",
+                owner.unwrap_or_default()
+            );
+        }
+        Evicted { peer, owner } => {
+            tracing::warn!("{peer} lost the disk of {owner} to a newer connection");
+        }
+        Refused { peer, reason } => tracing::warn!("{peer} was turned away: {reason}"),
+        Failed { peer, error, .. } => tracing::error!("a request of {peer} failed: {error}"),
     }
 }
 

@@ -11,6 +11,7 @@
 pub mod binary;
 pub mod console;
 pub mod deadline;
+pub mod guest;
 pub mod image;
 pub mod machine;
 pub mod namespace;

@@ -42,7 +42,13 @@ impl Namespace {
         );
     }
 
-    fn path(&self) -> String {
+    /// A process that lives inside: what `ip … netns PID` wants.
+    pub fn pid(&self) -> u32 {
+        self.holder.id()
+    }
+
+    /// The file that stands for it, for `setns`.
+    pub fn path(&self) -> String {
         format!("/proc/{}/ns/net", self.holder.id())
     }
 

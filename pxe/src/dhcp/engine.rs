@@ -101,8 +101,11 @@ impl Engine {
         };
         let machine = boot::machine(packet, mac, &self.config.interface);
         let stage = boot::stage(packet, &machine);
-        if self.config.mode == Mode::Proxy && stage == Stage::Os {
-            return Outcome::default();
+        if self.config.mode == Mode::Proxy {
+            self.learn(packet, mac);
+            if stage == Stage::Os {
+                return Outcome::default();
+            }
         }
         let Some(identity) = self.policy.identify(&machine) else {
             self.not_served(mac, "the policy does not know it", now);
@@ -119,6 +122,18 @@ impl Engine {
         match self.config.mode {
             Mode::Full => self.full(&case),
             Mode::Proxy => self.proxy(&case),
+        }
+    }
+
+    /// Which address a machine has is known to the site's server only; but the machine says it in its REQUEST.
+    fn learn(&self, packet: &Packet, mac: Mac) {
+        let wished = packet.options.address(code::REQUESTED_ADDRESS);
+        let has = Some(packet.ciaddr).filter(|a| *a != Ipv4Addr::UNSPECIFIED);
+        if let Some(address) = has
+            .or(wished)
+            .filter(|_| packet.kind == MessageType::Request)
+        {
+            self.leases.learn(mac, address);
         }
     }
 
@@ -574,3 +589,7 @@ impl Engine {
         });
     }
 }
+
+#[cfg(test)]
+#[path = "engine_tests.rs"]
+mod tests;

@@ -6,14 +6,14 @@
 use std::future::Future;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::mpsc::{self, SyncSender, TrySendError};
 use std::time::{Duration, Instant};
 
 use socket2::Socket;
 use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use tokio::net::UdpSocket;
 use tracing::{debug, warn};
 
 use super::config::{DhcpConfig, Mode};
@@ -184,7 +184,9 @@ async fn receive_port(socket: &Socket, port: u16, jobs: &SyncSender<Job>) -> Res
     let mut buffer = [0; LONGEST];
     loop {
         match socket
-            .async_io(Interest::READABLE, |s| sys::receive(s.as_fd(), &mut buffer))
+            .async_io(Interest::READABLE, || {
+                sys::receive(socket.as_fd(), &mut buffer)
+            })
             .await
         {
             Ok(got) => {
@@ -207,9 +209,9 @@ async fn receive_arp(socket: &Socket, jobs: &SyncSender<Job>) -> Result<()> {
     let mut buffer = [0; 64];
     loop {
         match socket
-            .async_io(Interest::READABLE, |s| {
+            .async_io(Interest::READABLE, || {
                 Ok(rustix::net::recv(
-                    s,
+                    &socket,
                     &mut buffer[..],
                     rustix::net::RecvFlags::DONTWAIT,
                 )?)
@@ -226,9 +228,12 @@ async fn receive_arp(socket: &Socket, jobs: &SyncSender<Job>) -> Result<()> {
     }
 }
 
-fn watch(socket: &Socket) -> Result<AsyncFd<BorrowedFd<'_>>> {
-    AsyncFd::with_interest(socket.as_fd(), Interest::READABLE)
-        .map_err(|e| Error::io("cannot watch a socket", e))
+/// A second handle on a socket, for the runtime to wait on. It takes every kind of datagram socket as a UDP one.
+fn watch(socket: &Socket) -> Result<UdpSocket> {
+    let watched = socket
+        .try_clone()
+        .and_then(|s| UdpSocket::from_std(s.into()));
+    watched.map_err(|e| Error::io("cannot watch a socket", e))
 }
 
 fn queue(jobs: &SyncSender<Job>, job: Job) {

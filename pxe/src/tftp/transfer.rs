@@ -4,7 +4,8 @@
 //! a window of at most 64 makes unambiguous. The rules that keep it calm:
 //! - an ACK that acknowledges nothing outstanding is ignored (no sorcerer's apprentice);
 //! - with a window, an ACK short of its end says that a block was lost (RFC 7440 §4): the window starts again behind
-//!   it, at once but at most once in half a round trip, so that late and doubled ACKs cannot multiply packets;
+//!   it at once. What that sends twice makes the client say so again; such echoes only slide the window, so that late
+//!   and doubled packets cannot multiply;
 //! - silence is answered by the same blocks after a time that follows the measured round trip and doubles.
 
 use std::time::{Duration, Instant};
@@ -98,7 +99,8 @@ pub struct Transfer {
     /// When the current flight left, and whether any of it was sent before (then it measures nothing).
     flight: Instant,
     repeated: bool,
-    rewound: Option<Instant>,
+    /// When the window last started again, and the last block that was out before: up to there all went twice.
+    rewound: Option<(Instant, u64)>,
     retries: u32,
     heard: Instant,
     give_up: Duration,
@@ -127,7 +129,7 @@ impl Transfer {
         let step = if opening {
             Step::SendOptions
         } else {
-            transfer.launch(now)
+            transfer.resend(now)
         };
         (transfer, step)
     }
@@ -161,7 +163,7 @@ impl Transfer {
             }
             self.opening = false;
             self.progress(now);
-            return self.launch(now);
+            return self.resend(now);
         }
         let fresh = u64::from(block.wrapping_sub(self.acked as u16));
         let outstanding = self.sent - self.acked;
@@ -209,11 +211,15 @@ impl Transfer {
         }
         if whole {
             self.progress(now);
-            return self.launch(now);
+            return self.resend(now);
         }
         self.heard = now;
         self.retries = 0;
-        self.rewind(self.rewound, now)
+        if self.is_echo(now) {
+            self.slide(now)
+        } else {
+            self.rewind(now)
+        }
     }
 
     /// With a window, the same ACK again says that the first block of the flight was lost, unless it comes too soon to
@@ -223,17 +229,45 @@ impl Transfer {
             return Step::Wait;
         }
         self.heard = now;
-        self.rewind(Some(self.flight), now)
+        let early = now.saturating_duration_since(self.flight) < self.round_trip() / 2;
+        if early || self.is_echo(now) {
+            Step::Wait
+        } else {
+            self.rewind(now)
+        }
     }
 
-    fn rewind(&mut self, last: Option<Instant>, now: Instant) -> Step {
-        let calm = self.round_trip.unwrap_or(SHORTEST_TIMEOUT) / 2;
-        if last.is_some_and(|at| now.saturating_duration_since(at) < calm) {
-            return Step::Wait;
-        }
-        self.rewound = Some(now);
+    fn round_trip(&self) -> Duration {
+        self.round_trip.unwrap_or(SHORTEST_TIMEOUT)
+    }
+
+    /// Whether an ACK that speaks of a loss only answers blocks that the last rewind sent twice: it comes soon after,
+    /// and sooner still if it is about blocks that went once. Rewinding for it would double them for ever.
+    fn is_echo(&self, now: Instant) -> bool {
+        self.rewound.is_some_and(|(at, last)| {
+            let calm = if self.acked <= last { 8 } else { 3 };
+            now.saturating_duration_since(at) < self.round_trip() * calm / 2
+        })
+    }
+
+    fn rewind(&mut self, now: Instant) -> Step {
+        self.rewound = Some((now, self.sent));
         self.repeated = true;
         self.resend(now)
+    }
+
+    /// Fills the window up behind what is under way.
+    fn slide(&mut self, now: Instant) -> Step {
+        let first = self.sent + 1;
+        self.sent = self
+            .sent
+            .max(self.blocks.min(self.acked + u64::from(self.terms.window)));
+        self.flight = now;
+        self.repeated = true;
+        match self.sent + 1 - first {
+            0 => Step::Wait,
+            count => Step::Send { first, count },
+        }
     }
 
     fn progress(&mut self, now: Instant) {
@@ -246,12 +280,7 @@ impl Transfer {
         self.heard = now;
     }
 
-    /// Sends the next window.
-    fn launch(&mut self, now: Instant) -> Step {
-        self.rewound = None;
-        self.resend(now)
-    }
-
+    /// Sends the window behind what is acknowledged.
     fn resend(&mut self, now: Instant) -> Step {
         let count = u64::from(self.terms.window).min(self.blocks - self.acked);
         self.flight = now;

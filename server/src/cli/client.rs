@@ -1,17 +1,18 @@
 //! `bootroom client`: the machines.
 
-use std::io::{self, IsTerminal, Write};
-
 use anyhow::bail;
 use clap::{Args, Subcommand};
 
-use super::{Exit, Target, block_on, output};
+use super::{Exit, Target, ask, block_on, output};
+use images::Progress;
+
+use super::image::progress::Shown;
 use crate::{
     clients::Reset,
     config::units::{ByteSize, Retention},
     control::{
         client::Control,
-        model::{ClientView, ResetDone},
+        model::{ClientView, CommitRequest, CommitStep, ResetDone},
     },
     trace::Step,
 };
@@ -27,6 +28,21 @@ pub enum ClientCommand {
     Trace(Named),
     /// Give a machine a fresh disk: at once, or at its next boot if it is running
     Reset(ResetOptions),
+    /// Make a machine's disk the next version of an image, also while it runs
+    Commit(CommitOptions),
+}
+
+/// Arguments of `client commit`.
+#[derive(Debug, Args)]
+pub struct CommitOptions {
+    #[command(flatten)]
+    named: Named,
+    /// The image that gets the new version; it need not exist yet
+    #[arg(long, value_name = "NAME")]
+    image: images::ImageName,
+    /// A line about the version
+    #[arg(long, default_value = "")]
+    description: String,
 }
 
 /// One machine, by its name.
@@ -56,6 +72,7 @@ pub fn run(command: &ClientCommand) -> anyhow::Result<Exit> {
             ClientCommand::Show(named) => show(named).await,
             ClientCommand::Trace(named) => trace(named).await,
             ClientCommand::Reset(options) => reset(options).await,
+            ClientCommand::Commit(options) => commit(options).await,
         }
     })
 }
@@ -183,14 +200,42 @@ async fn reset(options: &ResetOptions) -> anyhow::Result<Exit> {
     Ok(Exit::Ok)
 }
 
-/// Asks before a lasting disk is thrown away; without a terminal the answer must be on the command line.
+/// Asks before a lasting disk is thrown away.
 fn confirm(name: &str) -> anyhow::Result<bool> {
-    if !io::stdin().is_terminal() {
-        bail!("{name} has a lasting disk (retention keep): say --yes to throw it away");
+    let question = format!("Throw away the lasting disk of {name}?");
+    let reason = format!("{name} has a lasting disk (retention keep)");
+    ask::confirm(&question, &reason)
+}
+
+async fn commit(options: &CommitOptions) -> anyhow::Result<Exit> {
+    let Named { name, target } = &options.named;
+    let request = CommitRequest {
+        image: options.image.clone(),
+        description: options.description.clone(),
+    };
+    let mut steps = target.control()?.commit(checked(name)?, &request).await?;
+    let shown = Shown::new();
+    while let Some(step) = steps.next().await? {
+        match step {
+            CommitStep::Phase(phase) => shown.phase(&phase),
+            CommitStep::Fraction(fraction) => shown.fraction(fraction),
+            CommitStep::Published(version) => {
+                shown.clear();
+                return published(name, &version, target.json);
+            }
+            CommitStep::Failed(reason) => {
+                shown.clear();
+                bail!("nothing was published: {reason}");
+            }
+        }
     }
-    print!("Throw away the lasting disk of {name}? [y/N] ");
-    io::stdout().flush()?;
-    let mut answer = String::new();
-    io::stdin().read_line(&mut answer)?;
-    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+    bail!("the server stopped before the version was published")
+}
+
+fn published(name: &str, version: &str, json: bool) -> anyhow::Result<Exit> {
+    match json {
+        true => output::json(&serde_json::json!({ "client": name, "version": version }))?,
+        false => println!("{version} is the disk of {name}, and current"),
+    }
+    Ok(Exit::Ok)
 }

@@ -1,9 +1,12 @@
 //! The command line: what can be asked, and with which exit code it ends.
 
+mod ask;
 mod check;
 mod client;
 mod export;
+pub(crate) mod image;
 mod output;
+mod overlay_check;
 mod pki;
 mod serve;
 mod status;
@@ -32,6 +35,8 @@ pub enum Exit {
     Config = 3,
     /// The server does not answer.
     Unreachable = 4,
+    /// What was looked at is not well.
+    Unhealthy = 5,
 }
 
 impl From<Exit> for ExitCode {
@@ -79,8 +84,14 @@ enum Command {
     /// Show and reset the machines
     #[command(subcommand)]
     Client(client::ClientCommand),
+    /// Build, list, publish and remove images
+    #[command(subcommand)]
+    Image(image::ImageCommand),
     /// Serve one file or block device over NBD, with no configuration
     Export(export::ExportOptions),
+    /// Look at the machines' overlays
+    #[command(subcommand)]
+    Overlay(overlay_check::OverlayCommand),
     /// Make and withdraw certificates for TLS
     #[command(subcommand)]
     Pki(pki::PkiCommand),
@@ -124,8 +135,10 @@ pub fn run() -> ExitCode {
         Command::Check(options) => check::run(options, cli.color == Colour::Always),
         Command::Status(options) => status::run(options),
         Command::Client(command) => client::run(command),
+        Command::Image(command) => image::run(command),
         Command::Pki(command) => pki::run(command),
         Command::Export(options) => export::run(options),
+        Command::Overlay(command) => overlay_check::run(command),
         Command::Demo(options) => return finish_demo(demo::run(options)),
     };
     match outcome {

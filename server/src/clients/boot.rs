@@ -136,11 +136,6 @@ impl Boots {
         self.fresh |= fresh;
     }
 
-    /// Forgets the running boot: its token no longer opens the disk.
-    pub fn revoke(&mut self) {
-        self.active = None;
-    }
-
     /// The versions that a script promised and an attach may still ask for.
     pub fn versions(&self) -> impl Iterator<Item = VersionId> + '_ {
         self.active

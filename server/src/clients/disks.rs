@@ -121,6 +121,23 @@ impl Disks {
         Ok(disk)
     }
 
+    /// Size in bytes of the disk that [`Disks::attach`] would open.
+    ///
+    /// # Errors
+    /// When overlay or version cannot be read.
+    pub fn size(
+        &self,
+        mac: Mac,
+        profile: &Profile,
+        version: VersionId,
+        fresh: bool,
+    ) -> Result<u64> {
+        match self.info(mac)?.filter(|_| !fresh) {
+            Some(info) => Ok(info.size),
+            None => Ok(size_of(profile, self.find(version)?.size())),
+        }
+    }
+
     /// Opens the overlay of a machine and takes it over from whoever has it. With `fresh`, an empty one over
     /// `version` first takes the place of what is there.
     ///
@@ -145,6 +162,26 @@ impl Disks {
         Ok(overlay.attach())
     }
 
+    /// A machine's overlay, opened without taking it over.
+    ///
+    /// # Errors
+    /// When it has none, or it cannot be opened.
+    pub fn open_existing(&self, mac: Mac) -> Result<Arc<Overlay>> {
+        if self.info(mac)?.is_none() {
+            let context = "it has no disk: it has not booted since its last reset";
+            return Err(Error::new(ErrorKind::NotBootable, context));
+        }
+        self.open(&overlay_id(mac))
+    }
+
+    /// The version that an overlay is bound to.
+    ///
+    /// # Errors
+    /// When it is no longer in the catalogue.
+    pub fn base_of(&self, overlay: &Overlay) -> Result<Version> {
+        self.find(version_of(&overlay.info().base))
+    }
+
     fn open(&self, id: &OverlayId) -> Result<Arc<Overlay>> {
         let resolve = |base: &BaseId| {
             let disk = self.open_version(version_of(base));
@@ -165,7 +202,7 @@ impl Disks {
     ) -> Result<Arc<Overlay>> {
         let base = self.open_version(version)?;
         let spec = OverlaySpec {
-            size: profile.size.map_or(base.size().get(), |size| size.0),
+            size: size_of(profile, base.size()),
             quota: profile.quota.map(|quota| quota.0),
             retention: match profile.retention {
                 Retention::Keep => overlay::Retention::Keep,
@@ -201,6 +238,10 @@ impl Disks {
             _ => Ok(()),
         }
     }
+}
+
+fn size_of(profile: &Profile, version: images::Bytes) -> u64 {
+    profile.size.map_or(version.get(), |size| size.0)
 }
 
 fn version_of(base: &BaseId) -> VersionId {

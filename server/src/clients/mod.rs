@@ -5,6 +5,7 @@
 //! overlay is filed under its MAC, and only a token made for that MAC opens it.
 
 pub mod boot;
+mod commit;
 pub mod directory;
 pub mod disks;
 pub mod error;
@@ -12,7 +13,11 @@ mod policy;
 pub mod registry;
 pub mod script;
 
-use std::{collections::HashMap, sync::Arc, time::SystemTime};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::SystemTime,
+};
 
 use arc_swap::ArcSwap;
 use overlay::Attachment;
@@ -43,6 +48,7 @@ pub struct Clients {
     trace: Arc<Trace>,
     /// One boot of a machine is decided at a time.
     locks: Mutex<HashMap<Mac, Arc<Mutex<()>>>>,
+    committing: Mutex<HashSet<Mac>>,
 }
 
 /// What `client reset` did.
@@ -73,6 +79,7 @@ impl Clients {
             disks,
             trace,
             locks: Mutex::default(),
+            committing: Mutex::default(),
         };
         clients.apply_names()?;
         Ok(clients)
@@ -187,6 +194,30 @@ impl Clients {
         Ok(Script::new(&record, &profile, &version, token, place))
     }
 
+    /// Whose disk name and token open, and how large it is. Changes nothing.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Refused`] when they do not belong together.
+    pub fn disk_of(&self, name: &str, token: &str) -> Result<(Mac, u64)> {
+        let (record, profile, admission) = self.admit(name, token)?;
+        let (boot, new_boot) = match admission {
+            Admission::Reconnect(boot) => (boot, false),
+            Admission::NewBoot(boot) => (boot, true),
+        };
+        let fresh = record.boots.fresh || (new_boot && profile.retention == Retention::Boot);
+        let size = self.disks.size(record.mac, &profile, boot.version, fresh)?;
+        Ok((record.mac, size))
+    }
+
+    fn admit(&self, name: &str, token: &str) -> Result<(Record, Profile, Admission)> {
+        let refused = || Error::new(ErrorKind::Refused, "no such export");
+        let token: Token = token.parse().map_err(|_| refused())?;
+        let record = self.registry.by_name(name).ok_or_else(refused)?;
+        let profile = self.profile(record.mac).ok_or_else(refused)?;
+        let admission = record.boots.admit(&token).ok_or_else(refused)?;
+        Ok((record, profile, admission))
+    }
+
     /// Opens the disk of the boot that `token` stands for, and evicts whoever had it.
     ///
     /// The first attach of a boot makes it the active one. That is on disk before a `boot` client's overlay is
@@ -195,14 +226,12 @@ impl Clients {
     /// # Errors
     /// [`ErrorKind::Refused`] when name and token do not belong together.
     pub fn attach(&self, name: &str, token: &str) -> Result<Attachment> {
-        let refused = || Error::new(ErrorKind::Refused, "no such export");
-        let token: Token = token.parse().map_err(|_| refused())?;
-        let mac = self.registry.by_name(name).ok_or_else(refused)?.mac;
+        let (record, ..) = self.admit(name, token)?;
+        let mac = record.mac;
         let lock = self.lock_of(mac);
         let _deciding = lock.lock();
-        let record = self.registry.get(mac).ok_or_else(refused)?;
-        let profile = self.profile(mac).ok_or_else(refused)?;
-        let (record, boot, detail) = match record.boots.admit(&token).ok_or_else(refused)? {
+        let (record, profile, admission) = self.admit(name, token)?;
+        let (record, boot, detail) = match admission {
             Admission::Reconnect(boot) => (record, boot, "reconnected"),
             Admission::NewBoot(boot) => {
                 (self.begin(mac, &profile, boot.clone())?, boot, "new boot")

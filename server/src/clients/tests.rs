@@ -194,3 +194,37 @@ fn a_crash_between_activation_and_fresh_overlay_is_made_good() {
         .unwrap();
     assert_eq!(first_byte(&room.attach(&boot).unwrap()), 1);
 }
+
+#[test]
+fn a_commit_makes_the_disk_of_a_running_machine_the_next_version() {
+    let room = room("keep");
+    let disk = room.attach(&room.boot(MAC)).unwrap();
+    write(&disk, 7);
+    let cancel = images::Cancel::new().unwrap();
+    let image = "demo".parse().unwrap();
+    let version = room
+        .clients
+        .commit("r-1", image, String::new(), &images::Quiet, &cancel)
+        .unwrap();
+    assert_eq!(version.to_string(), "demo@2");
+    write(&disk, 9);
+    assert_eq!(first_byte(&room.attach(&room.boot(OTHER)).unwrap()), 7);
+    assert_eq!(first_byte(&disk), 9);
+    let left = room.clients.disks.open_existing(MAC).unwrap().snapshots();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn a_cancelled_commit_publishes_nothing() {
+    let room = room("keep");
+    write(&room.attach(&room.boot(MAC)).unwrap(), 7);
+    let cancel = images::Cancel::new().unwrap();
+    cancel.cancel();
+    let image: ImageName = "demo".parse().unwrap();
+    let failed = room
+        .clients
+        .commit("r-1", image.clone(), String::new(), &images::Quiet, &cancel);
+    assert!(failed.is_err());
+    let current = room.clients.disks.catalogue().current(&image).unwrap();
+    assert_eq!(current.map(images::VersionNumber::get), Some(1));
+}

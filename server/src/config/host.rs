@@ -1,6 +1,6 @@
 //! Holds a configuration against the machine that it is to run on.
 
-use std::{io, net::TcpListener, net::UdpSocket, path::Path};
+use std::{io, net::TcpListener, net::UdpSocket};
 
 use images::{Catalogue, ImageRef};
 
@@ -22,26 +22,24 @@ pub fn check(config: &Config, ports: bool) -> Vec<Problem> {
 
 fn check_interface(config: &Config, problems: &mut Vec<Problem>) -> bool {
     let interface = &config.server.interface;
-    if Path::new("/sys/class/net").join(&interface.value).exists() {
+    let there = interfaces();
+    if there.contains(&interface.value) {
         return true;
     }
     let message = format!(
         "there is no network interface `{}` on this machine",
         interface.value
     );
-    let fix = format!("interfaces here: {}", interfaces().join(", "));
+    let fix = format!("interfaces here: {}", there.join(", "));
     problems.push(Problem::at(interface.span.clone(), message).fix(fix));
     false
 }
 
+/// The interfaces of this process's own network namespace, which /sys/class/net need not be.
 fn interfaces() -> Vec<String> {
-    let entries = std::fs::read_dir("/sys/class/net")
-        .into_iter()
-        .flatten()
-        .flatten();
-    let mut names: Vec<_> = entries
-        .map(|e| e.file_name().to_string_lossy().into_owned())
-        .collect();
+    let table = std::fs::read_to_string("/proc/self/net/dev").unwrap_or_default();
+    let names = table.lines().filter_map(|line| line.split_once(':'));
+    let mut names: Vec<_> = names.map(|(name, _)| name.trim().to_owned()).collect();
     names.sort();
     names
 }

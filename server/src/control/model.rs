@@ -62,6 +62,10 @@ pub struct ClientView {
     pub retention: Option<Retention>,
     /// Whether a connection has its disk.
     pub attached: bool,
+    /// Bytes that it read over its present connection.
+    pub read_bytes: Option<u64>,
+    /// Bytes that it wrote over its present connection.
+    pub written_bytes: Option<u64>,
     /// Its export, without the token.
     pub export: String,
     /// Its overlay, if it has one.
@@ -87,6 +91,29 @@ pub struct ResetDone {
     pub client: String,
     /// What was done.
     pub result: Reset,
+}
+
+/// What `client commit` is to make.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CommitRequest {
+    /// The image that gets the new version.
+    pub image: images::ImageName,
+    /// Free text about it.
+    pub description: String,
+}
+
+/// How far `client commit` is. The last one is `Published` or `Failed`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CommitStep {
+    /// Something new begins.
+    Phase(String),
+    /// So much of it is done, from 0 to 1.
+    Fraction(f64),
+    /// The version is there, and current.
+    Published(String),
+    /// Nothing was published, for this reason.
+    Failed(String),
 }
 
 /// An overlay and the version it needs.

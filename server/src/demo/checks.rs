@@ -119,13 +119,23 @@ async fn disk(seat: &mut Seat, plan: &Plan, proofs: &mut Proofs) -> anyhow::Resu
     Ok(disk)
 }
 
-/// What the blocks of a machine's overlay take up on the host's disk. The map beside them has a fixed size.
+/// What the blocks of a machine's overlay take up on the host's disk. The maps beside them have a fixed size.
 fn overlay_bytes(data: &Path, desk: &Desk) -> anyhow::Result<u64> {
     let dir = data.join("overlays").join(desk.mac.replace(':', ""));
-    let file = dir.join("data");
-    let metadata =
-        std::fs::metadata(&file).with_context(|| format!("no overlay at {}", file.display()))?;
-    Ok(metadata.blocks() * 512)
+    let mut bytes = 0;
+    for entry in
+        std::fs::read_dir(&dir).with_context(|| format!("no overlay at {}", dir.display()))?
+    {
+        let entry = entry?;
+        if entry
+            .path()
+            .extension()
+            .is_some_and(|extension| extension == "data")
+        {
+            bytes += entry.metadata()?.blocks() * 512;
+        }
+    }
+    Ok(bytes)
 }
 
 /// No machine sees a file of another.

@@ -1,0 +1,12 @@
+#!/bin/sh
+# Run by dracut when the root is mounted: the overlay of memory, and the interface that has to be left alone.
+
+# shellcheck source=/dev/null
+. /lib/bootroom/functions.sh
+
+if [ -e /run/bootroom/attached ]; then
+	br_overlay "${NEWROOT:?}" || die "bootroom: the overlay of memory over the root could not be made"
+	read -r br_interface </run/bootroom/attached
+	[ -z "$br_interface" ] ||
+		br_keep_interface "$br_interface" "$(cat "/sys/class/net/$br_interface/address")"
+fi

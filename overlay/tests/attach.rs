@@ -1,0 +1,288 @@
+//! One writable attachment (P6), and nobody waits for another's disk (P5).
+#![allow(missing_docs)]
+
+mod support;
+
+use std::fs::File;
+use std::ops::{ControlFlow, Range};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Barrier, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use overlay::{
+    Attachment, Attempt, Base, BaseId, Durability, Error, ErrorKind, Extent, FileBase, Result,
+};
+use support::*;
+
+/// A base whose reads report that they began, and wait until they may go on.
+struct SlowBase {
+    id: BaseId,
+    began: Mutex<Sender<()>>,
+    go: Mutex<Receiver<()>>,
+}
+
+fn slow_base() -> (Arc<dyn Base>, Receiver<()>, Sender<()>) {
+    let (began, wait_began) = channel();
+    let (go, wait_go) = channel();
+    let base = SlowBase {
+        id: base_id(1),
+        began: Mutex::new(began),
+        go: Mutex::new(wait_go),
+    };
+    (Arc::new(base), wait_began, go)
+}
+
+impl Base for SlowBase {
+    fn id(&self) -> &BaseId {
+        &self.id
+    }
+
+    fn size(&self) -> u64 {
+        1 << 20
+    }
+
+    fn read_at(&self, buf: &mut [u8], _offset: u64) -> Result<()> {
+        self.began.lock().unwrap().send(()).unwrap();
+        let lost = |_| Error::new(ErrorKind::Io, "a base gone bad");
+        self.go
+            .lock()
+            .unwrap()
+            .recv_timeout(DEADLINE)
+            .map_err(lost)?;
+        buf.fill(7);
+        Ok(())
+    }
+
+    fn try_read_at(&self, _buf: &mut [u8], _offset: u64) -> Result<Attempt> {
+        Ok(Attempt::WouldBlock)
+    }
+
+    fn resident(&self, _range: Range<u64>) -> Option<&[u8]> {
+        None
+    }
+
+    fn extents(
+        &self,
+        range: Range<u64>,
+        found: &mut dyn FnMut(Extent) -> ControlFlow<()>,
+    ) -> Result<()> {
+        let _ = found(Extent { range, hole: false });
+        Ok(())
+    }
+}
+
+/// How long a test may hang before it fails.
+const DEADLINE: Duration = Duration::from_secs(10);
+/// How long something that must not happen is waited for.
+const GRACE: Duration = Duration::from_millis(150);
+
+fn sector(disk: &Attachment) -> Vec<u8> {
+    let mut buf = vec![0; 512];
+    disk.read(&mut buf, 0).unwrap();
+    buf
+}
+
+/// Where one lock of the map ends and the next begins.
+const EDGE: u64 = 128 << 10;
+
+/// The older one's write waits for a cold read below, with a part still to do under another lock, when the newer one
+/// comes: it must be through, not come later.
+#[test]
+fn what_the_older_was_applying_is_through_before_the_newer_begins() {
+    let dir = tempfile::tempdir().unwrap();
+    let (base, began, go) = slow_base();
+    let overlay = store(dir.path())
+        .create(&id("pc"), spec(1 << 20, &base))
+        .unwrap();
+    let older = overlay.attach();
+    let (done, wait_done) = channel();
+    thread::scope(|scope| {
+        let write = scope.spawn(|| older.write(&[1; 1024], EDGE - 512, Durability::Process));
+        began.recv().unwrap();
+        let newer = scope.spawn(|| {
+            let newer = overlay.attach();
+            newer.write(&[2; 4096], EDGE, Durability::Process).unwrap();
+            done.send(()).unwrap();
+            newer
+        });
+        // Were the newer one let in, it would finish here, and the older write come after it.
+        assert!(
+            wait_done.recv_timeout(GRACE).is_err(),
+            "the newer one did not wait"
+        );
+        go.send(()).unwrap();
+        go.send(()).unwrap();
+        write.join().unwrap().unwrap();
+        let mut buf = [0; 4096];
+        newer.join().unwrap().read(&mut buf, EDGE).unwrap();
+        assert_eq!(buf, [2; 4096]);
+    });
+    assert_eq!(
+        older
+            .write(&[3; 512], 0, Durability::Process)
+            .unwrap_err()
+            .kind(),
+        ErrorKind::Evicted
+    );
+}
+
+/// Requests that arrived before an eviction and are applied after it are refused.
+#[test]
+fn ownership_is_checked_when_a_write_is_applied() {
+    let dir = tempfile::tempdir().unwrap();
+    let base = file_base(dir.path(), &pattern(1 << 20, 1));
+    let overlay = store(dir.path())
+        .create(&id("pc"), spec(1 << 20, &base))
+        .unwrap();
+    for round in 0..40u32 {
+        let older = overlay.attach();
+        let begun = Barrier::new(3);
+        let newest = thread::scope(|scope| {
+            let work = || {
+                let write = || older.write(&[1; 512], 0, Durability::Process);
+                write().unwrap();
+                begun.wait();
+                (0..20_000)
+                    .find(|_| write().is_err())
+                    .expect("never evicted");
+            };
+            let writers = [scope.spawn(work), scope.spawn(work)];
+            begun.wait();
+            let newest = overlay.attach();
+            newest
+                .write(&round.to_le_bytes(), 0, Durability::Process)
+                .unwrap();
+            writers
+                .into_iter()
+                .for_each(|writer| writer.join().unwrap());
+            newest
+        });
+        assert_eq!(
+            sector(&newest)[..4],
+            round.to_le_bytes(),
+            "a write of the older one came later"
+        );
+    }
+}
+
+#[test]
+fn every_call_of_an_evicted_attachment_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let base = file_base(dir.path(), &pattern(8192, 1));
+    let overlay = store(dir.path())
+        .create(&id("pc"), spec(8192, &base))
+        .unwrap();
+    let old = overlay.attach();
+    overlay.evict();
+    let process = Durability::Process;
+    let mut buf = [0; 512];
+    let mut runs = Vec::new();
+    let results = [
+        old.read(&mut buf, 0),
+        old.try_read(&mut buf, 0).map(|_| ()),
+        old.write(&buf, 0, process),
+        old.trim(0..4096, process),
+        old.write_zeroes(0..4096, true, process),
+        old.flush(),
+        old.segments(0..512, &mut runs),
+        old.block_status(0..512, &mut |_| ControlFlow::Continue(())),
+    ];
+    for result in results {
+        assert_eq!(result.unwrap_err().kind(), ErrorKind::Evicted);
+    }
+}
+
+#[test]
+fn a_read_that_must_wait_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let content = pattern(1 << 20, 1);
+    let base = file_base(dir.path(), &content);
+    let file = File::open(dir.path().join("base.raw")).unwrap();
+    file.sync_all().unwrap();
+    rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+    let disk = store(dir.path())
+        .create(&id("pc"), spec(1 << 20, &base))
+        .unwrap()
+        .attach();
+    let mut buf = vec![0; 4096];
+    assert!(base.resident(8192..12288).is_none(), "nothing is cached");
+    assert_eq!(disk.try_read(&mut buf, 8192).unwrap(), Attempt::WouldBlock);
+    disk.read(&mut buf, 8192).unwrap();
+    assert_eq!(disk.try_read(&mut buf, 8192).unwrap(), Attempt::Done);
+    assert!(buf == content[8192..12288]);
+    assert!(base.resident(8192..12288).is_some());
+}
+
+/// A request stuck in a cold read holds up a newer attachment; nobody's `try_read` waits for either.
+#[test]
+fn trying_does_not_wait_for_the_gate() {
+    let dir = tempfile::tempdir().unwrap();
+    let (base, began, go) = slow_base();
+    let overlay = store(dir.path())
+        .create(&id("pc"), spec(1 << 20, &base))
+        .unwrap();
+    let disk = overlay.attach();
+    let (done, wait_done) = channel();
+    thread::scope(|scope| {
+        let read = scope.spawn(|| disk.read(&mut [0; 512], 0));
+        began.recv().unwrap();
+        let newer = scope.spawn(|| overlay.attach());
+        let disk = &disk;
+        scope.spawn(move || {
+            for _ in 0..20_000 {
+                let tried = disk.try_read(&mut [0; 512], 8192).unwrap();
+                assert_eq!(tried, Attempt::WouldBlock);
+                thread::yield_now();
+            }
+            done.send(()).unwrap();
+        });
+        let in_time = wait_done.recv_timeout(DEADLINE);
+        go.send(()).unwrap();
+        read.join().unwrap().unwrap();
+        drop(newer.join().unwrap());
+        assert!(in_time.is_ok(), "a try waited");
+    });
+}
+
+#[test]
+fn a_base_cut_short_fails_the_request_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let content = pattern(1 << 20, 1);
+    let base = file_base(dir.path(), &content);
+    let overlay = store(dir.path())
+        .create(&id("pc"), spec(1 << 20, &base))
+        .unwrap();
+    let disk = overlay.attach();
+    disk.write(&[9; 4096], 600_064, Durability::Process)
+        .unwrap();
+    let file = File::options()
+        .write(true)
+        .open(dir.path().join("base.raw"))
+        .unwrap();
+    file.set_len(500_000).unwrap();
+    let mut buf = vec![0; 4096];
+    assert_eq!(
+        disk.read(&mut buf, 700_000).unwrap_err().kind(),
+        ErrorKind::Io
+    );
+    assert_eq!(
+        disk.write(&[1; 512], 800_000, Durability::Process)
+            .unwrap_err()
+            .kind(),
+        ErrorKind::Io
+    );
+    let status = disk.block_status(400_000..1_000_000, &mut |_| ControlFlow::Continue(()));
+    assert_eq!(status.unwrap_err().kind(), ErrorKind::Io);
+    if let Attempt::Done = disk
+        .try_read(&mut buf, 900_000)
+        .unwrap_or(Attempt::WouldBlock)
+    {
+        panic!("read past the end of the file");
+    }
+    disk.read(&mut buf, 600_064).unwrap();
+    assert_eq!(buf, [9; 4096]);
+    disk.read(&mut buf, 0).unwrap();
+    assert!(buf == content[..4096]);
+    assert!(FileBase::open(&dir.path().join("none"), base_id(1)).is_err());
+}

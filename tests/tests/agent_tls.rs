@@ -1,0 +1,112 @@
+//! TLS by the kernel: the agent proves the server, hands the keys over, and does so again at every reconnect.
+
+use std::path::Path;
+use std::process::Command;
+
+use bootroom_tests::guest::HOST;
+use bootroom_tests::guest::disk::free_port;
+use bootroom_tests::guest::scene::{Scene, Special};
+use tempfile::TempDir;
+
+/// An authority, and a certificate for the server as the guest sees it.
+fn pki() -> TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    openssl(
+        directory.path(),
+        &format!("req -x509 {NEW} -keyout ca.key -out ca.pem -subj /CN=room -days 9"),
+    );
+    let name = format!("-subj /CN=server -addext subjectAltName=IP:{HOST}");
+    openssl(
+        directory.path(),
+        &format!("req {NEW} -keyout server.key -out server.csr {name}"),
+    );
+    let sign = "x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -copy_extensions copy -days 9";
+    openssl(directory.path(), &format!("{sign} -out server.pem"));
+    directory
+}
+
+const NEW: &str = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
+
+fn openssl(directory: &Path, arguments: &str) {
+    let output = Command::new("openssl")
+        .args(arguments.split(' '))
+        .current_dir(directory)
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "openssl {arguments}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+fn scene(pki: &Path, file: &str) -> Scene {
+    let files = vec![("etc/proof.pem", std::fs::read(pki.join(file)).unwrap())];
+    let server = vec!["--tls", "required", "--pki", pki.to_str().unwrap()];
+    let port = free_port();
+    let mut scene = Scene::unattached(
+        port,
+        &Special {
+            server,
+            files,
+            ..Special::default()
+        },
+    );
+    scene.guest.run(&format!(
+        "mkdir -p /etc/bootroom/tls && cp /etc/proof.pem /etc/bootroom/tls/{file}"
+    ));
+    scene
+}
+
+#[test]
+#[ignore = "a minute"]
+fn the_kernel_encrypts_and_outages_change_nothing() {
+    let pki = pki();
+    for proof in ["ca.pem", "server.pem"] {
+        let mut scene = scene(pki.path(), proof);
+        scene.begin(&format!(
+            "bootroom-attach nbds://{HOST}:{}/disk /dev/nbd0",
+            scene.port
+        ));
+        let in_use = "grep -E 'TlsCurr(Tx|Rx)(Sw|Device)' /proc/net/tls_stat | awk '{ n += $2 } END { print n }'";
+        assert_eq!(
+            scene.guest.run(in_use),
+            "2",
+            "the kernel does TLS in both directions"
+        );
+        scene.pause(&format!("restarted, TLS proven by {proof}"), |scene| {
+            scene.server.stop();
+            scene.server.up();
+        });
+        scene.pause(&format!("killed, TLS proven by {proof}"), |scene| {
+            scene.server.kill();
+            scene.server.up();
+        });
+        scene.verdict();
+    }
+}
+
+#[test]
+#[ignore = "half a minute"]
+fn an_unproven_server_is_refused() {
+    let (ours, theirs) = (pki(), pki());
+    let mut scene = scene(theirs.path(), "server.pem");
+    let ours = String::from_utf8(std::fs::read(ours.path().join("server.pem")).unwrap()).unwrap();
+    scene.guest.run(&format!(
+        "cat >/etc/bootroom/tls/server.pem <<'END'\n{}\nEND",
+        ours.trim()
+    ));
+    let attach = format!(
+        "bootroom-attach --timeout 4 nbds://{HOST}:{}/disk /dev/nbd0",
+        scene.port
+    );
+    let answer = scene.guest.try_run(&attach);
+    assert_eq!(answer.status, 1);
+    assert!(
+        answer.text.contains("REFUSED") && answer.text.contains("not the pinned one"),
+        "{}",
+        answer.text
+    );
+    let plain = scene.guest.try_run(&attach.replace("nbds", "nbd"));
+    assert!(plain.text.contains("TLS"), "{}", plain.text);
+}
