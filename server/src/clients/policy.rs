@@ -7,13 +7,15 @@ use images::{ImageRef, Version};
 use pxe::{
     BootAnswer, Content, Event, FileRequest, Happening, Identity, Mac, Machine, Policy, Protocol,
     Report, Stage,
+    menu::{ConfigPath, Menu},
 };
 
 use super::{
     Clients,
-    script::{Place, refusal},
+    error::{Error, ErrorKind, Result},
+    script::{Lease, Place, Script, refusal},
 };
-use crate::trace::Step;
+use crate::{config::DhcpMode, trace::Step};
 
 /// The policy of a server's clients.
 pub struct BootPolicy {
@@ -35,26 +37,55 @@ impl BootPolicy {
         }
     }
 
-    fn script(&self, mac: Mac, request: &FileRequest) -> Content {
-        // Where this server gives the addresses, a machine can only ask for its own script.
-        let impostor = request.mac.filter(|holder| *holder != mac);
-        if let Some(holder) = impostor {
-            tracing::warn!(
-                "{} ({holder}) asked for the boot script of {mac}: refused",
-                request.peer
-            );
-            return text(refusal("this is the boot script of another machine"));
-        }
-        match self.clients.script(mac, self.place(request)) {
+    fn ipxe_script(&self, mac: Mac, request: &FileRequest) -> Content {
+        match self.script(mac, request) {
             Ok(script) => text(script.ipxe()),
             Err(error) => {
                 let reason = error.with_causes();
-                tracing::warn!("{mac} cannot boot: {reason}");
+                tracing::warn!("{mac} cannot boot, asked by {}: {reason}", request.peer);
+                let name = self.clients.name_of(mac);
                 self.clients
                     .trace()
-                    .add(Step::new(mac, None, "refused", &reason));
+                    .add(Step::new(mac, name.as_ref(), "refused", &reason));
                 text(refusal(&reason))
             }
+        }
+    }
+
+    /// Where this server gives the addresses, only the holder of the lease gets a machine's script.
+    fn script(&self, mac: Mac, request: &FileRequest) -> Result<Script> {
+        let full = self.clients.config().dhcp.mode == DhcpMode::Full;
+        let holder = request.mac;
+        if holder.is_some_and(|holder| holder != mac) || full && holder.is_none() {
+            let context = "this is the boot script of another machine";
+            return Err(Error::new(ErrorKind::Refused, context));
+        }
+        self.clients.script(mac, self.place(request))
+    }
+
+    /// What GRUB and PXELINUX are told; their own words for "there is none" if the machine cannot boot.
+    fn loader_config(&self, path: ConfigPath, request: &FileRequest) -> Option<Content> {
+        let (ConfigPath::Grub(mac) | ConfigPath::Pxelinux(mac)) = path;
+        let mac = mac.or(request.mac)?;
+        let script = self.script(mac, request);
+        let script = script
+            .inspect_err(|error| tracing::warn!("{mac} cannot boot: {}", error.with_causes()))
+            .ok()?;
+        let menu = Menu::single(script.target(&self.address_words(request)));
+        Some(text(match path {
+            ConfigPath::Grub(_) => menu.grub(),
+            ConfigPath::Pxelinux(_) => menu.pxelinux(),
+        }))
+    }
+
+    /// The lease of whoever asks, for a loader that cannot fill it in itself.
+    fn address_words(&self, request: &FileRequest) -> Lease {
+        let config = self.clients.config();
+        Lease {
+            address: request.peer,
+            gateway: config.dhcp.router,
+            netmask: config.server.address.value.netmask(),
+            dns: config.dhcp.dns.first().copied(),
         }
     }
 
@@ -109,11 +140,11 @@ impl Policy for BootPolicy {
     }
 
     fn file(&self, request: &FileRequest) -> Option<Content> {
-        if request.protocol == Protocol::Tftp {
-            return None;
+        if let Some(path) = ConfigPath::parse(&request.path) {
+            return self.loader_config(path, request);
         }
         match request.path.split_once('/')? {
-            ("ipxe", mac) => Some(self.script(mac.parse().ok()?, request)),
+            ("ipxe", mac) => Some(self.ipxe_script(mac.parse().ok()?, request)),
             ("images", path) => self.boot_file(path),
             _ => None,
         }

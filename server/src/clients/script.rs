@@ -5,7 +5,7 @@
 use std::{fmt::Write, net::Ipv4Addr};
 
 use images::Version;
-use pxe::Mac;
+use pxe::{Mac, menu::Target};
 
 use super::{boot::Token, directory::Profile, registry::Record};
 
@@ -92,6 +92,38 @@ impl Script {
              {FAILED}"
         )
     }
+
+    /// For GRUB and PXELINUX, with the lease written out.
+    pub fn target(&self, lease: &Lease) -> Target {
+        let or_empty =
+            |address: Option<Ipv4Addr>| address.map_or_else(String::new, |a| a.to_string());
+        let ip = format!(
+            "ip={}::{}:{}:{}::none:{}",
+            lease.address,
+            or_empty(lease.gateway),
+            lease.netmask,
+            self.hostname,
+            or_empty(lease.dns)
+        );
+        Target::Linux {
+            kernel: self.kernel.clone(),
+            initrd: self.initrd.clone(),
+            command_line: format!("{ip} {}", self.arguments),
+        }
+    }
+}
+
+/// What a machine leased, for a boot loader that cannot say so on the kernel command line itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lease {
+    /// Its address.
+    pub address: Ipv4Addr,
+    /// Its default router.
+    pub gateway: Option<Ipv4Addr>,
+    /// The mask of its network.
+    pub netmask: Ipv4Addr,
+    /// Its DNS server.
+    pub dns: Option<Ipv4Addr>,
 }
 
 /// The script of a machine that cannot boot: says why on its screen and tries again.
