@@ -62,6 +62,9 @@ pub struct ResetOptions {
     /// Do not ask before a lasting disk is thrown away
     #[arg(long)]
     yes: bool,
+    /// Do not wait for the next boot of a machine that is not connected; if it runs after all, it has lost its disk
+    #[arg(long)]
+    now: bool,
 }
 
 /// Does it.
@@ -180,14 +183,22 @@ async fn trace(named: &Named) -> anyhow::Result<Exit> {
     Ok(Exit::Ok)
 }
 
+/// Whether its disk is meant to last, by what is configured now or was when the disk was made.
+fn lasts(client: &ClientView) -> bool {
+    let made_to_last = client.overlay_lasts == Some(true);
+    made_to_last || client.overlay.is_some() && client.retention != Some(Retention::Boot)
+}
+
 async fn reset(options: &ResetOptions) -> anyhow::Result<Exit> {
     let Named { name, target } = &options.named;
     let control = target.control()?;
     let client = fetch(&control, name).await?;
-    if client.retention == Some(Retention::Keep) && !options.yes && !confirm(name)? {
+    if lasts(&client) && !options.yes && !confirm(name)? {
         bail!("nothing was done");
     }
-    let answer = control.post(&format!("/v1/clients/{name}/reset")).await?;
+    let answer = control
+        .post(&format!("/v1/clients/{name}/reset?now={}", options.now))
+        .await?;
     if target.json {
         output::json(&answer)?;
         return Ok(Exit::Ok);
@@ -195,7 +206,9 @@ async fn reset(options: &ResetOptions) -> anyhow::Result<Exit> {
     let done: ResetDone = serde_json::from_value(answer)?;
     match done.result {
         Reset::Done => println!("{name}: its disk is gone; its next boot starts from a fresh one"),
-        Reset::AtNextBoot => println!("{name} is running: its next boot starts from a fresh disk"),
+        Reset::AtNextBoot => println!(
+            "{name} may be running: its next boot starts from a fresh disk (--now does not wait, if it is off)"
+        ),
     }
     Ok(Exit::Ok)
 }

@@ -6,11 +6,12 @@
 use std::{
     fs::File,
     ops::ControlFlow,
+    sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
 };
 
 use images::{Cancel, Details, ImageName, Progress, Staging, Version, VersionId};
-use overlay::{ErrorKind as OverlayError, Overlay, SnapshotName};
+use overlay::{ErrorKind as OverlayError, Overlay, SnapshotName, View};
 use pxe::Mac;
 
 use super::{Clients, Error, ErrorKind, Result};
@@ -34,13 +35,14 @@ impl Clients {
     ) -> Result<Version> {
         let mac = self.find(name)?.mac;
         let _turn = Turn::take(self, mac)?;
-        let overlay = self.disks.open_existing(mac)?;
-        let base = self.disks.base_of(&overlay)?;
+        let (overlay, base, view) = self.freeze(mac)?;
         let failed = |error| Error::disk(format!("cannot publish the disk of {name}"), error);
         let catalogue = self.disks.catalogue();
         let staging = catalogue.stage(VersionId::random()).map_err(failed)?;
         staging.copy_boot_files(&base).map_err(failed)?;
-        copy(&overlay, &staging, progress, cancel)?;
+        let copied = copy(&overlay, &view, &staging, progress, cancel);
+        drop_snapshot(&overlay);
+        copied?;
         let details = Details {
             image,
             created: SystemTime::now(),
@@ -49,6 +51,27 @@ impl Clients {
         };
         let staged = staging.finish(details, progress, cancel).map_err(failed)?;
         catalogue.publish(staged).map_err(failed)
+    }
+
+    /// The machine's disk as it is now, and the version that it lies over. No boot begins in between: it could put
+    /// another disk over another version in this one's place.
+    fn freeze(&self, mac: Mac) -> Result<(Arc<Overlay>, Version, View)> {
+        let lock = self.lock_of(mac);
+        let _deciding = lock.lock();
+        let overlay = self.disks.open_existing(mac)?;
+        let base = self.disks.base_of(&overlay)?;
+        drop_snapshot(&overlay);
+        let name = snapshot_name();
+        let since = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        overlay
+            .snapshot(&name, since.as_secs())
+            .map_err(|e| failed(&overlay, e))?;
+        let view = overlay
+            .snapshot_view(&name)
+            .map_err(|e| failed(&overlay, e))?;
+        Ok((overlay, base, view))
     }
 }
 
@@ -78,26 +101,7 @@ impl Drop for Turn<'_> {
 
 fn copy(
     overlay: &Overlay,
-    staging: &Staging,
-    progress: &dyn Progress,
-    cancel: &Cancel,
-) -> Result<()> {
-    let name = SnapshotName::new(SNAPSHOT).map_err(|e| failed(overlay, e))?;
-    drop_snapshot(overlay, &name)?;
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    overlay
-        .snapshot(&name, since.as_secs())
-        .map_err(|e| failed(overlay, e))?;
-    let copied = copy_snapshot(overlay, &name, staging, progress, cancel);
-    let dropped = drop_snapshot(overlay, &name);
-    copied.and(dropped)
-}
-
-fn copy_snapshot(
-    overlay: &Overlay,
-    name: &SnapshotName,
+    view: &View,
     staging: &Staging,
     progress: &dyn Progress,
     cancel: &Cancel,
@@ -111,9 +115,6 @@ fn copy_snapshot(
         .create_new(true)
         .open(&path)
         .map_err(making)?;
-    let view = overlay
-        .snapshot_view(name)
-        .map_err(|e| failed(overlay, e))?;
     let mut tell = |state: overlay::Progress| {
         progress.fraction(state.done as f64 / state.size.max(1) as f64);
         match cancel.is_cancelled() {
@@ -125,10 +126,20 @@ fn copy_snapshot(
         .map_err(|e| failed(overlay, e))
 }
 
-fn drop_snapshot(overlay: &Overlay, name: &SnapshotName) -> Result<()> {
-    match overlay.drop_snapshot(name) {
-        Err(error) if error.kind() != OverlayError::NotFound => Err(failed(overlay, error)),
-        _ => Ok(()),
+fn snapshot_name() -> SnapshotName {
+    SnapshotName::new(SNAPSHOT).unwrap_or_else(|_| unreachable!("{SNAPSHOT} names a snapshot"))
+}
+
+/// What cannot be dropped takes room until the next commit tries again; what was copied is good all the same.
+fn drop_snapshot(overlay: &Overlay) {
+    match overlay.drop_snapshot(&snapshot_name()) {
+        Err(error) if error.kind() != OverlayError::NotFound => {
+            tracing::warn!(
+                "the snapshot of a commit stays in overlay {}: {error}",
+                overlay.id()
+            );
+        }
+        _ => {}
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{
     fs, io,
-    os::unix::fs::PermissionsExt,
+    os::unix::fs::{FileTypeExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
@@ -10,7 +10,7 @@ use anyhow::Context;
 use axum::{
     Json, Router,
     body::{Body, Bytes},
-    extract::{Path as UrlPath, State},
+    extract::{Path as UrlPath, Query, State},
     http::StatusCode,
     response::{IntoResponse, Response},
     routing::{get, post},
@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     commit,
-    model::{CommitRequest, Failure, ResetDone},
+    model::{CommitRequest, Failure, ResetDone, ResetRequest},
     views::{self, Sources},
 };
 use crate::clients::error::{Error, ErrorKind, Result};
@@ -62,8 +62,13 @@ impl ControlSocket {
 
 /// Only a socket that nobody answers at is removed.
 fn remove_dead(path: &Path) -> io::Result<()> {
-    if !path.exists() {
-        return Ok(());
+    let there = match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        found => found?,
+    };
+    if !there.file_type().is_socket() {
+        let what = "something that is no socket has that name: choose another path";
+        return Err(io::Error::other(what));
     }
     match std::os::unix::net::UnixStream::connect(path) {
         Ok(_) => Err(io::Error::new(
@@ -165,9 +170,13 @@ async fn trace(State(server): State<Server>, UrlPath(name): UrlPath<String>) -> 
     .await
 }
 
-async fn reset(State(server): State<Server>, UrlPath(name): UrlPath<String>) -> Response {
+async fn reset(
+    State(server): State<Server>,
+    UrlPath(name): UrlPath<String>,
+    Query(request): Query<ResetRequest>,
+) -> Response {
     answer(move || {
-        let result = server.sources.clients.reset(&name)?;
+        let result = server.sources.clients.reset(&name, request.now)?;
         Ok(ResetDone {
             client: name,
             result,
@@ -181,7 +190,7 @@ async fn commit(
     UrlPath(name): UrlPath<String>,
     Json(request): Json<CommitRequest>,
 ) -> Response {
-    let steps = commit::start(server.sources.clients.clone(), name, request);
+    let steps = commit::start(server.sources.clients.clone(), name, request, server.stop);
     lines(stream::unfold(steps, async |mut steps| {
         Some((steps.recv().await?, steps))
     }))

@@ -10,6 +10,7 @@ use tokio::{
     sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
     task,
 };
+use tokio_util::sync::CancellationToken;
 
 use super::model::{CommitRequest, CommitStep};
 use crate::clients::Clients;
@@ -19,10 +20,11 @@ pub fn start(
     clients: Arc<Clients>,
     name: String,
     request: CommitRequest,
+    stop: CancellationToken,
 ) -> UnboundedReceiver<CommitStep> {
     let (steps, received) = unbounded_channel();
-    task::spawn_blocking(move || {
-        let last = match run(&clients, &name, request, &steps) {
+    task::spawn(async move {
+        let last = match run(clients, name, request, &steps, stop).await {
             Ok(version) => CommitStep::Published(version),
             Err(reason) => CommitStep::Failed(reason),
         };
@@ -31,11 +33,12 @@ pub fn start(
     received
 }
 
-fn run(
-    clients: &Clients,
-    name: &str,
+async fn run(
+    clients: Arc<Clients>,
+    name: String,
     request: CommitRequest,
     steps: &UnboundedSender<CommitStep>,
+    stop: CancellationToken,
 ) -> Result<String, String> {
     let cancel = Cancel::new().map_err(|error| error.to_string())?;
     let progress = Told {
@@ -43,7 +46,19 @@ fn run(
         cancel: cancel.clone(),
         percent: AtomicU64::new(0),
     };
-    let published = clients.commit(name, request.image, request.description, &progress, &cancel);
+    let switch = cancel.clone();
+    let mut work = task::spawn_blocking(move || {
+        let CommitRequest { image, description } = request;
+        clients.commit(&name, image, description, &progress, &cancel)
+    });
+    let published = tokio::select! {
+        published = &mut work => published,
+        () = stop.cancelled() => {
+            switch.cancel();
+            work.await
+        }
+    };
+    let published = published.map_err(|_| "the commit failed; see the log".to_owned())?;
     published
         .map(|version| version.to_string())
         .map_err(|error| error.with_causes())

@@ -76,12 +76,22 @@ pub struct ClientView {
     pub overlay_bytes: Option<u64>,
     /// Most bytes that its overlay may take.
     pub quota_bytes: Option<u64>,
+    /// Whether its overlay was made to last, whatever the configuration says now.
+    pub overlay_lasts: Option<bool>,
     /// Its next boot gets a fresh overlay because it was told to.
     pub fresh_at_next_boot: bool,
     /// Its newest step in the boot trace.
     pub last_step: Option<String>,
     /// What is wrong with its overlay, if anything.
     pub trouble: Option<String>,
+}
+
+/// How `client reset` is meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResetRequest {
+    /// Do not wait for the next boot of a machine that is not connected.
+    #[serde(default)]
+    pub now: bool,
 }
 
 /// What `client reset` did.

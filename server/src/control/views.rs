@@ -126,7 +126,8 @@ fn outline(record: &Record, profile: Option<&Profile>, address: Option<Ipv4Addr>
         disk_bytes: None,
         overlay_bytes: None,
         quota_bytes: None,
-        fresh_at_next_boot: record.boots.fresh,
+        overlay_lasts: None,
+        fresh_at_next_boot: record.boots.fresh_next,
         last_step: None,
         trouble: profile
             .is_none()
@@ -144,6 +145,7 @@ fn add_overlay(view: &mut ClientView, clients: &Clients, mac: Mac) {
             view.disk_bytes = Some(info.size);
             view.overlay_bytes = Some(info.allocated);
             view.quota_bytes = info.quota;
+            view.overlay_lasts = Some(info.retention == overlay::Retention::Keep);
         }
         Ok(None) => {}
         Err(error) => view.trouble = Some(error.to_string()),
