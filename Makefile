@@ -3,7 +3,7 @@
 CARGO ?= cargo
 BOOTROOM := target/release/bootroom
 DEB := target/deb/bootroom-client.deb
-SHELL_SCRIPTS := $(shell git ls-files '*.sh' .ci/run)
+SHELL_SCRIPTS := $(sort $(shell git ls-files "*.sh"; git grep -lE "^\#!/bin/(ba)?sh"))
 
 .PHONY: help demo test test-full bench crash build deb fmt lint unit e2e packages clean
 
@@ -47,6 +47,16 @@ test: packages lint unit e2e
 
 test-full: packages lint unit build
 	BOOTROOM_BIN=$(CURDIR)/$(BOOTROOM) $(CARGO) test --locked -p bootroom-tests -- --test-threads=1 --include-ignored
+
+bench: packages build
+	$(CARGO) run --release --locked -p overlay --example bench
+	$(CARGO) build --release --locked -p bootroom-tests --bins
+	BOOTROOM_BIN=$(CURDIR)/$(BOOTROOM) target/release/bench_nbd
+	BOOTROOM_BIN=$(CURDIR)/$(BOOTROOM) target/release/bench_pxe
+
+crash:
+	BOOTROOM_CRASH_STATES=100000 BOOTROOM_KILL_ROUNDS=200 \
+		$(CARGO) test --release --locked -p overlay --test crash --test kill -- --nocapture
 
 clean:
 	$(CARGO) clean

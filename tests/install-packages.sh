@@ -11,7 +11,7 @@ iproute2 bridge-utils tcpdump socat curl
 nbdkit nbd-server nbd-client libnbd-bin python3-libnbd fio
 isc-dhcp-client udhcpc dhcpcd5 dnsmasq-base
 atftp tftp-hpa busybox-static
-shellcheck
+shellcheck strace
 "
 
 missing=

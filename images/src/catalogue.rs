@@ -156,8 +156,10 @@ impl Catalogue {
         let image = staged.details.image.clone();
         layout::make_dir(&self.image_dir(&image))?;
         let number = self.next_number(&image)?;
+        // All that needs space comes before the version is seen.
+        self.prepare_pointer(&image, number)?;
         self.enter(staged, number)?;
-        self.point(&image, number)?;
+        self.switch_pointer(&image)?;
         Version::read(&self.version_dir(&image, number), &image, number)
     }
 
@@ -288,17 +290,28 @@ impl Catalogue {
         layout::sync(&self.image_dir(&details.image))
     }
 
-    /// Switches `current` in one step.
     fn point(&self, image: &ImageName, number: VersionNumber) -> Result<()> {
-        let dir = self.image_dir(image);
-        let (beside, path) = (dir.join(".current.new"), dir.join(layout::CURRENT));
-        if let Err(error) = fs::remove_file(&beside)
-            && error.kind() != std::io::ErrorKind::NotFound
-        {
-            return Err(Error::io("delete", &beside, error));
+        self.prepare_pointer(image, number)?;
+        self.switch_pointer(image)
+    }
+
+    /// Makes the pointer under a name of its own; one that a crash has left is replaced.
+    fn prepare_pointer(&self, image: &ImageName, number: VersionNumber) -> Result<()> {
+        let path = self.image_dir(image).join(layout::NEW_CURRENT);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Error::io("delete", &path, error));
+            }
+            _ => {}
         }
-        symlink(number.to_string(), &beside).at("make link", &beside)?;
-        fs::rename(&beside, &path).at("switch", &path)?;
+        symlink(number.to_string(), &path).at("make link", &path)
+    }
+
+    /// Makes the prepared pointer the one that counts, in one step.
+    fn switch_pointer(&self, image: &ImageName) -> Result<()> {
+        let dir = self.image_dir(image);
+        let path = dir.join(layout::CURRENT);
+        fs::rename(dir.join(layout::NEW_CURRENT), &path).at("switch", &path)?;
         layout::sync(&dir)
     }
 

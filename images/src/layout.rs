@@ -6,11 +6,12 @@
 //! .trash-UUID/             a version being removed
 //! NAME/NUMBER/             a version: disk.raw, vmlinuz, initrd.img, version.json
 //! NAME/current             symlink to the NUMBER that the bare NAME means
+//! NAME/.current.new        the same, not valid yet
 //! NAME/.last               the highest number ever given, in decimal
 //! ```
 //!
 //! Publishing: sync the four files and the staging directory; record the number in `.last`;
-//! rename the staging directory to `NAME/NUMBER`; sync `NAME`; switch `current`; sync `NAME`.
+//! make `.current.new`; rename the staging directory to `NAME/NUMBER`; sync `NAME`; switch `current`; sync `NAME`.
 //! A crash between any two steps leaves either a staging directory, which nobody has locked any
 //! more and the next staging removes, or a complete version.
 //!
@@ -32,6 +33,8 @@ pub(crate) const INITRD: &str = "initrd.img";
 pub(crate) const RECORD: &str = "version.json";
 /// The pointer of an image.
 pub(crate) const CURRENT: &str = "current";
+/// The pointer before it counts.
+pub(crate) const NEW_CURRENT: &str = ".current.new";
 /// The highest number given.
 pub(crate) const LAST: &str = ".last";
 /// Begin the names of directories that are not versions.

@@ -10,12 +10,16 @@
 //! serves or that an overlay is bound to.
 //!
 //! ```no_run
-//! use images::Catalogue;
+//! use std::time::SystemTime;
+//! use images::{Cancel, Catalogue, Quiet, VersionId, build};
 //!
 //! # fn main() -> images::Result<()> {
 //! let catalogue = Catalogue::open("/var/lib/bootroom/images")?;
-//! let version = catalogue.resolve(&"debian@3".parse()?)?;
-//! let disk = version.open()?; // holds the version in use until dropped
+//! let recipe = build::Recipe::new("debian".parse()?);
+//! let staging = catalogue.stage(VersionId::random())?;
+//! let staged = build::debian(staging, &recipe, SystemTime::now(), &Quiet, &Cancel::new()?)?;
+//! let version = catalogue.publish(staged)?;
+//! let disk = version.open()?; // the base of overlays; in use until dropped
 //! println!("{version}: {}", disk.size());
 //! # Ok(())
 //! # }

@@ -124,7 +124,7 @@ impl Staging {
         Ok(())
     }
 
-    /// Works out sizes and digests of what was written.
+    /// Works out sizes and digests of what was written, and makes it durable.
     ///
     /// # Errors
     /// [`ErrorKind::Invalid`] when a file is missing or empty, or the disk is no whole number of
@@ -149,6 +149,8 @@ impl Staging {
                 ),
             ));
         }
+        progress.phase("Writing to disk");
+        self.sync_files()?;
         Ok(Staged {
             staging: self,
             details,
@@ -156,6 +158,11 @@ impl Staging {
             kernel,
             initrd,
         })
+    }
+
+    fn sync_files(&self) -> Result<()> {
+        let files = [self.disk_path(), self.kernel_path(), self.initrd_path()];
+        files.iter().try_for_each(|path| layout::sync(path))
     }
 
     /// Writes the record and makes everything in the directory durable.

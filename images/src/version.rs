@@ -156,9 +156,13 @@ impl Version {
     /// # Errors
     /// [`ErrorKind::Damaged`] names the file that differs, is cut short or cannot be read.
     pub fn verify(&self, progress: &dyn Progress, cancel: &Cancel) -> Result<()> {
-        let disk = self.boot_file(layout::DISK, self.record.disk);
-        for file in [self.kernel(), self.initrd(), disk] {
-            progress.phase(&format!("Verifying {}", file.path.display()));
+        let files = [
+            ("kernel", self.kernel()),
+            ("initrd", self.initrd()),
+            ("disk", self.boot_file(layout::DISK, self.record.disk)),
+        ];
+        for (name, file) in files {
+            progress.phase(&format!("Verifying the {name} of {self}"));
             let found = digest::of_file(&file.path, file.size, progress, cancel)?;
             if found != file.digest {
                 let path = file.path.display();

@@ -310,6 +310,24 @@ fn what_a_boot_script_could_not_hold_is_refused() {
     assert!(catalogue.list().unwrap().is_empty() && leftovers(&catalogue).is_empty());
 }
 
+/// The way of a commit: a new disk, the kernel and initrd of the version below it.
+#[test]
+fn a_commit_keeps_kernel_and_initrd() {
+    let (_dir, catalogue) = catalogue();
+    let base = published(&catalogue, "debian", 1);
+    let staging = catalogue.stage(VersionId::random()).unwrap();
+    fs::write(staging.disk_path(), vec![2; DISK]).unwrap();
+    staging.copy_boot_files(&base).unwrap();
+    let staged = common::finish(staging, "debian", 2).unwrap();
+    let version = catalogue.publish(staged).unwrap();
+    assert_eq!(version.to_string(), "debian@2");
+    assert_eq!(version.kernel().digest, base.kernel().digest);
+    assert_eq!(version.initrd().digest, base.initrd().digest);
+    assert_ne!(version.digest(), base.digest());
+    verify(&base).unwrap();
+    verify(&version).unwrap();
+}
+
 /// The record as any other program sees it, against its description in the `record` module.
 #[test]
 fn the_record_is_as_described() {

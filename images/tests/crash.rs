@@ -4,8 +4,8 @@ mod common;
 
 use std::collections::HashMap;
 use std::fs;
-use std::io::{BufRead, BufReader};
-use std::path::Path;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -138,6 +138,67 @@ fn check_nothing_else(root: &Path) {
 fn publish_once() {
     let catalogue = Catalogue::open(std::env::var_os(WORK).unwrap()).unwrap();
     catalogue.publish(staged(&catalogue, "debian", 1)).unwrap();
+}
+
+/// Not a test of its own: what is run where the disk is small.
+#[test]
+#[ignore = "run by a_full_disk_costs_the_new_version_only"]
+fn fill_the_disk() {
+    let root = PathBuf::from(std::env::var_os(WORK).unwrap());
+    let catalogue = Catalogue::open(&root).unwrap();
+    let mut owners = HashMap::new();
+    // Ever less room, so that each of the steps is the one that finds none.
+    let mut ballast = fs::File::create(root.join("ballast")).unwrap();
+    let mut refused = 0;
+    for fill in 0..=255 {
+        refused += u32::from(!try_to_publish(&catalogue, fill));
+        for image in catalogue.list().unwrap() {
+            check_image(&image, &mut owners);
+        }
+        let _ = ballast.write_all(&[1; 4096]);
+    }
+    assert!(
+        refused > 0 && owners.len() > 1,
+        "{refused} refused, {} published",
+        owners.len()
+    );
+    drop(ballast);
+    fs::remove_file(root.join("ballast")).unwrap();
+    check_nothing_else(&root);
+    let oldest = catalogue.list().unwrap()[0].versions[0].reference();
+    catalogue.remove(&oldest, [], false).unwrap();
+    published(&catalogue, "debian", 0);
+}
+
+/// Whether there was room for it.
+fn try_to_publish(catalogue: &Catalogue, fill: u8) -> bool {
+    let Ok(staging) = catalogue.stage(VersionId::random()) else {
+        return false;
+    };
+    if common::write(&staging, fill).is_err() {
+        return false;
+    }
+    let staged = common::finish(staging, "debian", fill);
+    staged.and_then(|staged| catalogue.publish(staged)).is_ok()
+}
+
+#[test]
+fn a_full_disk_costs_the_new_version_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let script =
+        "mount -t tmpfs -o size=1M none \"$1\" && exec \"$2\" --ignored --exact fill_the_disk";
+    let output = Command::new("unshare")
+        .args(["--map-root-user", "--mount", "sh", "-c", script, "sh"])
+        .args([dir.path(), &std::env::current_exe().unwrap()])
+        .env(WORK, dir.path())
+        .output()
+        .unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&said)
+    );
 }
 
 /// What a power cut leaves is decided by the order of the steps, which `strace` shows.

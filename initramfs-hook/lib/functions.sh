@@ -66,6 +66,9 @@ br_set_mtu() {
 
 # br_attach: attaches every disk that the command line asks for. Fails after bootroom.timeout= seconds, having said why.
 br_attach() {
+	# Asking makes the kernel gather its first random numbers. On a machine that has none in hardware (QEMU's default
+	# processor) nobody else asks this early, and the agent would wait for them for ever.
+	dd if=/dev/random of=/dev/null bs=1 count=1 2>/dev/null || :
 	br_timeout=$(br_param bootroom.timeout) || br_timeout=120
 	"$BR_AGENT" --cmdline --timeout "$br_timeout" \
 		--request-timeout "$(br_param bootroom.request_timeout || echo 10)"

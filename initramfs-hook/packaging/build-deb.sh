@@ -4,6 +4,8 @@
 set -eu
 here=$(cd "$(dirname "$0")/.." && pwd)
 cd "$here/.."
+# The same content makes the same package, to the byte: `bootroom demo` builds its image anew for another one.
+export SOURCE_DATE_EPOCH="${SOURCE_DATE_EPOCH:-1735689600}"
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 agent=${BOOTROOM_AGENT:-}
 if [ -z "$agent" ]; then

@@ -142,6 +142,15 @@ impl Attachment {
         }
     }
 
+    /// A large trim may flush on its way; a sync that failed then must be noted as any other.
+    fn heed(&self, result: Result<()>) -> Result<()> {
+        result.inspect_err(|e| {
+            if e.kind() == ErrorKind::SyncFailed {
+                self.overlay.distrust();
+            }
+        })
+    }
+
     /// Drops the content of the whole blocks in `range`: they read as zeros, their space is given back.
     ///
     /// # Errors
@@ -150,7 +159,7 @@ impl Attachment {
         {
             let inside = self.enter()?;
             inside.stack.check(&range)?;
-            inside.zero_whole(&range)?;
+            self.heed(inside.zero_whole(&range))?;
         }
         self.settle(durability)
     }
@@ -175,7 +184,7 @@ impl Attachment {
                 range.start..range.start
             };
             inside.fill_zeros(range.start..whole.start)?;
-            inside.zero_whole(&whole)?;
+            self.heed(inside.zero_whole(&whole))?;
             inside.fill_zeros(whole.end.max(range.start)..range.end)?;
         }
         self.settle(durability)

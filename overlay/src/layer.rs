@@ -4,7 +4,7 @@
 
 use std::io;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::ids::BLOCK;
+use crate::layerfile::{Names, check_data_len, open, read_live, remake_live};
 use crate::map::{Lanes, Map, PAGE_BLOCKS, PAGE_WORDS, State, WORD_BLOCKS, Word, words_of};
 use crate::mapfile::{self, Durable};
 use crate::storage::{Attempt, OpenMode, Storage, StoredFile};
@@ -36,24 +37,6 @@ pub(crate) trait Around {
     fn release(&self, blocks: u64);
 }
 
-/// The files of a layer.
-pub(crate) struct Names {
-    pub data: PathBuf,
-    pub live: PathBuf,
-    pub durable: PathBuf,
-}
-
-impl Names {
-    pub(crate) fn of(dir: &Path, layer: Uuid) -> Self {
-        let file = |kind: &str| dir.join(format!("{layer}.{kind}"));
-        Self {
-            data: file("data"),
-            live: file("live"),
-            durable: file("map"),
-        }
-    }
-}
-
 /// An open layer.
 pub(crate) struct Layer {
     pub uuid: Uuid,
@@ -65,8 +48,8 @@ pub(crate) struct Layer {
     stripes: [Mutex<()>; STRIPES],
     /// Data was written since the last sync began.
     unsynced: AtomicBool,
-    /// The durable map was synced by this process: one killed before may have written it and not lived to do so.
-    map_synced: AtomicBool,
+    /// This process has synced data and map once: one killed before may have written either and not lived to do so.
+    synced_once: AtomicBool,
     /// A sync failed: what the disk holds is unknown.
     failed: AtomicBool,
     syncing: Mutex<()>,
@@ -95,37 +78,6 @@ pub(crate) fn blocks_of(bytes: &Range<u64>) -> Range<u64> {
 /// The bytes of a range of blocks.
 pub(crate) fn bytes_of(blocks: &Range<u64>) -> Range<u64> {
     blocks.start * BLOCK..blocks.end * BLOCK
-}
-
-/// Makes the files of a new, empty layer durable in `dir` (not yet their names).
-pub(crate) fn create_files(host: &dyn Storage, dir: &Path, layer: Uuid, size: u64) -> Result<()> {
-    let names = Names::of(dir, layer);
-    let words = Map::new(blocks_in(size)).words();
-    let lens = [
-        (names.data, blocks_in(size) * BLOCK),
-        (names.live, mapfile::live_len(words)),
-        (names.durable, mapfile::durable_len(words)),
-    ];
-    for (path, len) in lens {
-        let make = || {
-            let file = host.open(&path, OpenMode::CreateNew)?;
-            file.set_len(len)?;
-            file.sync()
-        };
-        make().context(|| format!("making {} of {len} bytes", path.display()))?;
-    }
-    Ok(())
-}
-
-/// Opens `path`, naming it in the error.
-fn open(host: &dyn Storage, path: &Path, mode: OpenMode) -> Result<Arc<dyn StoredFile>> {
-    let lost = |e: Error| match e.kind() {
-        ErrorKind::NotFound => e.with_kind(ErrorKind::Corrupt),
-        _ => e,
-    };
-    host.open(path, mode)
-        .context(|| format!("opening {}", path.display()))
-        .map_err(lost)
 }
 
 impl Layer {
@@ -170,9 +122,9 @@ impl Layer {
             live,
             durable,
             stripes: std::array::from_fn(|_| Mutex::new(())),
-            // Whether an earlier process synced everything is not known.
-            unsynced: AtomicBool::new(trust == Trust::Live),
-            map_synced: AtomicBool::new(false),
+            unsynced: AtomicBool::new(false),
+            // Whether an earlier process synced what it wrote is not known: the first sync does everything.
+            synced_once: AtomicBool::new(false),
             failed: AtomicBool::new(false),
             syncing: Mutex::new(()),
         })
@@ -461,14 +413,14 @@ impl Layer {
     pub(crate) fn sync(&self) -> Result<()> {
         let _one = self.syncing.lock();
         self.usable()?;
-        let map_synced = self.map_synced.load(Ordering::Relaxed);
+        let synced_once = self.synced_once.load(Ordering::Relaxed);
         let unsynced = self.unsynced.swap(false, Ordering::AcqRel);
-        if !unsynced && map_synced && self.durable.is_clean() {
+        if !unsynced && synced_once && self.durable.is_clean() {
             return Ok(());
         }
         let captured = self.durable.capture(&self.map);
         self.sync_or_fail("data", self.data.sync())?;
-        if captured.is_empty() && map_synced {
+        if captured.is_empty() && synced_once {
             return Ok(());
         }
         if let Err(e) = self.durable.write(&captured) {
@@ -479,7 +431,7 @@ impl Layer {
             ));
         }
         self.sync_or_fail("map", self.durable.sync())?;
-        self.map_synced.store(true, Ordering::Relaxed);
+        self.synced_once.store(true, Ordering::Relaxed);
         Ok(())
     }
 
@@ -490,42 +442,4 @@ impl Layer {
             .inspect_err(|_| self.set_failed())
             .map_err(|e| e.with_kind(ErrorKind::SyncFailed))
     }
-}
-
-fn check_data_len(data: &dyn StoredFile, size: u64, path: &Path) -> Result<()> {
-    let want = blocks_in(size) * BLOCK;
-    let len = data
-        .len()
-        .context(|| format!("measuring {}", path.display()))?;
-    if len == want {
-        return Ok(());
-    }
-    let text = format!(
-        "{} is {len} bytes long and should be {want}",
-        path.display()
-    );
-    Err(Error::new(ErrorKind::Corrupt, text))
-}
-
-fn read_live(host: &dyn Storage, names: &Names, size: u64) -> Result<(Map, Arc<dyn StoredFile>)> {
-    let live = open(host, &names.live, OpenMode::Write)?;
-    let map = Map::new(blocks_in(size));
-    mapfile::load_live(&*live, &map, &names.live.display().to_string())?;
-    Ok((map, live))
-}
-
-/// A fresh live map that says what the durable one says. The manifest names the new boot only after this.
-fn remake_live(host: &dyn Storage, names: &Names, map: &Map) -> Result<Arc<dyn StoredFile>> {
-    let make = || {
-        match host.remove(&names.live) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-            _ => {}
-        }
-        let live = host.open(&names.live, OpenMode::CreateNew)?;
-        live.set_len(mapfile::live_len(map.words()))?;
-        mapfile::store_live(&*live, map)?;
-        live.sync()?;
-        Ok(live)
-    };
-    make().context(|| format!("making {}", names.live.display()))
 }

@@ -22,6 +22,7 @@ mod error;
 mod group;
 mod ids;
 mod layer;
+mod layerfile;
 mod manifest;
 mod map;
 mod mapfile;

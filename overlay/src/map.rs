@@ -222,7 +222,17 @@ impl Map {
         let state = State::of(bits >> (2 * lane));
         let differs = (bits ^ state.word()) >> (2 * lane);
         let same = u64::from(differs.trailing_zeros() / 2).min(WORD_BLOCKS - lane);
-        (state, (block + same).min(end))
+        if lane + same < WORD_BLOCKS {
+            return (state, (block + same).min(end));
+        }
+        // To the end of this word, and of as many more in the page as are all alike.
+        let asked = end.div_ceil(WORD_BLOCKS) - word - 1;
+        let more = page[(word % PAGE_WORDS) as usize + 1..]
+            .iter()
+            .take(asked as usize);
+        let alike = |word: &&AtomicU64| word.load(Ordering::Acquire) == state.word();
+        let words = word + 1 + more.take_while(alike).count() as u64;
+        (state, (words * WORD_BLOCKS).min(end))
     }
 }
 

@@ -56,8 +56,10 @@ pub struct Overlay {
     pub(crate) pool: Arc<Pool>,
     /// Every request holds it shared while it is applied; attach, snapshot, reset and delete close it.
     pub(crate) gate: RwLock<Inside>,
-    /// What is on disk; its lock is held through every change of layers.
+    /// What is on disk. Taken briefly, and after the gate where both are needed.
     pub(crate) manifest: Mutex<Manifest>,
+    /// Held through every change of layers, which may be long; taken before the gate.
+    changing: Mutex<()>,
     /// Tells a long change of layers to give way.
     pub(crate) hurry: AtomicBool,
     group: Group,
@@ -117,6 +119,7 @@ impl Overlay {
             pool,
             gate: RwLock::new(inside),
             manifest: Mutex::new(manifest),
+            changing: Mutex::new(()),
             hurry: AtomicBool::new(false),
             group: Group::default(),
         }
@@ -172,14 +175,15 @@ impl Overlay {
             let top = self.gate.read().stack.top().clone();
             let result = top.sync();
             if top.has_failed() {
-                self.distrust(&mut self.manifest.lock());
+                self.distrust();
             }
             result
         })
     }
 
     /// Notes on disk that the live map is not to be trusted: the next open goes back to the last good flush.
-    pub(crate) fn distrust(&self, manifest: &mut Manifest) {
+    pub(crate) fn distrust(&self) {
+        let mut manifest = self.manifest.lock();
         if manifest.boot.is_nil() {
             return;
         }
@@ -190,43 +194,44 @@ impl Overlay {
         }
     }
 
-    /// Takes the manifest for a change of layers, making a longer change give way.
-    pub(crate) fn take_manifest(&self) -> MutexGuard<'_, Manifest> {
-        self.hurry.store(true, Ordering::Relaxed);
-        let manifest = self.manifest.lock();
-        self.hurry.store(false, Ordering::Relaxed);
-        manifest
+    /// Begins a change of layers.
+    pub(crate) fn change_layers(&self) -> MutexGuard<'_, ()> {
+        self.changing.lock()
     }
 
-    /// Puts `next` in force on disk. If that is unsure the newest layer is failed: nothing may be promised on it.
-    pub(crate) fn commit(
-        &self,
-        manifest: &mut Manifest,
-        next: Manifest,
-        top: &Layer,
-    ) -> Result<()> {
+    /// Puts `next` in force on disk. If it is not sure which manifest a power cut would leave, says so with `false`
+    /// and fails the layer `top`: nothing may be promised on it.
+    pub(crate) fn commit(&self, mut next: Manifest, top: &Layer) -> Result<bool> {
+        let mut manifest = self.manifest.lock();
+        if next.incarnation == manifest.incarnation {
+            // A sync may have failed since `next` was drawn up.
+            next.boot = manifest.boot;
+        }
         match next.replace(&*self.host, &self.dir) {
             Ok(()) => {
                 *manifest = next;
-                Ok(())
+                Ok(true)
             }
             Err(Replacing::Kept(e)) => Err(e),
             Err(Replacing::Unsure(e)) => {
                 *manifest = next;
                 top.set_failed();
                 tracing::error!(overlay = %self.id, error = %e, "unsure which manifest is on disk");
-                Ok(())
+                Ok(false)
             }
         }
     }
 
     /// Puts another disk in this one's place. Evicts.
     pub(crate) fn replace_all(&self, next: Manifest, stack: Stack) -> Result<()> {
-        let mut manifest = self.take_manifest();
+        self.hurry.store(true, Ordering::Relaxed);
+        let _change = self.change_layers();
+        self.hurry.store(false, Ordering::Relaxed);
         let mut inside = self.gate.write();
         inside.generation += 1;
-        self.commit(&mut manifest, next, stack.top())?;
-        inside.space = new_space(&self.id, &manifest, &stack, &self.pool);
+        let space = new_space(&self.id, &next, &stack, &self.pool);
+        self.commit(next, stack.top())?;
+        inside.space = space;
         inside.stack = stack;
         Ok(())
     }

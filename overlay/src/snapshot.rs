@@ -8,7 +8,8 @@ use uuid::Uuid;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::SnapshotName;
-use crate::layer::{self, Layer, Names, Trust, bytes_of};
+use crate::layer::{Layer, Trust, bytes_of};
+use crate::layerfile::{self, Names};
 use crate::manifest::{LayerEntry, MAX_LAYERS, Manifest, Snapshot};
 use crate::map::{Map, PAGE_WORDS, State};
 use crate::overlay::Overlay;
@@ -25,29 +26,24 @@ impl Overlay {
     pub fn snapshot(&self, name: &SnapshotName, taken: u64) -> Result<Snapshot> {
         // Most of what there is to sync is synced while requests go on.
         self.flush()?;
-        let mut manifest = self.take_manifest();
-        check_new(&manifest, name)?;
+        let _change = self.change_layers();
+        check_new(&self.manifest.lock(), name)?;
         let uuid = self.host.fresh_uuid();
-        let frozen = self.freeze(&mut manifest, name, taken, uuid);
+        let frozen = self.freeze(name, taken, uuid);
         if frozen.is_err() {
             self.remove_layer(uuid);
         }
         frozen
     }
 
-    fn freeze(
-        &self,
-        manifest: &mut Manifest,
-        name: &SnapshotName,
-        taken: u64,
-        uuid: Uuid,
-    ) -> Result<Snapshot> {
-        let host = &*self.host;
-        layer::create_files(host, &self.dir, uuid, manifest.size)?;
-        let layer = Layer::open(host, &self.dir, uuid, manifest.size, Trust::Live)?;
+    fn freeze(&self, name: &SnapshotName, taken: u64, uuid: Uuid) -> Result<Snapshot> {
+        let (host, dir) = (&*self.host, &self.dir);
+        let manifest = self.manifest.lock().clone();
+        layerfile::create_files(host, dir, uuid, manifest.size)?;
+        let layer = Layer::open(host, dir, uuid, manifest.size, Trust::Live)?;
         let name = name.clone();
         let snapshot = Snapshot { name, taken };
-        let next = with_snapshot(manifest, &snapshot, uuid);
+        let next = with_snapshot(&manifest, &snapshot, uuid);
         let mut inside = self.gate.write();
         if inside.deleted {
             return Err(self.deleted());
@@ -55,10 +51,10 @@ impl Overlay {
         let top = inside.stack.top();
         let synced = top.sync();
         if top.has_failed() {
-            self.distrust(manifest);
+            self.distrust();
         }
         synced?;
-        self.commit(manifest, next, &layer)?;
+        self.commit(next, &layer)?;
         inside.stack.layers.push(Arc::new(layer));
         Ok(snapshot)
     }
@@ -83,11 +79,11 @@ impl Overlay {
     /// [`ErrorKind::NotFound`]; [`ErrorKind::Busy`] if it gave way to a reset; [`ErrorKind::NoSpace`] if there is no
     /// room for the copies. The snapshot stays then.
     pub fn drop_snapshot(&self, name: &SnapshotName) -> Result<()> {
-        let mut manifest = self.take_manifest();
-        let at = manifest.find(name)?;
-        let (stack, space) = {
+        let _change = self.change_layers();
+        let (at, stack, space) = {
             let inside = self.gate.read();
-            (inside.stack.clone(), inside.space.clone())
+            let at = self.manifest.lock().find(name)?;
+            (at, inside.stack.clone(), inside.space.clone())
         };
         let around = Surroundings {
             stack: &stack,
@@ -96,13 +92,21 @@ impl Overlay {
             anyway: true,
         };
         let (older, newer) = (&stack.layers[at], &stack.layers[at + 1]);
-        self.merge(older, newer, &around)?;
-        let mut next = manifest.clone();
+        let merged = self.merge(older, newer, &around);
+        if stack.top().has_failed() {
+            self.distrust();
+        }
+        merged?;
+        let mut inside = self.gate.write();
+        let mut next = self.manifest.lock().clone();
         next.layers.remove(at);
-        self.commit(&mut manifest, next, newer)?;
-        self.gate.write().stack.layers.remove(at);
+        let sure = self.commit(next, newer)?;
+        inside.stack.layers.remove(at);
+        drop(inside);
         space.release(older.data_blocks());
-        self.remove_layer(older.uuid);
+        if sure {
+            self.remove_layer(older.uuid);
+        }
         Ok(())
     }
 
@@ -126,9 +130,9 @@ impl Overlay {
     /// # Errors
     /// [`ErrorKind::NotFound`].
     pub fn snapshot_view(&self, name: &SnapshotName) -> Result<View> {
-        let manifest = self.manifest.lock();
-        let at = manifest.find(name)?;
-        let mut stack = self.gate.read().stack.clone();
+        let inside = self.gate.read();
+        let at = self.manifest.lock().find(name)?;
+        let mut stack = inside.stack.clone();
         stack.layers.truncate(at + 1);
         Ok(View::new(stack))
     }
@@ -172,8 +176,9 @@ impl Overlay {
         from: Option<&SnapshotName>,
         to: Option<&SnapshotName>,
     ) -> Result<Vec<Arc<Layer>>> {
+        let inside = self.gate.read();
+        let layers = &inside.stack.layers;
         let manifest = self.manifest.lock();
-        let layers = self.gate.read().stack.layers.clone();
         let start = from.map_or(Ok(0), |name| manifest.find(name).map(|at| at + 1))?;
         let end = to.map_or(Ok(layers.len()), |name| {
             manifest.find(name).map(|at| at + 1)

@@ -14,7 +14,8 @@ use crate::base::Base;
 use crate::disk::HostDisk;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::ids::{BaseId, OverlayId};
-use crate::layer::{self, Trust};
+use crate::layer::Trust;
+use crate::layerfile;
 use crate::manifest::{self, LayerEntry, Manifest};
 use crate::overlay::{Overlay, OverlayInfo, info, open_stack};
 use crate::space::{Pool, Retention};
@@ -152,15 +153,15 @@ impl Store {
         manifest
             .replace(&*self.host, draft)
             .map_err(|e| e.into_error())?;
+        // Opening it makes the name durable.
         self.host.rename(draft, &path).context(naming)?;
-        self.host.sync_dir(&self.dir).context(naming)?;
         Ok(manifest)
     }
 
     /// Makes the files of a fresh disk in `dir`, and the manifest that would put it in force.
     fn draft(&self, dir: &Path, spec: &OverlaySpec) -> Result<Manifest> {
         let layer = self.host.fresh_uuid();
-        layer::create_files(&*self.host, dir, layer, spec.size)?;
+        layerfile::create_files(&*self.host, dir, layer, spec.size)?;
         Ok(Manifest {
             incarnation: self.host.fresh_uuid(),
             size: spec.size,

@@ -6,7 +6,7 @@ mod support;
 use std::fs::File;
 use std::ops::{ControlFlow, Range};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Barrier, Mutex};
 use std::thread;
 use std::time::Duration;
 
@@ -135,16 +135,20 @@ fn ownership_is_checked_when_a_write_is_applied() {
     let overlay = store(dir.path())
         .create(&id("pc"), spec(1 << 20, &base))
         .unwrap();
-    for round in 0..500u32 {
+    for round in 0..40u32 {
         let older = overlay.attach();
+        let begun = Barrier::new(3);
         let newest = thread::scope(|scope| {
             let work = || {
                 let write = || older.write(&[1; 512], 0, Durability::Process);
+                write().unwrap();
+                begun.wait();
                 (0..20_000)
                     .find(|_| write().is_err())
                     .expect("never evicted");
             };
             let writers = [scope.spawn(work), scope.spawn(work)];
+            begun.wait();
             let newest = overlay.attach();
             newest
                 .write(&round.to_le_bytes(), 0, Durability::Process)

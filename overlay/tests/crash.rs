@@ -7,17 +7,18 @@ mod support;
 
 use std::collections::HashSet;
 use std::env;
-use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::thread;
 
 use overlay::{
-    Attachment, Base, BaseId, Durability, ErrorKind, Options, Overlay, OverlaySpec, Retention,
-    SnapshotName, Storage, Store, View,
+    Attachment, Base, BaseId, ErrorKind, Options, Overlay, OverlaySpec, Retention, SnapshotName,
+    Storage, Store, View,
 };
 use support::history::{DISK, Epoch, NEVER, TagBase, Taken, USED, place};
-use support::sim::{Dice, Event, Fate, Image, POWER, SECTOR, Sim, crash};
+use support::image::{Dice, Event, Fate, Image, POWER, SECTOR, crash};
+use support::sim::Sim;
+use support::worker::Worker;
 use support::{base_id, id};
 
 /// What was done, by whom, and every storage call of it.
@@ -49,123 +50,6 @@ fn spec(epoch: usize) -> OverlaySpec {
 fn resolve(wanted: &BaseId) -> Option<Arc<dyn Base>> {
     let epoch = (0..20).find(|epoch| base_id(*epoch as u8 + 1) == *wanted)?;
     Some(Arc::new(TagBase::new(epoch)))
-}
-
-/// One thread of work on a disk.
-struct Worker<'a> {
-    sim: &'a Sim,
-    disk: &'a Attachment,
-    epoch: &'a Mutex<Epoch>,
-    dice: Dice,
-    tags: Range<u64>,
-}
-
-impl Worker<'_> {
-    fn place(&mut self) -> Range<usize> {
-        let half = USED as u64 / 2;
-        let start = self.dice.below(half);
-        let mut len = (1 + self.dice.below(24)).min(half - start);
-        let mut start = start;
-        if self.dice.below(2) == 0 {
-            start = start / 8 * 8;
-            len = len.next_multiple_of(8).min(half - start);
-        }
-        let window = self.dice.below(2) * half;
-        (window + start) as usize..(window + start + len) as usize
-    }
-
-    fn timed(&self, work: impl FnOnce()) -> (usize, usize) {
-        let begin = self.sim.mark();
-        work();
-        (begin, self.sim.mark())
-    }
-
-    fn write(&mut self, fua: bool) {
-        let used = self.place();
-        let tag = self.tags.next().unwrap();
-        let bytes: Vec<u8> = used
-            .clone()
-            .flat_map(|s| support::history::content(tag, place(s)))
-            .collect();
-        let durability = if fua {
-            Durability::Disk
-        } else {
-            Durability::Process
-        };
-        let (begin, end) = self.timed(|| {
-            self.disk
-                .write(&bytes, place(used.start) * SECTOR, durability)
-                .unwrap()
-        });
-        self.epoch.lock().unwrap().wrote(used, tag, begin, end, fua);
-    }
-
-    fn zero(&mut self, punch: bool) {
-        let used = self.place();
-        let bytes = bytes_of(&used);
-        let (begin, end) = self.timed(|| {
-            self.disk
-                .write_zeroes(bytes, punch, Durability::Process)
-                .unwrap()
-        });
-        self.epoch.lock().unwrap().wrote(used, 0, begin, end, false);
-    }
-
-    fn trim(&mut self) {
-        let used = self.place();
-        let bytes = bytes_of(&used);
-        let (begin, end) = self.timed(|| self.disk.trim(bytes, Durability::Process).unwrap());
-        let whole = used.start.next_multiple_of(8)..used.end / 8 * 8;
-        if !whole.is_empty() {
-            self.epoch
-                .lock()
-                .unwrap()
-                .wrote(whole, 0, begin, end, false);
-        }
-    }
-
-    fn flush(&mut self) {
-        let flush = self.timed(|| self.disk.flush().unwrap());
-        self.epoch.lock().unwrap().flushes.push(flush);
-    }
-
-    fn step(&mut self) {
-        match self.dice.below(100) {
-            0..60 => self.write(false),
-            60..68 => self.write(true),
-            68..75 => self.zero(true),
-            75..78 => self.zero(false),
-            78..87 => self.trim(),
-            _ => self.flush(),
-        }
-    }
-}
-
-impl Worker<'_> {
-    /// A snapshot beside other work holds some of it; its content is not known.
-    fn step_or_snapshot(&mut self, round: u64) {
-        if self.dice.below(10) != 0 {
-            return self.step();
-        }
-        let name = format!("s{}-{round}", self.tags.start);
-        let snapshot = SnapshotName::new(name.clone()).unwrap();
-        let (begin, end) = self.timed(|| drop(self.disk.overlay().snapshot(&snapshot, 0).unwrap()));
-        let dropped = (NEVER, NEVER);
-        let mut epoch = self.epoch.lock().unwrap();
-        epoch.flushes.push((begin, end));
-        epoch.snapshots.push(Taken {
-            name,
-            begin,
-            end,
-            dropped,
-            tags: Vec::new(),
-        });
-    }
-}
-
-fn bytes_of(used: &Range<usize>) -> Range<u64> {
-    let start = place(used.start) * SECTOR;
-    start..start + used.len() as u64 * SECTOR
 }
 
 /// Work of one thread, with snapshots and resets in between.

@@ -226,7 +226,7 @@ impl World {
 const SIZE: u64 = 300 * 4096 + 1536;
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn a_disk_holds_what_was_written(
         base_len in prop_oneof![Just(0usize), 1usize..400_000, Just(2_000_000)],

@@ -64,7 +64,7 @@ fn usage_is_exact_after_a_storm() {
         for worker in 0..4u64 {
             let (disk, overlay) = (&disk, &overlay);
             scope.spawn(move || {
-                let mut dice = sim::Dice(worker);
+                let mut dice = image::Dice(worker);
                 for round in 0..300 {
                     let at = dice.below(size / 512 - 64) * 512;
                     let len = 512 * (1 + dice.below(63));

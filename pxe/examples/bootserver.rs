@@ -1,6 +1,7 @@
 //! A boot server of one directory, for trying the crate by hand and for its tests with real clients.
 //!
 //!     bootserver INTERFACE ADDRESS/PREFIX FIRST-LAST DIR [OPTION…]
+//!     bootserver search INTERFACE
 //!
 //! Serves everyone. Firmware gets iPXE and iPXE gets `http://ADDRESS:PORT/boot.ipxe`, both from DIR before the
 //! distribution's loaders. Prints `ready`, then every event on a line. Options: `proxy` (no addresses), `grub`
@@ -201,6 +202,15 @@ async fn main() -> ExitCode {
         .with_writer(std::io::stderr)
         .init();
     let args: Vec<String> = std::env::args().skip(1).collect();
+    if let [word, interface] = args.as_slice()
+        && word == "search"
+    {
+        println!(
+            "{:?}",
+            pxe::dhcp::find_servers(interface, std::process::id(), Duration::from_secs(2))
+        );
+        return ExitCode::SUCCESS;
+    }
     let done = match setup(&args) {
         Ok(setup) => serve(setup).await,
         Err(error) => Err(error),

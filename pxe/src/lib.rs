@@ -37,7 +37,9 @@ mod sys;
 pub mod dhcp;
 pub mod files;
 pub mod http;
+pub mod menu;
 pub mod tftp;
+pub mod trace;
 
 pub use dhcp::{Dhcp, DhcpConfig, Leases, RedbLeases};
 pub use error::{Error, ErrorKind, Result};

@@ -14,6 +14,8 @@ use crate::config::units::ClientName;
 
 /// Steps that are remembered of one machine.
 const STEPS_EACH: usize = 64;
+/// Characters of a detail; some of it comes from the network.
+const LONGEST_DETAIL: usize = 256;
 /// Machines whose steps are remembered.
 const MACHINES: usize = 4096;
 /// Steps that a slow listener may lag behind before it misses some.
@@ -28,7 +30,7 @@ pub struct Step {
     pub client: String,
     /// Which machine.
     pub mac: Mac,
-    /// What: `discover`, `dhcp`, `tftp`, `ipxe`, `kernel`, `initrd`, `initramfs`, `attached`, `up`, and what goes wrong.
+    /// What: `discover`, `dhcp`, `tftp`, `ipxe`, `kernel`, `initramfs`, `attached`, `up`, and what goes wrong.
     pub step: String,
     /// More about it, for people.
     pub detail: String,
@@ -47,9 +49,19 @@ impl Step {
             client,
             mac,
             step: step.into(),
-            detail: detail.into(),
+            detail: detail.chars().take(LONGEST_DETAIL).collect(),
         }
     }
+}
+
+/// Makes room: the machine that has not been heard of for longest goes.
+fn forget_quietest(all: &mut HashMap<Mac, VecDeque<Step>>) {
+    let last = |steps: &VecDeque<Step>| steps.back().map(|step| step.time_ms);
+    let quietest = all
+        .iter()
+        .min_by_key(|(_, steps)| last(steps))
+        .map(|(mac, _)| *mac);
+    quietest.and_then(|mac| all.remove(&mac));
 }
 
 /// The steps of all machines, and whoever listens to them.
@@ -73,7 +85,7 @@ impl Trace {
         tracing::info!(client = %step.client, mac = %step.mac, "{}: {}", step.step, step.detail);
         let mut all = self.steps.lock();
         if !all.contains_key(&step.mac) && all.len() >= MACHINES {
-            return;
+            forget_quietest(&mut all);
         }
         let steps = all.entry(step.mac).or_default();
         if steps.len() == STEPS_EACH {

@@ -89,6 +89,8 @@ impl Drop for Machine {
 
 fn qemu(namespace: &Namespace, desk: &Desk, socket: &Path) -> std::process::Command {
     let mut qemu = namespace.command("qemu-system-x86_64");
+    // With random numbers in hardware, as real machines have and QEMU's default processor has not.
+    qemu.args(["-cpu", "max"]);
     qemu.args([
         "-nodefaults",
         "-no-user-config",

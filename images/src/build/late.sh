@@ -14,23 +14,8 @@ for unit in apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub
 	ln -sf /dev/null "$root/etc/systemd/system/$unit"
 done
 
-# The root is mounted by the initramfs and hangs on the network card: no second opinion on either.
 cat >"$root/etc/fstab" <<'EOF'
 # The initramfs attaches and mounts the root disk; it needs no line here.
-EOF
-mkdir -p "$root/etc/systemd/network" "$root/etc/NetworkManager/conf.d"
-cat >"$root/etc/systemd/network/00-bootroom.network" <<'EOF'
-# The initramfs has set up the card that carries the root disk: leave it as it is.
-[Match]
-Type=ether
-
-[Link]
-Unmanaged=yes
-EOF
-cat >"$root/etc/NetworkManager/conf.d/bootroom.conf" <<'EOF'
-# The initramfs has set up the card that carries the root disk: leave it as it is.
-[keyfile]
-unmanaged-devices=type:ethernet
 EOF
 
 # Who a machine is, it learns from its kernel command line.

@@ -8,6 +8,7 @@ if br_wanted; then
 	mkdir -p /run/bootroom /etc/cmdline.d
 	echo "rd.neednet=1" >/etc/cmdline.d/50-bootroom.conf
 	br_root=$(br_root_device)
+	# shellcheck disable=SC2034 # read by dracut
 	case "$br_root" in
 	/dev/*) root="block:$br_root" ;;
 	esac

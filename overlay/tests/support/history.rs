@@ -3,7 +3,7 @@
 use overlay::{Attempt, Base, BaseId, Extent, Result};
 use std::ops::{ControlFlow, Range};
 
-use super::sim::SECTOR;
+use super::image::SECTOR;
 
 /// The parts of the disk that are used, in sectors: its beginning, and where a word and a sector of the map end.
 const WINDOWS: [Range<u64>; 2] = [0..20 * 8, 2006 * 8..2026 * 8];

@@ -2,7 +2,9 @@
 #![allow(dead_code, missing_docs)]
 
 pub mod history;
+pub mod image;
 pub mod sim;
+pub mod worker;
 
 use std::fs;
 use std::path::Path;

@@ -40,6 +40,16 @@ pub fn udp(from: SocketAddrV4, to: SocketAddrV4, payload: &[u8]) -> Vec<u8> {
     packet
 }
 
+/// What an unfragmented IPv4 packet carries to UDP port `port`, if it does.
+pub fn udp_payload(packet: &[u8], port: u16) -> Option<&[u8]> {
+    let header = usize::from(packet.first()? & 0x0f) * 4;
+    let whole = packet.get(6..8)?[0] & 0x3f == 0 && packet[7] == 0;
+    let udp = packet
+        .get(header.max(20)..)
+        .filter(|_| packet[0] >> 4 == 4 && packet.get(9) == Some(&UDP) && whole)?;
+    (udp.get(2..4)? == port.to_be_bytes()).then_some(udp.get(8..)?)
+}
+
 fn sum(bytes: &[u8], start: u32) -> u32 {
     bytes.chunks(2).fold(start, |sum, pair| {
         sum + (u32::from(pair[0]) << 8) + u32::from(*pair.get(1).unwrap_or(&0))
@@ -85,6 +95,8 @@ mod tests {
             assert_eq!(finish(sum(&packet[..20], 0)), 0);
             let pseudo = sum(&packet[12..20], 17 + 8 + payload.len() as u32);
             assert_eq!(finish(sum(&packet[20..], pseudo)), 0);
+            assert_eq!(udp_payload(&packet, 68), Some(payload));
+            assert_eq!(udp_payload(&packet, 67), None);
         }
     }
 

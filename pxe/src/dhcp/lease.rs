@@ -1,14 +1,19 @@
 //! Leases that outlive the process: the table in memory, and the log that it is written to before a client hears of it.
 
+use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
 
 use super::table::{Ask, Choice, Table};
 use crate::error::Result;
 use crate::machine::Mac;
+
+/// How many addresses of other servers are remembered, and for how long: while a machine boots.
+const MOST_FOREIGN: usize = 4096;
+const FOREIGN: Duration = Duration::from_secs(900);
 
 /// Seconds since 1970 on the wall clock: what leases count in, since they outlive a boot of the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -62,6 +67,8 @@ pub trait LeaseLog: Send {
 pub struct Leases {
     table: Mutex<Table>,
     log: Mutex<Box<dyn LeaseLog>>,
+    /// Addresses that another server gave, as seen in proxy mode.
+    foreign: Mutex<HashMap<Ipv4Addr, (Mac, Instant)>>,
 }
 
 impl std::fmt::Debug for Leases {
@@ -77,15 +84,21 @@ impl Leases {
     pub fn open(mut log: Box<dyn LeaseLog>) -> Result<Arc<Self>> {
         let mut table = Table::default();
         table.restore(log.load()?);
+        let foreign = Mutex::default();
         Ok(Arc::new(Self {
             table: Mutex::new(table),
             log: Mutex::new(log),
+            foreign,
         }))
     }
 
-    /// The machine that holds `address` now.
+    /// The machine that holds `address` now, by our lease or, in proxy mode, by what it was seen asking for.
     pub fn mac_of(&self, address: Ipv4Addr) -> Option<Mac> {
-        self.table.lock().owner(address, SystemTime::now().into())
+        let own = self.table.lock().owner(address, SystemTime::now().into());
+        own.or_else(|| {
+            let (mac, seen) = self.foreign.lock().get(&address).copied()?;
+            (seen.elapsed() < FOREIGN).then_some(mac)
+        })
     }
 
     /// The address of a machine, if it ever had one that nobody took since.
@@ -110,6 +123,17 @@ impl Leases {
             Ok(())
         } else {
             self.log.lock().commit(changes)
+        }
+    }
+
+    /// A machine asks another server for `address`, and most likely gets it.
+    pub(crate) fn learn(&self, mac: Mac, address: Ipv4Addr, now: Instant) {
+        let mut foreign = self.foreign.lock();
+        foreign.retain(|_, (holder, seen)| {
+            *holder != mac && now.saturating_duration_since(*seen) < FOREIGN
+        });
+        if foreign.len() < MOST_FOREIGN {
+            foreign.insert(address, (mac, now));
         }
     }
 

@@ -254,6 +254,34 @@ impl Packet {
         })
     }
 
+    /// A client's first packet, that wants its answer broadcast.
+    pub fn discover(mac: Mac, xid: u32) -> Self {
+        let mut chaddr = [0; 16];
+        chaddr[..6].copy_from_slice(&mac.0);
+        let none = Ipv4Addr::UNSPECIFIED;
+        let (kind, options) = (MessageType::Discover, Options::default());
+        let (reply, htype, hlen, hops, secs, broadcast) = (false, ETHERNET, 6, 0, 0, true);
+        let (ciaddr, yiaddr, siaddr, giaddr, file) = (none, none, none, none, Vec::new());
+        let xid = xid.to_be_bytes();
+        Self {
+            reply,
+            htype,
+            hlen,
+            hops,
+            xid,
+            secs,
+            broadcast,
+            ciaddr,
+            yiaddr,
+            siaddr,
+            giaddr,
+            chaddr,
+            file,
+            kind,
+            options,
+        }
+    }
+
     /// An answer to `request` of type `kind`, with its addresses and options still to be set.
     pub fn answer(request: &Packet, kind: MessageType) -> Self {
         Self {

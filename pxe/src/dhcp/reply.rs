@@ -131,7 +131,8 @@ pub fn put_boot(
     mode: Mode,
 ) {
     reply.siaddr = boot.server;
-    if boot.file.len() <= 127 {
+    // A URL belongs in option 67 (UEFI 2.10 §24.7.3.1); an iPXE reads it in either place.
+    if boot.file.len() <= 127 && stage != Stage::HttpBoot {
         reply.file = boot.file.clone().into_bytes();
     }
     let options = &mut reply.options;
@@ -140,9 +141,10 @@ pub fn put_boot(
     }
     if stage != Stage::HttpBoot {
         options.set(code::TFTP_SERVER, boot.server.to_string());
-    }
-    if let Some(uuid) = request.options.get(code::UUID) {
-        options.set(code::UUID, uuid);
+        // PXE wants its option 97 back; EDK2's HTTP boot declines the lease if it gets it (seen with 2022.11).
+        if let Some(uuid) = request.options.get(code::UUID) {
+            options.set(code::UUID, uuid);
+        }
     }
     match (stage, mode) {
         (Stage::HttpBoot, _) => options.set(code::VENDOR_CLASS, "HTTPClient"),

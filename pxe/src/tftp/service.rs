@@ -19,7 +19,7 @@ use super::packet::{self, ErrorCode, FromClient, ReadRequest};
 use super::session::Session;
 use super::transfer::Terms;
 use crate::dhcp::Leases;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::files::{self, Source};
 use crate::limit::Once;
 use crate::net::{self, Interface, Sharing};
@@ -87,7 +87,35 @@ impl Tftp {
     }
 
     /// Serves until `shutdown` resolves; transfers then have a few seconds to end.
+    ///
+    /// On a thread of its own: in lock step every block waits for a wake-up, and those are cheapest where one thread
+    /// both waits and works.
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send) -> Result<()> {
+        let failed = |e| Error::io("cannot start the TFTP thread", e);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(failed)?;
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let (done, ended) = tokio::sync::oneshot::channel();
+        let work = move || {
+            let result = runtime.block_on(self.serve(async { drop(stopped.await) }));
+            // The other end is gone only if `run` was dropped.
+            let _ = done.send(result);
+        };
+        std::thread::Builder::new()
+            .name("tftp".into())
+            .spawn(work)
+            .map_err(failed)?;
+        tokio::pin!(ended);
+        tokio::select! {
+            result = &mut ended => return result.unwrap_or_else(|_| Err(thread_failed())),
+            () = shutdown => drop(stop),
+        }
+        ended.await.unwrap_or_else(|_| Err(thread_failed()))
+    }
+
+    async fn serve(self, shutdown: impl Future<Output = ()>) -> Result<()> {
         let (stopper, stop) = stop::pair();
         let mut transfers = JoinSet::new();
         let slots = Arc::new(Semaphore::new(self.shared.config.max_transfers));
@@ -122,6 +150,10 @@ impl Tftp {
         }
         Ok(())
     }
+}
+
+fn thread_failed() -> Error {
+    Error::new(ErrorKind::Io, "the TFTP thread failed")
 }
 
 impl Shared {

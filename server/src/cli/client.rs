@@ -4,12 +4,15 @@ use anyhow::bail;
 use clap::{Args, Subcommand};
 
 use super::{Exit, Target, ask, block_on, output};
+use images::Progress;
+
+use super::image::progress::Shown;
 use crate::{
     clients::Reset,
     config::units::{ByteSize, Retention},
     control::{
         client::Control,
-        model::{ClientView, ResetDone},
+        model::{ClientView, CommitRequest, CommitStep, ResetDone},
     },
     trace::Step,
 };
@@ -25,6 +28,21 @@ pub enum ClientCommand {
     Trace(Named),
     /// Give a machine a fresh disk: at once, or at its next boot if it is running
     Reset(ResetOptions),
+    /// Make a machine's disk the next version of an image, also while it runs
+    Commit(CommitOptions),
+}
+
+/// Arguments of `client commit`.
+#[derive(Debug, Args)]
+pub struct CommitOptions {
+    #[command(flatten)]
+    named: Named,
+    /// The image that gets the new version; it need not exist yet
+    #[arg(long, value_name = "NAME")]
+    image: images::ImageName,
+    /// A line about the version
+    #[arg(long, default_value = "")]
+    description: String,
 }
 
 /// One machine, by its name.
@@ -44,6 +62,9 @@ pub struct ResetOptions {
     /// Do not ask before a lasting disk is thrown away
     #[arg(long)]
     yes: bool,
+    /// Do not wait for the next boot of a machine that is not connected; if it runs after all, it has lost its disk
+    #[arg(long)]
+    now: bool,
 }
 
 /// Does it.
@@ -54,6 +75,7 @@ pub fn run(command: &ClientCommand) -> anyhow::Result<Exit> {
             ClientCommand::Show(named) => show(named).await,
             ClientCommand::Trace(named) => trace(named).await,
             ClientCommand::Reset(options) => reset(options).await,
+            ClientCommand::Commit(options) => commit(options).await,
         }
     })
 }
@@ -161,14 +183,22 @@ async fn trace(named: &Named) -> anyhow::Result<Exit> {
     Ok(Exit::Ok)
 }
 
+/// Whether its disk is meant to last, by what is configured now or was when the disk was made.
+fn lasts(client: &ClientView) -> bool {
+    let made_to_last = client.overlay_lasts == Some(true);
+    made_to_last || client.overlay.is_some() && client.retention != Some(Retention::Boot)
+}
+
 async fn reset(options: &ResetOptions) -> anyhow::Result<Exit> {
     let Named { name, target } = &options.named;
     let control = target.control()?;
     let client = fetch(&control, name).await?;
-    if client.retention == Some(Retention::Keep) && !options.yes && !confirm(name)? {
+    if lasts(&client) && !options.yes && !confirm(name)? {
         bail!("nothing was done");
     }
-    let answer = control.post(&format!("/v1/clients/{name}/reset")).await?;
+    let answer = control
+        .post(&format!("/v1/clients/{name}/reset?now={}", options.now))
+        .await?;
     if target.json {
         output::json(&answer)?;
         return Ok(Exit::Ok);
@@ -176,7 +206,9 @@ async fn reset(options: &ResetOptions) -> anyhow::Result<Exit> {
     let done: ResetDone = serde_json::from_value(answer)?;
     match done.result {
         Reset::Done => println!("{name}: its disk is gone; its next boot starts from a fresh one"),
-        Reset::AtNextBoot => println!("{name} is running: its next boot starts from a fresh disk"),
+        Reset::AtNextBoot => println!(
+            "{name} may be running: its next boot starts from a fresh disk (--now does not wait, if it is off)"
+        ),
     }
     Ok(Exit::Ok)
 }
@@ -186,4 +218,37 @@ fn confirm(name: &str) -> anyhow::Result<bool> {
     let question = format!("Throw away the lasting disk of {name}?");
     let reason = format!("{name} has a lasting disk (retention keep)");
     ask::confirm(&question, &reason)
+}
+
+async fn commit(options: &CommitOptions) -> anyhow::Result<Exit> {
+    let Named { name, target } = &options.named;
+    let request = CommitRequest {
+        image: options.image.clone(),
+        description: options.description.clone(),
+    };
+    let mut steps = target.control()?.commit(checked(name)?, &request).await?;
+    let shown = Shown::new();
+    while let Some(step) = steps.next().await? {
+        match step {
+            CommitStep::Phase(phase) => shown.phase(&phase),
+            CommitStep::Fraction(fraction) => shown.fraction(fraction),
+            CommitStep::Published(version) => {
+                shown.clear();
+                return published(name, &version, target.json);
+            }
+            CommitStep::Failed(reason) => {
+                shown.clear();
+                bail!("nothing was published: {reason}");
+            }
+        }
+    }
+    bail!("the server stopped before the version was published")
+}
+
+fn published(name: &str, version: &str, json: bool) -> anyhow::Result<Exit> {
+    match json {
+        true => output::json(&serde_json::json!({ "client": name, "version": version }))?,
+        false => println!("{version} is the disk of {name}, and current"),
+    }
+    Ok(Exit::Ok)
 }

@@ -4,8 +4,10 @@ mod ask;
 mod check;
 mod client;
 mod export;
-mod image;
+pub(crate) mod image;
 mod output;
+mod overlay_check;
+mod pki;
 mod serve;
 mod status;
 
@@ -33,6 +35,8 @@ pub enum Exit {
     Config = 3,
     /// The server does not answer.
     Unreachable = 4,
+    /// What was looked at is not well.
+    Unhealthy = 5,
 }
 
 impl From<Exit> for ExitCode {
@@ -85,6 +89,12 @@ enum Command {
     Image(image::ImageCommand),
     /// Serve one file or block device over NBD, with no configuration
     Export(export::ExportOptions),
+    /// Look at the machines' overlays
+    #[command(subcommand)]
+    Overlay(overlay_check::OverlayCommand),
+    /// Make and withdraw certificates for TLS
+    #[command(subcommand)]
+    Pki(pki::PkiCommand),
     /// Boot a room of virtual machines on this computer
     Demo(DemoOptions),
 }
@@ -126,7 +136,9 @@ pub fn run() -> ExitCode {
         Command::Status(options) => status::run(options),
         Command::Client(command) => client::run(command),
         Command::Image(command) => image::run(command),
+        Command::Pki(command) => pki::run(command),
         Command::Export(options) => export::run(options),
+        Command::Overlay(command) => overlay_check::run(command),
         Command::Demo(options) => return finish_demo(demo::run(options)),
     };
     match outcome {

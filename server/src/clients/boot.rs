@@ -4,7 +4,11 @@
 //! disturbs nothing: the boot is *pending*. The first attach with its token makes it *active*; from then on the
 //! tokens of all earlier boots are dead. A reconnect carries the active token.
 
-use std::{fmt, str::FromStr, time::SystemTime};
+use std::{
+    fmt,
+    str::FromStr,
+    time::{Duration, SystemTime},
+};
 
 use images::VersionId;
 use serde::{Deserialize, Serialize};
@@ -13,7 +17,10 @@ use subtle::{Choice, ConstantTimeEq};
 use crate::config::units::BadValue;
 
 /// Pending boots that are remembered: firmware may fetch a script twice, and only the last few can still be used.
-const MOST_PENDING: usize = 4;
+const MOST_PENDING: usize = 16;
+/// A script that is fetched again so soon is the same boot: fetching it over and over cannot crowd out a boot that is
+/// still loading its kernel.
+const SAME_BOOT: Duration = Duration::from_secs(10);
 
 /// A 128-bit secret that opens one client's disk for one boot; 32 hex digits as text.
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -87,8 +94,12 @@ pub struct Boots {
     pub active: Option<Boot>,
     /// Scripts fetched since; oldest first.
     pub pending: Vec<Boot>,
-    /// The overlay is to be made afresh before the active boot is first answered, or at the next boot.
-    pub fresh: bool,
+    /// The active boot's overlay is still to be made, and it must not be answered before.
+    pub making: bool,
+    /// The next boot gets a fresh overlay, because it was told to.
+    pub fresh_next: bool,
+    /// The active boot said that it is shutting down.
+    pub shut_down: bool,
 }
 
 /// What a token stands for.
@@ -101,6 +112,13 @@ pub enum Admission {
 }
 
 impl Boots {
+    /// The boot whose script was fetched for the same version only just now.
+    pub fn just_fetched(&self, version: VersionId, now: SystemTime) -> Option<&Boot> {
+        let boot = self.pending.last().filter(|boot| boot.version == version)?;
+        let age = now.duration_since(boot.fetched).ok()?;
+        (age < SAME_BOOT).then_some(boot)
+    }
+
     /// Remembers a boot whose script was fetched.
     pub fn expect(&mut self, boot: Boot) {
         if self.pending.len() == MOST_PENDING {
@@ -125,7 +143,7 @@ impl Boots {
         })
     }
 
-    /// Makes `boot` the active one: the tokens of all boots before it die.
+    /// Makes `boot` the active one: the tokens of all boots before it die. With `fresh` its overlay is to be made.
     pub fn activate(&mut self, boot: Boot, fresh: bool) {
         let place = self
             .pending
@@ -133,12 +151,8 @@ impl Boots {
             .position(|pending| pending.token == boot.token);
         self.pending.drain(..place.map_or(0, |place| place + 1));
         self.active = Some(boot);
-        self.fresh |= fresh;
-    }
-
-    /// Forgets the running boot: its token no longer opens the disk.
-    pub fn revoke(&mut self) {
-        self.active = None;
+        self.making = std::mem::take(&mut self.fresh_next) || fresh;
+        self.shut_down = false;
     }
 
     /// The versions that a script promised and an attach may still ask for.
@@ -203,6 +217,26 @@ mod tests {
             boots.admit(&boot(99).token),
             Some(Admission::NewBoot(boot(99)))
         );
+    }
+
+    #[test]
+    fn a_script_fetched_twice_at_once_is_one_boot() {
+        let mut boots = Boots::default();
+        boots.expect(boot(1));
+        let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        assert_eq!(boots.just_fetched(boot(1).version, at(9)), Some(&boot(1)));
+        assert_eq!(boots.just_fetched(boot(1).version, at(10)), None);
+        assert_eq!(boots.just_fetched(VersionId::random(), at(1)), None);
+    }
+
+    #[test]
+    fn a_told_reset_takes_effect_at_the_next_boot_only() {
+        let mut boots = Boots::default();
+        boots.activate(boot(1), false);
+        boots.fresh_next = true;
+        assert!(!boots.making);
+        boots.activate(boot(2), false);
+        assert!(boots.making && !boots.fresh_next);
     }
 
     #[test]

@@ -117,7 +117,7 @@ pub fn first_record(
     let name = profile
         .name
         .clone()
-        .unwrap_or_else(|| invent_name(config, mac, profile, taken));
+        .unwrap_or_else(|| invent_name(config, mac, Some(profile), taken));
     let group = profile.group.clone();
     Record {
         mac,
@@ -129,16 +129,13 @@ pub fn first_record(
 }
 
 /// The group's template with the lowest number that makes a new name; by MAC if the template has run out.
-fn invent_name(
+pub fn invent_name(
     config: &Config,
     mac: Mac,
-    profile: &Profile,
+    profile: Option<&Profile>,
     taken: &dyn Fn(&str) -> bool,
 ) -> ClientName {
-    let group = profile
-        .group
-        .as_ref()
-        .and_then(|name| config.groups.get(name));
+    let group = profile.and_then(|profile| config.groups.get(profile.group.as_ref()?));
     let configured = |name: &ClientName| config.clients.contains_key(name);
     let free = |name: &ClientName| !configured(name) && !taken(name.as_str());
     let template = group.map(|group| &group.name);
@@ -153,7 +150,7 @@ fn invent_name(
 const MOST_NUMBER: u32 = 20_000;
 
 /// The name of a machine that no template names.
-pub fn name_by_mac(mac: Mac) -> ClientName {
+fn name_by_mac(mac: Mac) -> ClientName {
     let name = format!("pc-{}", mac.hex());
     name.parse()
         .unwrap_or_else(|_| unreachable!("hex digits make a legal name: {name}"))

@@ -7,8 +7,7 @@ use std::{
 
 use images::{Catalogue, ImageRef, Version, VersionDisk, VersionId};
 use overlay::{
-    Attachment, Base, BaseId, ErrorKind as OverlayError, Overlay, OverlayId, OverlayInfo,
-    OverlaySpec, Store,
+    Base, BaseId, ErrorKind as OverlayError, Overlay, OverlayId, OverlayInfo, OverlaySpec, Store,
 };
 use parking_lot::Mutex;
 use pxe::Mac;
@@ -25,7 +24,7 @@ pub struct Disks {
     catalogue: Catalogue,
     /// Versions that somebody uses: all overlays of a version share one open disk and its memory map.
     open_versions: Mutex<HashMap<VersionId, Weak<VersionDisk>>>,
-    attachments: Mutex<HashMap<Mac, Weak<Overlay>>>,
+    in_use: Mutex<HashMap<Mac, Weak<Overlay>>>,
 }
 
 impl Disks {
@@ -35,7 +34,7 @@ impl Disks {
             store,
             catalogue,
             open_versions: Mutex::default(),
-            attachments: Mutex::default(),
+            in_use: Mutex::default(),
         }
     }
 
@@ -121,45 +120,78 @@ impl Disks {
         Ok(disk)
     }
 
-    /// Size in bytes of the disk that [`Disks::attach`] would open.
+    /// Size in bytes of the disk that a boot gets.
     ///
     /// # Errors
     /// When overlay or version cannot be read.
     pub fn size(
         &self,
         mac: Mac,
-        profile: &Profile,
+        profile: Option<&Profile>,
         version: VersionId,
         fresh: bool,
     ) -> Result<u64> {
-        match self.info(mac)?.filter(|_| !fresh) {
+        let existing = if fresh { None } else { self.info(mac)? };
+        match existing {
             Some(info) => Ok(info.size),
             None => Ok(size_of(profile, self.find(version)?.size())),
         }
     }
 
-    /// Opens the overlay of a machine and takes it over from whoever has it. With `fresh`, an empty one over
-    /// `version` first takes the place of what is there.
+    /// Puts an empty overlay over `version` in the place of what the machine has, whatever state that is in.
     ///
     /// # Errors
-    /// When it cannot be made or opened.
-    pub fn attach(
+    /// When it cannot be made; what is there stays then.
+    pub fn make(
         &self,
         mac: Mac,
-        profile: &Profile,
+        profile: Option<&Profile>,
         version: VersionId,
-        fresh: bool,
-    ) -> Result<Attachment> {
+    ) -> Result<Arc<Overlay>> {
         let id = overlay_id(mac);
-        let exists = self.info(mac)?.is_some();
-        let overlay = match exists && !fresh {
-            true => self.open(&id)?,
-            false => self.make(&id, profile, version, exists)?,
+        let base = self.open_version(version)?;
+        let retention = profile.map(|profile| profile.retention).unwrap_or_default();
+        let spec = OverlaySpec {
+            size: size_of(profile, base.size()),
+            quota: profile.and_then(|profile| Some(profile.quota?.0)),
+            retention: match retention {
+                Retention::Keep => overlay::Retention::Keep,
+                Retention::Boot | Retention::Session => overlay::Retention::Discard,
+            },
+            base,
         };
-        self.attachments
-            .lock()
-            .insert(mac, Arc::downgrade(&overlay));
-        Ok(overlay.attach())
+        let made = match self.info(mac) {
+            Ok(None) => self.store.create(&id, spec),
+            _ => self.store.reset(&id, spec),
+        };
+        let made = made.map_err(|error| Error::disk(format!("cannot make overlay {id}"), error))?;
+        Ok(self.note(mac, made))
+    }
+
+    /// Remembers which overlay is in use.
+    fn note(&self, mac: Mac, overlay: Arc<Overlay>) -> Arc<Overlay> {
+        self.in_use.lock().insert(mac, Arc::downgrade(&overlay));
+        overlay
+    }
+
+    /// A machine's overlay, opened without taking it over.
+    ///
+    /// # Errors
+    /// When it has none, or it cannot be opened.
+    pub fn open_existing(&self, mac: Mac) -> Result<Arc<Overlay>> {
+        if self.info(mac)?.is_none() {
+            let context = "its disk is not there: it was reset, or has never booted";
+            return Err(Error::new(ErrorKind::NotBootable, context));
+        }
+        Ok(self.note(mac, self.open(&overlay_id(mac))?))
+    }
+
+    /// The version that an overlay is bound to.
+    ///
+    /// # Errors
+    /// When it is no longer in the catalogue.
+    pub fn base_of(&self, overlay: &Overlay) -> Result<Version> {
+        self.find(version_of(&overlay.info().base))
     }
 
     fn open(&self, id: &OverlayId) -> Result<Arc<Overlay>> {
@@ -173,33 +205,9 @@ impl Disks {
         self.store.open_overlay(id, &resolve).map_err(failed)
     }
 
-    fn make(
-        &self,
-        id: &OverlayId,
-        profile: &Profile,
-        version: VersionId,
-        replace: bool,
-    ) -> Result<Arc<Overlay>> {
-        let base = self.open_version(version)?;
-        let spec = OverlaySpec {
-            size: size_of(profile, base.size()),
-            quota: profile.quota.map(|quota| quota.0),
-            retention: match profile.retention {
-                Retention::Keep => overlay::Retention::Keep,
-                Retention::Boot | Retention::Session => overlay::Retention::Discard,
-            },
-            base,
-        };
-        let failed = |error| Error::disk(format!("cannot make overlay {id}"), error);
-        match replace {
-            true => self.store.reset(id, spec).map_err(failed),
-            false => self.store.create(id, spec).map_err(failed),
-        }
-    }
-
-    /// Whether a connection has the machine's disk now.
-    pub fn attached(&self, mac: Mac) -> bool {
-        self.attachments
+    /// Whether a connection, or a commit, has the machine's disk now.
+    pub fn in_use(&self, mac: Mac) -> bool {
+        self.in_use
             .lock()
             .get(&mac)
             .is_some_and(|overlay| overlay.strong_count() > 0)
@@ -220,8 +228,10 @@ impl Disks {
     }
 }
 
-fn size_of(profile: &Profile, version: images::Bytes) -> u64 {
-    profile.size.map_or(version.get(), |size| size.0)
+fn size_of(profile: Option<&Profile>, version: images::Bytes) -> u64 {
+    profile
+        .and_then(|profile| profile.size)
+        .map_or(version.get(), |size| size.0)
 }
 
 fn version_of(base: &BaseId) -> VersionId {

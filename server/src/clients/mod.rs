@@ -5,6 +5,7 @@
 //! overlay is filed under its MAC, and only a token made for that MAC opens it.
 
 pub mod boot;
+mod commit;
 pub mod directory;
 pub mod disks;
 pub mod error;
@@ -12,7 +13,11 @@ mod policy;
 pub mod registry;
 pub mod script;
 
-use std::{collections::HashMap, sync::Arc, time::SystemTime};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::SystemTime,
+};
 
 use arc_swap::ArcSwap;
 use overlay::Attachment;
@@ -43,6 +48,7 @@ pub struct Clients {
     trace: Arc<Trace>,
     /// One boot of a machine is decided at a time.
     locks: Mutex<HashMap<Mac, Arc<Mutex<()>>>>,
+    committing: Mutex<HashSet<Mac>>,
 }
 
 /// What `client reset` did.
@@ -73,6 +79,7 @@ impl Clients {
             disks,
             trace,
             locks: Mutex::default(),
+            committing: Mutex::default(),
         };
         clients.apply_names()?;
         Ok(clients)
@@ -131,11 +138,13 @@ impl Clients {
     /// Names in `[clients]` win over names that were invented: whoever has such a name by invention gets another.
     fn apply_names(&self) -> Result<()> {
         let config = self.config();
-        for (name, client) in &config.clients {
-            let holder = self.registry.by_name(name.as_str());
-            if let Some(holder) = holder.filter(|holder| holder.mac != client.mac.value) {
-                self.rename(&config, &holder)?;
+        for record in self.registry.all() {
+            let owner = config.clients.get(&record.name);
+            if owner.is_some_and(|owner| owner.mac.value != record.mac) {
+                self.rename(&config, &record)?;
             }
+        }
+        for (name, client) in &config.clients {
             if self.registry.get(client.mac.value).is_some() {
                 self.registry
                     .update(client.mac.value, |record| record.name = name.clone())?;
@@ -146,20 +155,14 @@ impl Clients {
 
     fn rename(&self, config: &Config, holder: &Record) -> Result<()> {
         let taken = |name: &str| self.registry.by_name(name).is_some();
-        let now = SystemTime::now();
-        let name = match directory::profile(config, holder.mac) {
-            Some(profile) => {
-                directory::first_record(config, holder.mac, &profile, &taken, now).name
-            }
-            None => directory::name_by_mac(holder.mac),
-        };
+        let profile = directory::profile(config, holder.mac);
+        let name = directory::invent_name(config, holder.mac, profile.as_ref(), &taken);
+        let (mac, old) = (holder.mac, &holder.name);
         tracing::warn!(
-            "client {} ({}) is now called {name}: the configuration gives its name to another machine",
-            holder.name,
-            holder.mac
+            "client {old} ({mac}) is now called {name}: the configuration gives its name away"
         );
         self.registry
-            .update(holder.mac, |record| record.name = name)
+            .update(mac, |record| record.name = name)
             .map(drop)
     }
 
@@ -173,42 +176,54 @@ impl Clients {
                 format!("{mac} matches no [clients] or [groups] table of the configuration");
             Error::new(ErrorKind::Unknown, context)
         })?;
-        let version = self
-            .disks
-            .version_to_boot(mac, &profile, record.boots.fresh)?;
+        let fresh = record.boots.fresh_next;
+        let version = self.disks.version_to_boot(mac, &profile, fresh)?;
+        let now = SystemTime::now();
+        if let Some(boot) = record.boots.just_fetched(version.id(), now) {
+            return Ok(Script::new(&record, &profile, &version, boot.token, place));
+        }
         let token = fresh_token()?;
         let boot = Boot {
             token,
             version: version.id(),
-            fetched: SystemTime::now(),
+            fetched: now,
         };
         self.registry
             .update(mac, |record| record.boots.expect(boot))?;
         Ok(Script::new(&record, &profile, &version, token, place))
     }
 
-    /// Whose disk name and token open, and how large it is. Changes nothing.
+    /// Whose disk `token` opens, and how large it is. Changes nothing.
     ///
     /// # Errors
-    /// [`ErrorKind::Refused`] when they do not belong together.
-    pub fn disk_of(&self, name: &str, token: &str) -> Result<(Mac, u64)> {
-        let (record, profile, admission) = self.admit(name, token)?;
-        let (boot, new_boot) = match admission {
-            Admission::Reconnect(boot) => (boot, false),
-            Admission::NewBoot(boot) => (boot, true),
+    /// [`ErrorKind::Refused`] when it opens none.
+    pub fn disk_of(&self, token: &str) -> Result<(Mac, u64)> {
+        let (record, admission) = self.admit(token)?;
+        let profile = self.profile(record.mac);
+        let (boot, fresh) = match admission {
+            Admission::Reconnect(boot) => (boot, record.boots.making),
+            Admission::NewBoot(boot) => (boot, self.begins_fresh(&record, profile.as_ref())),
         };
-        let fresh = record.boots.fresh || (new_boot && profile.retention == Retention::Boot);
-        let size = self.disks.size(record.mac, &profile, boot.version, fresh)?;
+        let size = self
+            .disks
+            .size(record.mac, profile.as_ref(), boot.version, fresh)?;
         Ok((record.mac, size))
     }
 
-    fn admit(&self, name: &str, token: &str) -> Result<(Record, Profile, Admission)> {
+    /// Whoever has the token has the disk, whatever the machine is called by now: a machine that is given another
+    /// name while it runs still comes back with the old one.
+    fn admit(&self, token: &str) -> Result<(Record, Admission)> {
         let refused = || Error::new(ErrorKind::Refused, "no such export");
         let token: Token = token.parse().map_err(|_| refused())?;
-        let record = self.registry.by_name(name).ok_or_else(refused)?;
-        let profile = self.profile(record.mac).ok_or_else(refused)?;
-        let admission = record.boots.admit(&token).ok_or_else(refused)?;
-        Ok((record, profile, admission))
+        self.registry
+            .find_map(|record| record.boots.admit(&token))
+            .ok_or_else(refused)
+    }
+
+    fn begins_fresh(&self, record: &Record, profile: Option<&Profile>) -> bool {
+        let at_every_boot = profile.is_some_and(|p| p.retention == Retention::Boot);
+        let none_yet = || matches!(self.disks.info(record.mac), Ok(None));
+        record.boots.fresh_next || at_every_boot || none_yet()
     }
 
     /// Opens the disk of the boot that `token` stands for, and evicts whoever had it.
@@ -217,52 +232,59 @@ impl Clients {
     /// made afresh, and the overlay before the first answer: a crash in between is made good at the next attach.
     ///
     /// # Errors
-    /// [`ErrorKind::Refused`] when name and token do not belong together.
-    pub fn attach(&self, name: &str, token: &str) -> Result<Attachment> {
-        let (record, ..) = self.admit(name, token)?;
-        let mac = record.mac;
+    /// [`ErrorKind::Refused`] when the token opens nothing; [`ErrorKind::Disk`] when the overlay cannot be made or
+    /// opened.
+    pub fn attach(&self, token: &str) -> Result<Attachment> {
+        let mac = self.admit(token)?.0.mac;
         let lock = self.lock_of(mac);
         let _deciding = lock.lock();
-        let (record, profile, admission) = self.admit(name, token)?;
+        let (record, admission) = self.admit(token)?;
+        let profile = self.profile(mac);
         let (record, boot, detail) = match admission {
             Admission::Reconnect(boot) => (record, boot, "reconnected"),
             Admission::NewBoot(boot) => {
-                (self.begin(mac, &profile, boot.clone())?, boot, "new boot")
+                let fresh = self.begins_fresh(&record, profile.as_ref());
+                let begun = self
+                    .registry
+                    .update(mac, |r| r.boots.activate(boot.clone(), fresh))?;
+                (begun, boot, "new boot")
             }
         };
-        let attachment = self
-            .disks
-            .attach(mac, &profile, boot.version, record.boots.fresh)?;
+        let overlay = match record.boots.making {
+            true => self.disks.make(mac, profile.as_ref(), boot.version)?,
+            false => self.disks.open_existing(mac)?,
+        };
         self.registry
-            .update(mac, |record| record.boots.fresh = false)?;
+            .update(mac, |record| record.boots.making = false)?;
         self.trace
             .add(Step::new(mac, Some(&record.name), "attached", detail));
-        Ok(attachment)
+        Ok(overlay.attach())
     }
 
-    fn begin(&self, mac: Mac, profile: &Profile, boot: Boot) -> Result<Record> {
-        let fresh = profile.retention == Retention::Boot;
-        self.registry
-            .update(mac, |record| record.boots.activate(boot, fresh))
-    }
-
-    /// Gives a machine a fresh disk: now if nothing has it attached, else at its next boot.
+    /// Gives a machine a fresh disk: at its next boot if it may be running, else at once. `now` does not wait for a
+    /// machine that is not connected: if it runs after all, it has lost its disk.
     ///
     /// # Errors
-    /// When there is no such machine, or its disk cannot be thrown away.
-    pub fn reset(&self, name: &str) -> Result<Reset> {
+    /// When there is no such machine, its disk is being committed, or cannot be thrown away.
+    pub fn reset(&self, name: &str, now: bool) -> Result<Reset> {
         let mac = self.find(name)?.mac;
         let lock = self.lock_of(mac);
         let _deciding = lock.lock();
-        if self.disks.attached(mac) {
+        let boots = self.find(name)?.boots;
+        let may_run = boots.active.is_some() && !boots.shut_down && !now;
+        if may_run || self.disks.in_use(mac) {
             self.registry
-                .update(mac, |record| record.boots.fresh = true)?;
+                .update(mac, |record| record.boots.fresh_next = true)?;
             return Ok(Reset::AtNextBoot);
+        }
+        if self.committing.lock().contains(&mac) {
+            let context = format!("the disk of {name} is being committed: reset it afterwards");
+            return Err(Error::new(ErrorKind::NotBootable, context));
         }
         // First the token, on disk: a machine that lost its connection must not come back to another disk.
         self.registry.update(mac, |record| {
             record.boots = boot::Boots {
-                fresh: true,
+                fresh_next: true,
                 ..Default::default()
             }
         })?;
@@ -270,16 +292,19 @@ impl Clients {
         Ok(Reset::Done)
     }
 
-    /// The machine that reports with this token.
-    pub fn reporting(&self, token: &str) -> Option<Record> {
-        let token: Token = token.parse().ok()?;
-        let mut found = None;
-        for record in self.registry.all() {
-            if record.boots.admit(&token).is_some() {
-                found = Some(record);
-            }
+    /// Notes what a machine reports of itself; nothing if nobody has such a token.
+    ///
+    /// # Errors
+    /// When a shutdown cannot be recorded.
+    pub fn reported(&self, token: &str, event: &str) -> Result<Option<Record>> {
+        let Ok((record, admission)) = self.admit(token) else {
+            return Ok(None);
+        };
+        if event == "shutdown" && matches!(admission, Admission::Reconnect(_)) {
+            self.registry
+                .update(record.mac, |record| record.boots.shut_down = true)?;
         }
-        found
+        Ok(Some(record))
     }
 
     /// The boot trace.

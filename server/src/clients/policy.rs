@@ -126,8 +126,13 @@ impl Policy for BootPolicy {
         let Some(step) = REPORTS.into_iter().find(|known| *known == event) else {
             return false;
         };
-        let Some(record) = self.clients.reporting(token) else {
-            return false;
+        let record = match self.clients.reported(token, event) {
+            Ok(Some(record)) => record,
+            Ok(None) => return false,
+            Err(error) => {
+                tracing::error!("a report was lost: {}", error.with_causes());
+                return false;
+            }
         };
         let words: String = String::from_utf8_lossy(&report.body)
             .chars()
@@ -153,7 +158,7 @@ impl Policy for BootPolicy {
 }
 
 /// What a client may report.
-const REPORTS: [&str; 5] = ["initramfs", "up", "reconnected", "shutdown", "failed"];
+const REPORTS: [&str; 4] = ["attached", "up", "reconnected", "shutdown"];
 
 /// The step of the boot trace that a happening is; nothing for what only the log tells.
 fn describe(what: Happening) -> Option<(&'static str, String)> {
@@ -193,7 +198,7 @@ fn http_step(path: &str) -> Option<&'static str> {
     let file = path.rsplit('/').next()?;
     match (path.split('/').next()?, file) {
         ("images", "vmlinuz") => Some("kernel"),
-        ("images", "initrd.img") => Some("initrd"),
+        ("images", "initrd.img") => Some("initramfs"),
         (_, file) if file.ends_with(".efi") => Some("loader"),
         ("ipxe", _) => Some("ipxe"),
         _ => None,

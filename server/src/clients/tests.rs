@@ -30,7 +30,11 @@ fn open(dir: &Path, retention: &str) -> Clients {
     );
     let path = dir.join("bootroom.toml");
     std::fs::write(&path, text).unwrap();
-    let config = crate::config::load(&path).unwrap();
+    reopen(dir)
+}
+
+fn reopen(dir: &Path) -> Clients {
+    let config = crate::config::load(&dir.join("bootroom.toml")).unwrap();
     let registry = Registry::open(&dir.join("state.redb")).unwrap();
     let store = Store::open(&dir.join("overlays"), overlay::Options::default()).unwrap();
     let disks = Disks::new(store, Catalogue::open(dir.join("images")).unwrap());
@@ -71,8 +75,8 @@ impl Room {
         (name.to_owned(), token.to_owned())
     }
 
-    fn attach(&self, (name, token): &(String, String)) -> Result<Attachment> {
-        self.clients.attach(name, token)
+    fn attach(&self, (_, token): &(String, String)) -> Result<Attachment> {
+        self.clients.attach(token)
     }
 }
 
@@ -108,7 +112,7 @@ fn a_keep_client_keeps_its_disk_and_its_version() {
     write(&room.attach(&room.boot(MAC)).unwrap(), 7);
     publish(room.dir.path(), 2);
     assert_eq!(first_byte(&room.attach(&room.boot(MAC)).unwrap()), 7);
-    assert_eq!(room.clients.reset("r-1").unwrap(), Reset::Done);
+    assert_eq!(room.clients.reset("r-1", false).unwrap(), Reset::AtNextBoot);
     assert_eq!(first_byte(&room.attach(&room.boot(MAC)).unwrap()), 2);
 }
 
@@ -124,9 +128,10 @@ fn a_boot_gets_the_version_whose_kernel_its_script_named() {
 #[test]
 fn a_new_boot_evicts_the_old_one_and_its_token() {
     let room = room("keep");
-    let (old, new) = (room.boot(MAC), room.boot(MAC));
+    let old = room.boot(MAC);
     let old_disk = room.attach(&old).unwrap();
     write(&old_disk, 7);
+    let new = room.boot(MAC);
     let new_disk = room.attach(&new).unwrap();
     assert!(old_disk.write(&[9; 512], 0, Durability::Process).is_err());
     assert_eq!(first_byte(&new_disk), 7);
@@ -138,10 +143,13 @@ fn a_token_opens_its_own_client_only() {
     let room = room("keep");
     let (one, two) = (room.boot(MAC), room.boot(OTHER));
     assert_ne!(one.0, two.0);
-    let crossed = room.attach(&(one.0.clone(), two.1.clone()));
-    assert!(refused(crossed));
     write(&room.attach(&one).unwrap(), 7);
     assert_eq!(first_byte(&room.attach(&two).unwrap()), 1);
+    assert_eq!(room.clients.disk_of(&one.1).unwrap().0, MAC);
+    assert!(refused(
+        room.clients.attach("00000000000000000000000000000000")
+    ));
+    assert!(refused(room.clients.attach("")));
 }
 
 #[test]
@@ -161,21 +169,63 @@ fn a_running_client_reconnects_to_its_disk_after_the_server_restarted() {
 fn a_reset_spares_the_running_machine_until_its_next_boot() {
     let room = room("keep");
     let boot = room.boot(MAC);
-    let disk = room.attach(&boot).unwrap();
-    write(&disk, 7);
-    assert_eq!(room.clients.reset("r-1").unwrap(), Reset::AtNextBoot);
-    assert_eq!(first_byte(&disk), 7);
-    let next = room.boot(MAC);
-    assert_eq!(first_byte(&room.attach(&next).unwrap()), 1);
+    write(&room.attach(&boot).unwrap(), 7);
+    assert_eq!(room.clients.reset("r-1", false).unwrap(), Reset::AtNextBoot);
+    // Its connection was lost meanwhile: it comes back to what it had.
+    assert_eq!(first_byte(&room.attach(&boot).unwrap()), 7);
+    assert_eq!(first_byte(&room.attach(&boot).unwrap()), 7);
+    assert_eq!(first_byte(&room.attach(&room.boot(MAC)).unwrap()), 1);
 }
 
 #[test]
-fn a_reset_of_an_absent_machine_kills_its_token() {
+fn a_reset_at_once_kills_the_token_of_an_absent_machine() {
+    let room = room("keep");
+    let boot = room.boot(MAC);
+    let disk = room.attach(&boot).unwrap();
+    assert_eq!(room.clients.reset("r-1", true).unwrap(), Reset::AtNextBoot);
+    drop(disk);
+    assert_eq!(room.clients.reset("r-1", true).unwrap(), Reset::Done);
+    assert!(refused(room.attach(&boot)));
+}
+
+#[test]
+fn a_machine_that_said_goodbye_is_reset_at_once() {
     let room = room("keep");
     let boot = room.boot(MAC);
     write(&room.attach(&boot).unwrap(), 7);
-    room.clients.reset("r-1").unwrap();
-    assert!(refused(room.attach(&boot)));
+    room.clients.reported(&boot.1, "shutdown").unwrap().unwrap();
+    assert_eq!(room.clients.reset("r-1", false).unwrap(), Reset::Done);
+    assert_eq!(first_byte(&room.attach(&room.boot(MAC)).unwrap()), 1);
+}
+
+#[test]
+fn a_running_machine_keeps_its_disk_when_its_name_goes_to_another() {
+    let Room { dir, clients } = room("keep");
+    let before = Room { dir, clients };
+    let boot = before.boot(MAC);
+    write(&before.attach(&boot).unwrap(), 7);
+    let Room { dir, clients } = before;
+    drop(clients);
+    let path = dir.path().join("bootroom.toml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, text + "[clients.r-1]\nmac = \"525400120002\"\n").unwrap();
+    let after = Room {
+        clients: reopen(dir.path()),
+        dir,
+    };
+    assert_eq!(first_byte(&after.attach(&boot).unwrap()), 7);
+    assert_eq!(after.boot(OTHER).0, "r-1");
+    assert_eq!(after.boot(MAC).0, "r-2");
+}
+
+#[test]
+fn a_reconnect_never_makes_a_disk() {
+    let room = room("keep");
+    let boot = room.boot(MAC);
+    write(&room.attach(&boot).unwrap(), 7);
+    room.clients.disks.delete(MAC).unwrap();
+    let error = room.attach(&boot).err().unwrap();
+    assert_eq!(error.kind(), ErrorKind::NotBootable);
 }
 
 #[test]
@@ -193,4 +243,38 @@ fn a_crash_between_activation_and_fresh_overlay_is_made_good() {
         })
         .unwrap();
     assert_eq!(first_byte(&room.attach(&boot).unwrap()), 1);
+}
+
+#[test]
+fn a_commit_makes_the_disk_of_a_running_machine_the_next_version() {
+    let room = room("keep");
+    let disk = room.attach(&room.boot(MAC)).unwrap();
+    write(&disk, 7);
+    let cancel = images::Cancel::new().unwrap();
+    let image = "demo".parse().unwrap();
+    let version = room
+        .clients
+        .commit("r-1", image, String::new(), &images::Quiet, &cancel)
+        .unwrap();
+    assert_eq!(version.to_string(), "demo@2");
+    write(&disk, 9);
+    assert_eq!(first_byte(&room.attach(&room.boot(OTHER)).unwrap()), 7);
+    assert_eq!(first_byte(&disk), 9);
+    let left = room.clients.disks.open_existing(MAC).unwrap().snapshots();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn a_cancelled_commit_publishes_nothing() {
+    let room = room("keep");
+    write(&room.attach(&room.boot(MAC)).unwrap(), 7);
+    let cancel = images::Cancel::new().unwrap();
+    cancel.cancel();
+    let image: ImageName = "demo".parse().unwrap();
+    let failed = room
+        .clients
+        .commit("r-1", image.clone(), String::new(), &images::Quiet, &cancel);
+    assert!(failed.is_err());
+    let current = room.clients.disks.catalogue().current(&image).unwrap();
+    assert_eq!(current.map(images::VersionNumber::get), Some(1));
 }

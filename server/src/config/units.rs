@@ -198,7 +198,9 @@ impl fmt::Display for ByteSize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let unit = SIZE_UNITS[..4].iter().find(|(_, scale)| self.0 >= *scale);
         match unit {
-            Some((name, scale)) if self.0 % scale == 0 => write!(f, "{} {name}", self.0 / scale),
+            Some((name, scale)) if self.0.is_multiple_of(*scale) => {
+                write!(f, "{} {name}", self.0 / scale)
+            }
             Some((name, scale)) => write!(f, "{:.1} {name}", self.0 as f64 / *scale as f64),
             None => write!(f, "{} B", self.0),
         }

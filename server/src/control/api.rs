@@ -2,41 +2,35 @@
 
 use std::{
     fs, io,
-    os::unix::fs::PermissionsExt,
+    os::unix::fs::{FileTypeExt, PermissionsExt},
     path::{Path, PathBuf},
-    sync::Arc,
-    time::Instant,
 };
 
 use anyhow::Context;
 use axum::{
     Json, Router,
     body::{Body, Bytes},
-    extract::{Path as UrlPath, State},
+    extract::{Path as UrlPath, Query, State},
     http::StatusCode,
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use pxe::Leases;
+use futures_util::{Stream, StreamExt, stream};
 use serde::Serialize;
 use tokio::{net::UnixListener, sync::broadcast::error::RecvError, task};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    model::{Failure, ResetDone},
-    views,
+    commit,
+    model::{CommitRequest, Failure, ResetDone, ResetRequest},
+    views::{self, Sources},
 };
-use crate::clients::{
-    Clients,
-    error::{Error, ErrorKind, Result},
-};
+use crate::clients::error::{Error, ErrorKind, Result};
 
 /// What the requests are answered from.
 #[derive(Clone)]
 struct Server {
-    clients: Arc<Clients>,
-    leases: Arc<Leases>,
-    started: Instant,
+    sources: Sources,
     stop: CancellationToken,
 }
 
@@ -68,8 +62,13 @@ impl ControlSocket {
 
 /// Only a socket that nobody answers at is removed.
 fn remove_dead(path: &Path) -> io::Result<()> {
-    if !path.exists() {
-        return Ok(());
+    let there = match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        found => found?,
+    };
+    if !there.file_type().is_socket() {
+        let what = "something that is no socket has that name: choose another path";
+        return Err(io::Error::other(what));
     }
     match std::os::unix::net::UnixStream::connect(path) {
         Ok(_) => Err(io::Error::new(
@@ -87,14 +86,11 @@ fn remove_dead(path: &Path) -> io::Result<()> {
 /// When the socket fails.
 pub async fn serve(
     socket: ControlSocket,
-    clients: Arc<Clients>,
-    leases: Arc<Leases>,
+    sources: Sources,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let server = Server {
-        clients,
-        leases,
-        started: Instant::now(),
+        sources,
         stop: stop.clone(),
     };
     let served = axum::serve(socket.listener, routes(server))
@@ -111,6 +107,7 @@ fn routes(server: Server) -> Router {
         .route("/v1/clients/{name}", get(show))
         .route("/v1/clients/{name}/trace", get(trace))
         .route("/v1/clients/{name}/reset", post(reset))
+        .route("/v1/clients/{name}/commit", post(commit))
         .route("/v1/bindings", get(bindings))
         .route("/v1/events", get(events))
         .with_state(server)
@@ -150,32 +147,36 @@ fn refuse(code: StatusCode, error: &str) -> Response {
 }
 
 async fn status(State(server): State<Server>) -> Response {
-    answer(move || views::status(&server.clients, &server.leases, server.started)).await
+    answer(move || views::status(&server.sources)).await
 }
 
 async fn list(State(server): State<Server>) -> Response {
-    answer(move || Ok(views::clients(&server.clients, &server.leases))).await
+    answer(move || Ok(views::clients(&server.sources))).await
 }
 
 async fn show(State(server): State<Server>, UrlPath(name): UrlPath<String>) -> Response {
     answer(move || {
-        let record = server.clients.find(&name)?;
-        Ok(views::client(&server.clients, &server.leases, &record))
+        let record = server.sources.clients.find(&name)?;
+        Ok(views::client(&server.sources, &record))
     })
     .await
 }
 
 async fn trace(State(server): State<Server>, UrlPath(name): UrlPath<String>) -> Response {
     answer(move || {
-        let record = server.clients.find(&name)?;
-        Ok(server.clients.trace().of(record.mac))
+        let record = server.sources.clients.find(&name)?;
+        Ok(server.sources.clients.trace().of(record.mac))
     })
     .await
 }
 
-async fn reset(State(server): State<Server>, UrlPath(name): UrlPath<String>) -> Response {
+async fn reset(
+    State(server): State<Server>,
+    UrlPath(name): UrlPath<String>,
+    Query(request): Query<ResetRequest>,
+) -> Response {
     answer(move || {
-        let result = server.clients.reset(&name)?;
+        let result = server.sources.clients.reset(&name, request.now)?;
         Ok(ResetDone {
             client: name,
             result,
@@ -184,29 +185,47 @@ async fn reset(State(server): State<Server>, UrlPath(name): UrlPath<String>) -> 
     .await
 }
 
+async fn commit(
+    State(server): State<Server>,
+    UrlPath(name): UrlPath<String>,
+    Json(request): Json<CommitRequest>,
+) -> Response {
+    let steps = commit::start(server.sources.clients.clone(), name, request, server.stop);
+    lines(stream::unfold(steps, async |mut steps| {
+        Some((steps.recv().await?, steps))
+    }))
+}
+
+/// One JSON object a line, as they come.
+fn lines<T: Serialize>(items: impl Stream<Item = T> + Send + 'static) -> Response {
+    let line = |item: T| {
+        let mut line = serde_json::to_vec(&item).map_err(io::Error::other)?;
+        line.push(b'\n');
+        Ok::<_, io::Error>(Bytes::from(line))
+    };
+    Body::from_stream(items.map(line)).into_response()
+}
+
 async fn bindings(State(server): State<Server>) -> Response {
-    answer(move || views::bindings(&server.clients)).await
+    answer(move || views::bindings(&server.sources.clients)).await
 }
 
 async fn events(State(server): State<Server>) -> Response {
-    let listener = server.clients.trace().listen();
-    let lines =
-        futures_util::stream::unfold((listener, server.stop), async |(mut listener, stop)| {
+    let listener = server.sources.clients.trace().listen();
+    lines(stream::unfold(
+        (listener, server.stop),
+        async |(mut listener, stop)| {
             loop {
                 let step = tokio::select! {
                     step = listener.recv() => step,
                     () = stop.cancelled() => return None,
                 };
                 match step {
-                    Ok(step) => {
-                        let mut line = serde_json::to_vec(&step).ok()?;
-                        line.push(b'\n');
-                        return Some((Ok::<_, io::Error>(Bytes::from(line)), (listener, stop)));
-                    }
+                    Ok(step) => return Some((step, (listener, stop))),
                     Err(RecvError::Lagged(_)) => {}
                     Err(RecvError::Closed) => return None,
                 }
             }
-        });
-    Body::from_stream(lines).into_response()
+        },
+    ))
 }

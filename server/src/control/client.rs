@@ -1,15 +1,17 @@
 //! The other end of the control socket: a question with a JSON answer, and the trace of boots.
 
+use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
-use super::model::Failure;
+use super::model::{CommitRequest, CommitStep, Failure};
 use crate::trace::Step;
 
 /// The longest answer taken, in bytes.
@@ -46,7 +48,7 @@ impl Control {
     }
 
     async fn ask(&self, method: Method, path: &str) -> anyhow::Result<serde_json::Value> {
-        let response = self.request(method, path).await?;
+        let response = self.request(method, path, Bytes::new()).await?;
         let status = response.status();
         let body = Limited::new(response.into_body(), ANSWER_LIMIT)
             .collect()
@@ -65,14 +67,34 @@ impl Control {
     /// # Errors
     /// The server does not answer or refuses.
     pub async fn events(&self) -> anyhow::Result<Events> {
-        let body = self.request(Method::GET, "/v1/events").await?.into_body();
-        Ok(Events {
-            body,
-            pending: Lines::default(),
-        })
+        let response = self
+            .request(Method::GET, "/v1/events", Bytes::new())
+            .await?;
+        Ok(JsonLines::of(response))
     }
 
-    async fn request(&self, method: Method, path: &str) -> anyhow::Result<Response<Incoming>> {
+    /// Begins to make the disk of `client` a version, and returns the steps as they happen.
+    ///
+    /// # Errors
+    /// The server does not answer or refuses.
+    pub async fn commit(
+        &self,
+        client: &str,
+        request: &CommitRequest,
+    ) -> anyhow::Result<JsonLines<CommitStep>> {
+        let path = format!("/v1/clients/{client}/commit");
+        let body = Bytes::from(serde_json::to_vec(request)?);
+        Ok(JsonLines::of(
+            self.request(Method::POST, &path, body).await?,
+        ))
+    }
+
+    async fn request(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> anyhow::Result<Response<Incoming>> {
         let place = || format!("the server's control socket {}", self.socket.display());
         let stream = UnixStream::connect(&self.socket)
             .await
@@ -88,7 +110,8 @@ impl Control {
             .method(method)
             .uri(path)
             .header("host", "bootroom")
-            .body(Empty::<Bytes>::new())?;
+            .header("content-type", "application/json")
+            .body(Full::new(body))?;
         let response = sender.send_request(request).await.with_context(place)?;
         Ok(response)
     }
@@ -110,22 +133,35 @@ fn refusal(path: &str, status: StatusCode, body: &[u8]) -> anyhow::Error {
 }
 
 /// The trace of boots as it happens.
-pub struct Events {
+pub type Events = JsonLines<Step>;
+
+/// An answer that goes on: one JSON object a line.
+pub struct JsonLines<T> {
     body: Incoming,
     pending: Lines,
+    of: PhantomData<T>,
 }
 
-impl Events {
-    /// The next event; `None` when the server ended the trace.
+impl<T: DeserializeOwned> JsonLines<T> {
+    fn of(response: Response<Incoming>) -> Self {
+        let (body, pending) = (response.into_body(), Lines::default());
+        JsonLines {
+            body,
+            pending,
+            of: PhantomData,
+        }
+    }
+
+    /// The next object; `None` when the server ended the answer.
     ///
     /// # Errors
-    /// The connection broke, or a line is no event.
-    pub async fn next(&mut self) -> anyhow::Result<Option<Step>> {
+    /// The connection broke, or a line is no such object.
+    pub async fn next(&mut self) -> anyhow::Result<Option<T>> {
         loop {
             if let Some(line) = self.pending.take() {
                 return serde_json::from_slice(&line)
                     .map(Some)
-                    .context("odd line in the boot trace");
+                    .context("odd line from the server");
             }
             match self.body.frame().await.transpose()? {
                 Some(frame) => self.pending.push(frame.into_data().unwrap_or_default())?,
@@ -143,7 +179,7 @@ impl Lines {
     fn push(&mut self, bytes: Bytes) -> anyhow::Result<()> {
         self.0.extend_from_slice(&bytes);
         if self.0.len() > ANSWER_LIMIT {
-            bail!("a line of the boot trace has no end");
+            bail!("a line from the server has no end");
         }
         Ok(())
     }

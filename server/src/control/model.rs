@@ -62,6 +62,10 @@ pub struct ClientView {
     pub retention: Option<Retention>,
     /// Whether a connection has its disk.
     pub attached: bool,
+    /// Bytes that it read over its present connection.
+    pub read_bytes: Option<u64>,
+    /// Bytes that it wrote over its present connection.
+    pub written_bytes: Option<u64>,
     /// Its export, without the token.
     pub export: String,
     /// Its overlay, if it has one.
@@ -72,12 +76,22 @@ pub struct ClientView {
     pub overlay_bytes: Option<u64>,
     /// Most bytes that its overlay may take.
     pub quota_bytes: Option<u64>,
+    /// Whether its overlay was made to last, whatever the configuration says now.
+    pub overlay_lasts: Option<bool>,
     /// Its next boot gets a fresh overlay because it was told to.
     pub fresh_at_next_boot: bool,
     /// Its newest step in the boot trace.
     pub last_step: Option<String>,
     /// What is wrong with its overlay, if anything.
     pub trouble: Option<String>,
+}
+
+/// How `client reset` is meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResetRequest {
+    /// Do not wait for the next boot of a machine that is not connected.
+    #[serde(default)]
+    pub now: bool,
 }
 
 /// What `client reset` did.
@@ -87,6 +101,29 @@ pub struct ResetDone {
     pub client: String,
     /// What was done.
     pub result: Reset,
+}
+
+/// What `client commit` is to make.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CommitRequest {
+    /// The image that gets the new version.
+    pub image: images::ImageName,
+    /// Free text about it.
+    pub description: String,
+}
+
+/// How far `client commit` is. The last one is `Published` or `Failed`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CommitStep {
+    /// Something new begins.
+    Phase(String),
+    /// So much of it is done, from 0 to 1.
+    Fraction(f64),
+    /// The version is there, and current.
+    Published(String),
+    /// Nothing was published, for this reason.
+    Failed(String),
 }
 
 /// An overlay and the version it needs.

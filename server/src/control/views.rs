@@ -1,6 +1,6 @@
 //! Gathers what the control API shows.
 
-use std::{net::Ipv4Addr, process, time::Instant};
+use std::{net::Ipv4Addr, process, sync::Arc, time::Instant};
 
 use pxe::{Leases, Mac};
 
@@ -14,16 +14,31 @@ use crate::{
         registry::Record,
     },
     config::DhcpMode,
+    service::{ConnectionView, Service},
 };
 
+/// What is shown comes from here.
+#[derive(Clone)]
+pub struct Sources {
+    /// The machines.
+    pub clients: Arc<Clients>,
+    /// Their addresses.
+    pub leases: Arc<Leases>,
+    /// Their connections.
+    pub disks: Service,
+    /// When the server started.
+    pub started: Instant,
+}
+
 /// The server as a whole.
-pub fn status(clients: &Clients, leases: &Leases, started: Instant) -> Result<Status> {
+pub fn status(from: &Sources) -> Result<Status> {
+    let Sources {
+        clients, leases, ..
+    } = from;
     let config = clients.config();
     let records = clients.records();
-    let attached = records
-        .iter()
-        .filter(|record| clients.disks().attached(record.mac))
-        .count();
+    let owned = |one: &ConnectionView| one.owner.is_some();
+    let attached = from.disks.connections().into_iter().filter(owned).count();
     let dhcp = match config.dhcp.mode {
         DhcpMode::Full => "full",
         DhcpMode::Proxy => "proxy",
@@ -32,7 +47,7 @@ pub fn status(clients: &Clients, leases: &Leases, started: Instant) -> Result<St
     Ok(Status {
         version: env!("CARGO_PKG_VERSION").into(),
         pid: process::id(),
-        uptime_seconds: started.elapsed().as_secs(),
+        uptime_seconds: from.started.elapsed().as_secs(),
         address: config.server.ip(),
         interface: config.server.interface.value.clone(),
         dhcp: dhcp.into(),
@@ -57,20 +72,34 @@ fn images(clients: &Clients) -> Result<Vec<ImageView>> {
 }
 
 /// Every machine.
-pub fn clients(clients: &Clients, leases: &Leases) -> Vec<ClientView> {
-    clients
-        .records()
+pub fn clients(from: &Sources) -> Vec<ClientView> {
+    let connections = from.disks.connections();
+    let records = from.clients.records();
+    records
         .iter()
-        .map(|record| client(clients, leases, record))
+        .map(|record| one(from, record, &connections))
         .collect()
 }
 
 /// One machine.
-pub fn client(clients: &Clients, leases: &Leases, record: &Record) -> ClientView {
+pub fn client(from: &Sources, record: &Record) -> ClientView {
+    one(from, record, &from.disks.connections())
+}
+
+fn one(from: &Sources, record: &Record, connections: &[ConnectionView]) -> ClientView {
+    let Sources {
+        clients, leases, ..
+    } = from;
     let profile = clients.profile(record.mac);
     let address = leases.address_of(record.mac);
     let mut view = outline(record, profile.as_ref(), address);
-    view.attached = clients.disks().attached(record.mac);
+    let owner = record.mac.to_string();
+    let connection = connections
+        .iter()
+        .find(|one| one.owner.as_ref() == Some(&owner));
+    view.attached = connection.is_some();
+    view.read_bytes = connection.map(|one| one.read);
+    view.written_bytes = connection.map(|one| one.written);
     view.last_step = clients
         .trace()
         .of(record.mac)
@@ -90,12 +119,15 @@ fn outline(record: &Record, profile: Option<&Profile>, address: Option<Ipv4Addr>
         version: None,
         retention: profile.map(|profile| profile.retention),
         attached: false,
+        read_bytes: None,
+        written_bytes: None,
         export: format!("client/{}", record.name),
         overlay: None,
         disk_bytes: None,
         overlay_bytes: None,
         quota_bytes: None,
-        fresh_at_next_boot: record.boots.fresh,
+        overlay_lasts: None,
+        fresh_at_next_boot: record.boots.fresh_next,
         last_step: None,
         trouble: profile
             .is_none()
@@ -113,6 +145,7 @@ fn add_overlay(view: &mut ClientView, clients: &Clients, mac: Mac) {
             view.disk_bytes = Some(info.size);
             view.overlay_bytes = Some(info.allocated);
             view.quota_bytes = info.quota;
+            view.overlay_lasts = Some(info.retention == overlay::Retention::Keep);
         }
         Ok(None) => {}
         Err(error) => view.trouble = Some(error.to_string()),

@@ -101,18 +101,35 @@ impl Storage {
         })
     }
 
+    /// Whether no run goes on here.
+    ///
+    /// # Errors
+    /// The directory cannot be read.
+    pub fn is_idle(&self) -> anyhow::Result<bool> {
+        let _still = self.lock_runs()?;
+        Ok(self.runs()?.is_empty())
+    }
+
     /// Removes the directories of runs that no process is behind any more.
     fn sweep(&self) -> anyhow::Result<()> {
         let _makers_out = self.lock_runs()?;
-        for entry in fs::read_dir(&self.root)? {
-            let entry = entry?;
-            let is_run =
-                entry.file_name().to_string_lossy().starts_with(RUN) && entry.file_type()?.is_dir();
-            if is_run && is_abandoned(&entry.path())? {
-                fs::remove_dir_all(entry.path())?;
+        for run in self.runs()? {
+            if is_abandoned(&run)? {
+                fs::remove_dir_all(run)?;
             }
         }
         Ok(())
+    }
+
+    fn runs(&self) -> anyhow::Result<Vec<PathBuf>> {
+        let mut runs = Vec::new();
+        for entry in fs::read_dir(&self.root)? {
+            let entry = entry?;
+            if entry.file_name().to_string_lossy().starts_with(RUN) && entry.file_type()?.is_dir() {
+                runs.push(entry.path());
+            }
+        }
+        Ok(runs)
     }
 }
 
@@ -172,7 +189,9 @@ mod tests {
     fn what_a_killed_run_left_is_swept_and_a_live_run_is_not() {
         let dir = tempfile::tempdir().unwrap();
         let storage = Storage::open(Some(dir.path())).unwrap();
+        assert!(storage.is_idle().unwrap());
         let live = storage.begin_run().unwrap();
+        assert!(!storage.is_idle().unwrap());
         let dead = storage.root().join("run-dead");
         fs::create_dir(&dead).unwrap();
         fs::write(dead.join(LOCK), "").unwrap();

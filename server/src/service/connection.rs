@@ -85,6 +85,8 @@ struct Transmission<'a, 'd> {
     lane: Arc<Lane>,
     jobs: usize,
     in_flight: u64,
+    /// The part of `in_flight` that is finished and waits in the output.
+    unsent: u64,
     told_error: bool,
 }
 
@@ -99,12 +101,16 @@ pub fn serve(
         Ok(mailbox) => Arc::new(mailbox),
         Err(error) => return error.into(),
     };
+    let input = match Input::with(early) {
+        Ok(input) => input,
+        Err(error) => return error.into(),
+    };
     let mut transmission = Transmission {
         engine,
         device: &**engine.device,
         rules: rules(session),
         contexts: session.contexts.clone().into(),
-        input: Input::with(early),
+        input,
         output: Output::default(),
         partial: None,
         segments: Vec::new(),
@@ -112,6 +118,7 @@ pub fn serve(
         lane: Arc::new(Lane::default()),
         jobs: 0,
         in_flight: 0,
+        unsent: 0,
         told_error: false,
     };
     let end = transmission.run(transport);
@@ -178,7 +185,7 @@ impl<'d> Transmission<'_, 'd> {
     /// Receives once. Buffers are given back while nothing comes.
     fn receive(&mut self, transport: &mut Transport<'_>) -> Result<Option<End>, End> {
         loop {
-            match transport.recv(self.input.room()) {
+            match transport.recv(self.input.room()?) {
                 Ok(0) if self.engine.live.is_draining() => return Ok(Some(End::Drained)),
                 Ok(0) => return Ok(Some(End::Closed)),
                 Ok(count) => {
@@ -220,6 +227,7 @@ impl<'d> Transmission<'_, 'd> {
             return Err(error.into());
         }
         self.output.clear();
+        self.in_flight -= std::mem::take(&mut self.unsent);
         Ok(())
     }
 
@@ -230,7 +238,7 @@ impl<'d> Transmission<'_, 'd> {
         }
         for finished in self.mailbox.take() {
             self.jobs -= 1;
-            self.in_flight -= finished.weight;
+            self.unsent += finished.weight;
             if let Some(error) = &finished.error {
                 self.count_error(error);
             }
@@ -414,7 +422,7 @@ impl<'d> Transmission<'_, 'd> {
             }
             Ok(()) => {
                 self.count(&self.engine.live.counters.written, request.length);
-                self.output.head(&reply::done(self.rules.style, request));
+                self.output.head(&reply::done(self.rules.style, request))?;
             }
             Err(fault) => self.fail(request, fault)?,
         }
@@ -427,7 +435,7 @@ impl<'d> Transmission<'_, 'd> {
         };
         self.count_error(&text);
         self.output
-            .head(&reply::error(self.rules.style, request, error));
+            .head(&reply::error(self.rules.style, request, error))?;
         Ok(())
     }
 
@@ -452,7 +460,7 @@ impl<'d> Transmission<'_, 'd> {
         whole: bool,
         transport: &mut Transport<'_>,
     ) -> Result<Next, End> {
-        let copied = request.length.min(output::CAPACITY as u64 / 2) as usize;
+        let copied = request.length.min(output::LARGEST_COPY) as usize;
         if self.output.is_full(copied) {
             self.send(transport)?;
         }
@@ -483,8 +491,8 @@ impl<'d> Transmission<'_, 'd> {
             request.offset,
             length,
             true,
-        ));
-        let space = self.output.space(length as usize);
+        ))?;
+        let space = self.output.space(length as usize)?;
         self.device.try_read(space, request.offset)
     }
 
@@ -504,7 +512,7 @@ impl<'d> Transmission<'_, 'd> {
                 request.offset,
                 request.length as u32,
                 true,
-            ));
+            ))?;
         }
         let mut done = true;
         for segment in &segments {
@@ -532,7 +540,7 @@ impl<'d> Transmission<'_, 'd> {
                 range.start,
                 length as u32,
                 last,
-            ));
+            ))?;
             return Ok(true);
         }
         if chunked {
@@ -542,7 +550,7 @@ impl<'d> Transmission<'_, 'd> {
                 range.start,
                 length as u32,
                 last,
-            ));
+            ))?;
         }
         match segment.source {
             Source::Zero => {
@@ -575,7 +583,8 @@ impl<'d> Transmission<'_, 'd> {
         if self.output.is_full(length) {
             return Ok(false);
         }
-        self.device.try_read(self.output.space(length), range.start)
+        self.device
+            .try_read(self.output.space(length)?, range.start)
     }
 
     fn filtered_status(
@@ -601,7 +610,7 @@ impl<'d> Transmission<'_, 'd> {
                 .is_some_and(|end| end <= self.rules.size);
         let Some((_, contexts)) = wanted.filter(|_| fits) else {
             let head = reply::error(self.rules.style, &request, IoError::Invalid);
-            self.output.head(&head);
+            self.output.head(&head)?;
             return Ok(Next::Request);
         };
         let all = std::mem::replace(&mut self.contexts, contexts.into());

@@ -131,7 +131,12 @@ mod tests {
         let (release, held) = crossbeam();
         for _ in 0..100 {
             let held = held.clone();
-            pool.submit(&greedy, Box::new(move || drop(held.lock().recv())));
+            pool.submit(
+                &greedy,
+                Box::new(move || {
+                    let _ = held.lock().recv();
+                }),
+            );
         }
         let (tell, told) = mpsc::channel();
         pool.submit(&modest, Box::new(move || tell.send(()).unwrap()));

@@ -218,23 +218,6 @@ impl Registry {
         }
     }
 
-    /// Closes whoever holds `owner`'s export and waits for the end of it, as [`Registry::take_over`] does.
-    pub fn evict(&self, owner: &str, limit: Duration) -> bool {
-        let deadline = Instant::now() + limit;
-        let mut state = self.state.lock();
-        loop {
-            let held = |live: &&Arc<Live>| live.holds.lock().owner.as_deref() == Some(owner);
-            let holders: Vec<_> = state.connections.values().filter(held).cloned().collect();
-            if holders.is_empty() {
-                return true;
-            }
-            holders.iter().for_each(|live| live.evict());
-            if self.ended.wait_until(&mut state, deadline).timed_out() {
-                return false;
-            }
-        }
-    }
-
     /// Lets nobody in any more and asks everyone to finish; true when all have by the deadline, after which the
     /// rest is cut off.
     pub fn drain(&self, limit: Duration) -> bool {

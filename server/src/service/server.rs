@@ -4,7 +4,7 @@ use std::{
     io,
     os::fd::{AsFd, OwnedFd},
     sync::Arc,
-    thread,
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
@@ -52,12 +52,15 @@ impl Default for Limits {
     }
 }
 
+/// Where connections come in, each with its TLS.
+type Listeners = Vec<(Listener, Arc<Tls>)>;
+
 type Listen = Box<dyn Fn(Event) + Send + Sync>;
 
 /// What a service is made of.
 pub struct ServiceOptions {
     /// Where connections come in, and with which TLS.
-    pub listeners: Vec<(Listener, Arc<Tls>)>,
+    pub listeners: Listeners,
     /// What can be opened.
     pub exports: Arc<dyn Exports>,
     /// Bounds.
@@ -67,7 +70,8 @@ pub struct ServiceOptions {
 }
 
 struct Shared {
-    listeners: Mutex<Option<Vec<(Listener, Arc<Tls>)>>>,
+    acceptor: Mutex<Option<JoinHandle<()>>>,
+    listeners: Mutex<Option<Listeners>>,
     tls: Vec<Arc<Tls>>,
     exports: Arc<dyn Exports>,
     limits: Limits,
@@ -93,6 +97,7 @@ impl Service {
     /// When the thread cannot be started.
     pub fn start(options: ServiceOptions) -> io::Result<Self> {
         let shared = Arc::new(Shared {
+            acceptor: Mutex::default(),
             tls: options
                 .listeners
                 .iter()
@@ -110,7 +115,8 @@ impl Service {
         let name = thread::Builder::new()
             .name("nbd-accept".into())
             .stack_size(STACK);
-        name.spawn(move || acceptor.accept_all())?;
+        let thread = name.spawn(move || acceptor.accept_all())?;
+        *shared.acceptor.lock() = Some(thread);
         Ok(Self { shared })
     }
 
@@ -127,16 +133,14 @@ impl Service {
         self.shared.registry.view()
     }
 
-    /// Closes the connection that has `owner`'s export, and waits until nothing of it is under way; false if that
-    /// takes longer than `limit`.
-    pub fn evict(&self, owner: &str, limit: Duration) -> bool {
-        self.shared.registry.evict(owner, limit)
-    }
-
     /// Stops: no new connections; what is under way is answered and flushed. True when everyone ended in time;
     /// the rest is cut off. Blocks.
     pub fn drain(&self, limit: Duration) -> bool {
         let _ = rustix::io::write(&self.shared.stop, &1u64.to_ne_bytes());
+        if let Some(acceptor) = self.shared.acceptor.lock().take() {
+            // It closes the listening sockets, and removes those in the filesystem.
+            let _ = acceptor.join();
+        }
         self.shared.registry.drain(limit)
     }
 }

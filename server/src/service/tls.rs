@@ -39,12 +39,11 @@ pub struct TlsFiles {
 impl TlsFiles {
     /// The layout that `bootroom pki` makes in a folder.
     pub fn in_folder(folder: &Path, client_certificates: bool) -> Self {
-        let revoked = Some(folder.join("revoked.pem")).filter(|path| path.exists());
         Self {
             certificate: folder.join("server.pem"),
             key: folder.join("server.key"),
             client_ca: client_certificates.then(|| folder.join("ca.pem")),
-            revoked: revoked.filter(|_| client_certificates),
+            revoked: client_certificates.then(|| folder.join("revoked.pem")),
         }
     }
 }

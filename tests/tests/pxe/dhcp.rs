@@ -215,3 +215,23 @@ fn dhclient_release(pair: &Pair) -> String {
     };
     with("-1") + &with("-r")
 }
+
+#[test]
+fn other_servers_are_found() {
+    let pair = Pair::new();
+    let bootserver = crate::net::binary();
+    let search = || {
+        text(&pair.run(
+            bootserver.to_str().expect("a plain path"),
+            &["search", "c0"],
+        ))
+    };
+    assert!(search().contains("Ok([])"), "nobody answers yet");
+    let server = pair.serve(&["noprobe"]);
+    let found = search();
+    assert!(
+        found.contains("server: 10.77.0.1, offered: 10.77.0.100"),
+        "{found}"
+    );
+    server.stop();
+}

@@ -6,7 +6,6 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Mutex, Once};
 use std::time::Duration;
 
-use bootroom_tests::binary;
 use bootroom_tests::deadline::wait_for;
 use bootroom_tests::namespace::Namespace;
 
@@ -153,7 +152,8 @@ fn holds(line: &str, words: &str) -> bool {
     })
 }
 
-fn binary() -> PathBuf {
+/// Where the example server is, built if need be.
+pub fn binary() -> PathBuf {
     static BUILT: Once = Once::new();
     let root = Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
@@ -164,7 +164,7 @@ fn binary() -> PathBuf {
         let built = Command::new(cargo).current_dir(root).args(args).status();
         assert!(built.is_ok_and(|s| s.success()), "the boot server builds");
     });
-    binary::target().join("debug/examples/bootserver")
+    bootroom_tests::binary::target().join("debug/examples/bootserver")
 }
 
 /// What a program printed, both streams.

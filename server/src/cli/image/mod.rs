@@ -3,10 +3,10 @@
 //! These verbs work on the catalogue's directory themselves, whether a server runs or not; the catalogue's own locks
 //! keep them apart.
 
-mod client_package;
+pub(crate) mod client_package;
 mod date;
 mod make;
-mod progress;
+pub(crate) mod progress;
 mod remove;
 
 use std::path::{Path, PathBuf};
@@ -295,7 +295,7 @@ fn verify(options: &VerifyOptions) -> anyhow::Result<Exit> {
         outcomes.iter().for_each(say_verified);
     }
     let good = outcomes.iter().all(|outcome| outcome.ok);
-    Ok(if good { Exit::Ok } else { Exit::Failed })
+    Ok(if good { Exit::Ok } else { Exit::Unhealthy })
 }
 
 /// What was asked for, or everything; a version that cannot even be read is an error here.

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use bootroom_tests::namespace::Namespace;
 
-use super::peers::Peer;
+use super::peers::{Peer, on_path};
 
 const MACHINES: &str = "8000";
 const SECONDS: &str = "10";
@@ -89,7 +89,10 @@ fn kea(namespace: &Namespace, dir: &Path) -> Option<Peer> {
         "loggers": [{ "name": "kea-dhcp4", "severity": "ERROR", "output_options": [{ "output": "/dev/null" }] }],
     }});
     std::fs::write(&config, text.to_string()).expect("the configuration is written");
-    Peer::start(namespace, "kea", 67, "kea-dhcp4", &["-c", config.to_str()?])
+    let dirs =
+        ["KEA_PIDFILE_DIR", "KEA_LOCKFILE_DIR"].map(|name| format!("{name}={}", dir.display()));
+    let args = [&dirs[0], &dirs[1], "kea-dhcp4", "-c", config.to_str()?];
+    on_path("kea-dhcp4").then(|| Peer::start(namespace, "kea", 67, "env", &args))?
 }
 
 /// The rate that perfdhcp reports, if any exchange succeeded.

@@ -68,7 +68,8 @@ impl Peer {
     }
 }
 
-fn on_path(program: &str) -> bool {
+/// Whether a program is installed.
+pub fn on_path(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let dirs = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
     Path::new(program).is_file() || dirs.into_iter().any(|d: PathBuf| d.join(program).is_file())

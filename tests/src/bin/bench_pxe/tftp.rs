@@ -117,13 +117,13 @@ fn receive(port: u16, name: &str, block: u16, window: u16) -> usize {
         .expect("the request is sent");
     let mut packet = vec![0; 65536];
     // The server may still be starting.
-    let first = (0..10).find_map(|_| {
+    let first = (0..30).find_map(|_| {
         socket
             .send_to(&request, ("127.0.0.1", port))
             .expect("the request is sent");
         socket.recv_from(&mut packet).ok()
     });
-    let (mut len, mut from) = first.expect("the server answers");
+    let (mut len, mut from) = first.unwrap_or_else(|| panic!("nothing answers at port {port}"));
     let (mut block, mut window) = (usize::from(block), window);
     let (mut done, mut expected, mut pending) = (0, 1u16, 0);
     loop {

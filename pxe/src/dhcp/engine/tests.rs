@@ -1,6 +1,7 @@
 use super::*;
 use crate::dhcp::config::Range;
 use crate::dhcp::lease::NoLog;
+use crate::dhcp::reply::Destination;
 use crate::machine::Arch;
 use crate::policy::{BootAnswer, Content, DhcpOption, FileRequest, Loader, Report};
 use parking_lot::Mutex;
@@ -45,6 +46,7 @@ impl Policy for TestPolicy {
 
 struct Bench {
     engine: Engine,
+    leases: Arc<Leases>,
     policy: Arc<TestPolicy>,
     now: Now,
 }
@@ -52,13 +54,11 @@ struct Bench {
 impl Bench {
     fn new(config: DhcpConfig, policy: TestPolicy) -> Self {
         let policy = Arc::new(policy);
-        let engine = Engine::new(
-            Arc::new(config),
-            Leases::open(Box::new(NoLog)).unwrap(),
-            policy.clone(),
-        );
+        let leases = Leases::open(Box::new(NoLog)).unwrap();
+        let engine = Engine::new(Arc::new(config), leases.clone(), policy.clone());
         Self {
             engine,
+            leases,
             policy,
             now: Now {
                 wall: UnixTime(1000),
@@ -504,11 +504,12 @@ fn each_firmware_gets_its_loader_and_ipxe_its_script() {
             "it would send UEFI to port 4011"
         );
     }
-    let http = bench.answer(&firmware(
-        b"HTTPClient:Arch:00016",
-        16,
-        MessageType::Discover,
-    ));
+    let http = firmware(b"HTTPClient:Arch:00016", 16, MessageType::Discover);
+    let http = bench.answer(&with(http, &[(code::UUID, &[0; 17])]));
+    assert!(
+        !http.options.has(code::UUID) && http.file.is_empty(),
+        "EDK2 would decline"
+    );
     assert_eq!(
         http.options.get(code::BOOT_FILE),
         Some(&b"http://10.0.0.1/ipxe/ipxe.efi"[..])
@@ -619,6 +620,16 @@ fn a_proxy_names_files_and_gives_no_addresses() {
         bench
             .ask(&firmware(b"PXEClient", 7, MessageType::Request))
             .is_none()
+    );
+    assert_eq!(bench.leases.mac_of(host(50)), None);
+    bench.ask(&with(
+        packet(MAC, MessageType::Request),
+        &[(code::REQUESTED_ADDRESS, &host(50).octets())],
+    ));
+    assert_eq!(
+        bench.leases.mac_of(host(50)),
+        Some(MAC),
+        "learned from the request to the other server"
     );
     // Port 4011 answers from there, to whence it was asked.
     let request = Packet {

@@ -1,0 +1,29 @@
+//! NBD servers side by side: bootroom, its peers from Debian, and a bare server as the limit.
+//!
+//! `bench_nbd [--quick] [ROW…]` prints one line for each row of the benchmark with the medians of several rounds. All
+//! servers get the same lean load from this program, which runs on one processor while the server runs on another.
+
+mod bare;
+mod client;
+mod load;
+mod memory;
+mod report;
+mod servers;
+
+use std::{path::PathBuf, process::ExitCode};
+
+fn main() -> anyhow::Result<ExitCode> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.first().map(String::as_str) {
+        Some("--bare") => {
+            let file = PathBuf::from(arguments.get(1).expect("--bare FILE PORT"));
+            bare::serve(&file, arguments.get(2).expect("--bare FILE PORT").parse()?)?;
+        }
+        Some("--idle") => memory::idle_clients()?,
+        Some("--cycles") => memory::cycles()?,
+        Some("--tls") => report::tls()?,
+        Some("--clients") => report::eight_clients()?,
+        _ => report::all(&arguments)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}

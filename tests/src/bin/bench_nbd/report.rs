@@ -1,0 +1,191 @@
+//! Rounds, medians, and the tables.
+
+use std::{process::Command, thread, time::Duration};
+
+use super::{
+    client::{Client, Work},
+    load::{Figure, ROWS, Row, measure, shown},
+    servers::{Images, Kind, Server, pin_load, pinned},
+};
+
+const PORT: u16 = 21809;
+
+/// Everything, or the rows whose names contain one of `arguments`.
+pub fn all(arguments: &[String]) -> anyhow::Result<()> {
+    let quick = arguments.iter().any(|argument| argument == "--quick");
+    let names: Vec<_> = arguments
+        .iter()
+        .filter(|argument| !argument.starts_with("--"))
+        .collect();
+    let chosen =
+        |row: &&Row| names.is_empty() || names.iter().any(|name| row.name.contains(name.as_str()));
+    let rows: Vec<Row> = ROWS.iter().filter(chosen).copied().collect();
+    let (rounds, time) = if quick {
+        (1, Duration::from_millis(500))
+    } else {
+        (3, Duration::from_secs(1))
+    };
+    pin_load()?;
+    let images = Images::make()?;
+    let mut figures = vec![vec![Vec::new(); Kind::ALL.len()]; rows.len()];
+    for round in 0..rounds {
+        for (column, kind) in Kind::ALL.into_iter().enumerate() {
+            let port = PORT + (round * Kind::ALL.len() + column) as u16;
+            let measured = measure(kind, &images, port, &rows, time)?;
+            for (row, figure) in measured.into_iter().enumerate() {
+                figures[row][column].push(figure);
+            }
+        }
+    }
+    print_table(&rows, &figures);
+    Ok(())
+}
+
+fn print_table(rows: &[Row], figures: &[Vec<Vec<Figure>>]) {
+    print!("{:<20}", "rate / server µs");
+    Kind::ALL
+        .iter()
+        .for_each(|kind| print!("{:>18}", kind.name()));
+    println!("{:>14}{:>10}{:>10}", "× best peer", "× cpu", "× limit");
+    for (row, columns) in rows.iter().zip(figures) {
+        print!("{:<20}", row.name);
+        let medians: Vec<Figure> = columns.iter().map(|list| median(list)).collect();
+        for figure in &medians {
+            print!(
+                "{:>18}",
+                format!("{} {:.1}", shown(row, figure.rate), figure.cpu)
+            );
+        }
+        let of = |kind| {
+            medians[Kind::ALL
+                .iter()
+                .position(|other| *other == kind)
+                .unwrap_or(0)]
+        };
+        let (ours, limit) = (of(Kind::Bootroom), of(Kind::Limit));
+        let peers = || {
+            Kind::ALL
+                .iter()
+                .zip(&medians)
+                .filter(|(kind, _)| kind.is_peer())
+                .map(|(_, figure)| figure)
+        };
+        let best = peers().map(|figure| figure.rate).fold(0.0, f64::max);
+        let leanest = peers().map(|figure| figure.cpu).fold(f64::MAX, f64::min);
+        println!(
+            "{:>14.2}{:>10.2}{:>10.2}",
+            ours.rate / best,
+            ours.cpu / leanest,
+            ours.rate / limit.rate
+        );
+    }
+}
+
+fn median(figures: &[Figure]) -> Figure {
+    let middle = |pick: fn(&Figure) -> f64| {
+        let mut values: Vec<f64> = figures.iter().map(pick).collect();
+        values.sort_by(f64::total_cmp);
+        values[values.len() / 2]
+    };
+    Figure {
+        rate: middle(|figure| figure.rate),
+        cpu: middle(|figure| figure.cpu),
+    }
+}
+
+/// Eight clients at once, each on its own overlay where the server can do that on one port.
+pub fn eight_clients() -> anyhow::Result<()> {
+    pin_load()?;
+    let images = Images::make()?;
+    let work = Work::random(4 << 10, 32, 70);
+    println!("8 clients, mixed 70/30 4k d32: IOPS together, slowest client's share");
+    for (number, kind) in [
+        Kind::BootroomCow,
+        Kind::NbdServerCow,
+        Kind::NbdkitCow,
+        Kind::QemuQcow2,
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let port = PORT + 100 + number as u16;
+        let server = Server::start(kind, &images, port)?;
+        let before = server.cpu_of_all()?;
+        let clients: Vec<_> = (0..8)
+            .map(|_| {
+                thread::spawn(move || -> anyhow::Result<u64> {
+                    Ok(Client::connect(port, kind.export())?
+                        .run(work, Duration::from_secs(3))?
+                        .0)
+                })
+            })
+            .collect();
+        let done: Result<Vec<u64>, _> = clients
+            .into_iter()
+            .map(|client| client.join().expect("a client panicked"))
+            .collect();
+        let done = done?;
+        let sum: u64 = done.iter().sum();
+        let slowest = *done.iter().min().unwrap_or(&0) as f64 / (sum as f64 / 8.0);
+        let cpu = (server.cpu_of_all()? - before).as_secs_f64() * 1e6 / sum as f64;
+        println!(
+            "{:<14}{:>10.1}k{:>8.1} µs{:>8.2}",
+            kind.name(),
+            sum as f64 / 3000.0,
+            cpu,
+            slowest
+        );
+    }
+    Ok(())
+}
+
+/// TLS against plain, with nbdcopy as the load, beside nbdkit.
+pub fn tls() -> anyhow::Result<()> {
+    let images = Images::make()?;
+    let pki = images.dir().join("pki");
+    let bootroom = bootroom_tests::binary::bootroom();
+    let made = Command::new(&bootroom)
+        .args(["pki", "init", "--dir"])
+        .arg(&pki)
+        .args(["--host", "localhost"])
+        .status()?;
+    anyhow::ensure!(made.success(), "bootroom pki init failed");
+    std::fs::copy(pki.join("ca.pem"), pki.join("ca-cert.pem"))?;
+    std::fs::copy(pki.join("server.pem"), pki.join("server-cert.pem"))?;
+    std::fs::copy(pki.join("server.key"), pki.join("server-key.pem"))?;
+    let mut ours = pinned(bootroom.to_str().expect("path"));
+    ours.arg("export")
+        .arg(images.base())
+        .args(["--read-only", "--tls", "on", "--port", "21990", "--pki"])
+        .arg(&pki);
+    let mut theirs = pinned("nbdkit");
+    theirs
+        .args(["-f", "-p", "21991", "--tls=on"])
+        .arg(format!("--tls-certificates={}", pki.display()));
+    theirs.args(["-r", "file"]).arg(images.base());
+    println!("read 1 GiB with nbdcopy: plain s, TLS s, ratio");
+    for (name, command, port) in [("bootroom", ours, 21990), ("nbdkit", theirs, 21991)] {
+        let _server = Server::spawn(command, port)?;
+        let plain = copy(&format!("nbd://localhost:{port}"))?;
+        let secure = copy(&format!(
+            "nbds://localhost:{port}?tls-certificates={}",
+            pki.display()
+        ))?;
+        println!("{name:<10}{plain:>8.2}{secure:>8.2}{:>8.2}", secure / plain);
+    }
+    Ok(())
+}
+
+/// Median seconds of three copies to nowhere.
+fn copy(uri: &str) -> anyhow::Result<f64> {
+    let mut times = Vec::new();
+    for _ in 0..3 {
+        let start = std::time::Instant::now();
+        let mut copy = Command::new("taskset");
+        copy.args(["-c", "1", "nbdcopy", "--connections=1", uri, "null:"]);
+        anyhow::ensure!(copy.status()?.success(), "nbdcopy {uri} failed");
+        times.push(start.elapsed().as_secs_f64());
+    }
+    times.sort_by(f64::total_cmp);
+    Ok(times[1])
+}
