@@ -22,8 +22,9 @@ use crate::terms::Terms;
 /// How long the kernel lets I/O wait without a socket: ten years. A teacher's patience ends earlier.
 const DEAD_TIMEOUT: Duration = Duration::from_secs(10 * 365 * 86400);
 
-/// After what time, rounded up to a full second, the kernel looks whether an unanswered request went out over a connection that is no more. Each look at
-/// a request that is merely slow costs a line in the kernel log, at the level that no console shows.
+/// After what time, rounded up to a full second, the kernel looks whether an unanswered request went
+/// out over a connection that is no more. Each look at a request that is merely slow costs a line in
+/// the kernel log, at a level that no console shows.
 const RESEND_CHECK: Duration = Duration::from_millis(500);
 
 /// So often the kernel has to say that it knows no such attachment (any more) before the agent believes it.
