@@ -12,7 +12,7 @@ use crate::namespace::Namespace;
 use crate::server::Server;
 
 /// How long a machine may take from power-on to its login. It takes 40 s on an idle computer with two cores.
-pub const BOOT_LIMIT: Duration = Duration::from_secs(240);
+pub const BOOT_LIMIT: Duration = Duration::from_secs(400);
 
 /// A network with a server on it. Drop ends and removes everything.
 pub struct Room {
