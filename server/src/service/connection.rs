@@ -101,12 +101,16 @@ pub fn serve(
         Ok(mailbox) => Arc::new(mailbox),
         Err(error) => return error.into(),
     };
+    let input = match Input::with(early) {
+        Ok(input) => input,
+        Err(error) => return error.into(),
+    };
     let mut transmission = Transmission {
         engine,
         device: &**engine.device,
         rules: rules(session),
         contexts: session.contexts.clone().into(),
-        input: Input::with(early),
+        input,
         output: Output::default(),
         partial: None,
         segments: Vec::new(),
@@ -181,7 +185,7 @@ impl<'d> Transmission<'_, 'd> {
     /// Receives once. Buffers are given back while nothing comes.
     fn receive(&mut self, transport: &mut Transport<'_>) -> Result<Option<End>, End> {
         loop {
-            match transport.recv(self.input.room()) {
+            match transport.recv(self.input.room()?) {
                 Ok(0) if self.engine.live.is_draining() => return Ok(Some(End::Drained)),
                 Ok(0) => return Ok(Some(End::Closed)),
                 Ok(count) => {
@@ -418,7 +422,7 @@ impl<'d> Transmission<'_, 'd> {
             }
             Ok(()) => {
                 self.count(&self.engine.live.counters.written, request.length);
-                self.output.head(&reply::done(self.rules.style, request));
+                self.output.head(&reply::done(self.rules.style, request))?;
             }
             Err(fault) => self.fail(request, fault)?,
         }
@@ -431,7 +435,7 @@ impl<'d> Transmission<'_, 'd> {
         };
         self.count_error(&text);
         self.output
-            .head(&reply::error(self.rules.style, request, error));
+            .head(&reply::error(self.rules.style, request, error))?;
         Ok(())
     }
 
@@ -487,8 +491,8 @@ impl<'d> Transmission<'_, 'd> {
             request.offset,
             length,
             true,
-        ));
-        let space = self.output.space(length as usize);
+        ))?;
+        let space = self.output.space(length as usize)?;
         self.device.try_read(space, request.offset)
     }
 
@@ -508,7 +512,7 @@ impl<'d> Transmission<'_, 'd> {
                 request.offset,
                 request.length as u32,
                 true,
-            ));
+            ))?;
         }
         let mut done = true;
         for segment in &segments {
@@ -536,7 +540,7 @@ impl<'d> Transmission<'_, 'd> {
                 range.start,
                 length as u32,
                 last,
-            ));
+            ))?;
             return Ok(true);
         }
         if chunked {
@@ -546,7 +550,7 @@ impl<'d> Transmission<'_, 'd> {
                 range.start,
                 length as u32,
                 last,
-            ));
+            ))?;
         }
         match segment.source {
             Source::Zero => {
@@ -579,7 +583,8 @@ impl<'d> Transmission<'_, 'd> {
         if self.output.is_full(length) {
             return Ok(false);
         }
-        self.device.try_read(self.output.space(length), range.start)
+        self.device
+            .try_read(self.output.space(length)?, range.start)
     }
 
     fn filtered_status(
@@ -605,7 +610,7 @@ impl<'d> Transmission<'_, 'd> {
                 .is_some_and(|end| end <= self.rules.size);
         let Some((_, contexts)) = wanted.filter(|_| fits) else {
             let head = reply::error(self.rules.style, &request, IoError::Invalid);
-            self.output.head(&head);
+            self.output.head(&head)?;
             return Ok(Next::Request);
         };
         let all = std::mem::replace(&mut self.contexts, contexts.into());

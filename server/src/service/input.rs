@@ -1,34 +1,41 @@
 //! The buffer of what was received.
 
+use std::io;
+
+use memmap2::MmapMut;
+
 /// Room for what one `recv` may bring. Bytes.
 const CAPACITY: usize = 512 << 10;
 
 /// Received bytes in the order of their arrival. Its memory is taken when first needed and can be given back.
 #[derive(Default)]
 pub struct Input {
-    buffer: Vec<u8>,
+    /// A mapping of its own, so that giving it back really gives it back.
+    buffer: Option<MmapMut>,
     start: usize,
     end: usize,
 }
 
 impl Input {
     /// Begins with `bytes`, received along with the handshake.
-    pub fn with(bytes: &[u8]) -> Self {
+    pub fn with(bytes: &[u8]) -> io::Result<Self> {
         let mut input = Self::default();
         let mut rest = bytes;
         while !rest.is_empty() {
-            let room = input.room();
+            let room = input.room()?;
             let count = rest.len().min(room.len());
             room[..count].copy_from_slice(&rest[..count]);
             input.received(count);
             rest = &rest[count..];
         }
-        input
+        Ok(input)
     }
 
     /// What is there.
     pub fn bytes(&self) -> &[u8] {
-        &self.buffer[self.start..self.end]
+        self.buffer
+            .as_deref()
+            .map_or(&[], |buffer| &buffer[self.start..self.end])
     }
 
     /// Drops the first `count` bytes.
@@ -46,17 +53,20 @@ impl Input {
     }
 
     /// Free space for receiving; never empty as long as whole messages that do not fit are taken in pieces.
-    pub fn room(&mut self) -> &mut [u8] {
-        if self.buffer.is_empty() {
-            // Zeroed memory of this size comes from the kernel untouched: only what is used is taken.
-            self.buffer = vec![0; CAPACITY];
-        }
+    ///
+    /// # Errors
+    /// When there is no memory.
+    pub fn room(&mut self) -> io::Result<&mut [u8]> {
+        let buffer = match &mut self.buffer {
+            Some(buffer) => buffer,
+            none => none.insert(MmapMut::map_anon(CAPACITY)?),
+        };
         if self.start > 0 && CAPACITY - self.end < CAPACITY / 2 {
-            self.buffer.copy_within(self.start..self.end, 0);
+            buffer.copy_within(self.start..self.end, 0);
             self.end -= self.start;
             self.start = 0;
         }
-        &mut self.buffer[self.end..]
+        Ok(&mut buffer[self.end..])
     }
 
     /// `count` bytes were put into [`Input::room`].
@@ -81,7 +91,7 @@ mod tests {
         let mut input = Input::default();
         let (mut sent, mut taken) = (0u32, 0u32);
         while taken < 400_000 {
-            let room = input.room();
+            let room = input.room().unwrap();
             assert!(!room.is_empty());
             let count = (room.len() / 4).min(50_000);
             for slot in room.chunks_exact_mut(4).take(count) {
@@ -100,11 +110,11 @@ mod tests {
 
     #[test]
     fn memory_is_given_back_only_when_empty() {
-        let mut input = Input::with(b"abc");
+        let mut input = Input::with(b"abc").unwrap();
         input.release();
         assert_eq!(input.bytes(), b"abc");
         input.consume(3);
         input.release();
-        assert!(input.buffer.is_empty());
+        assert!(input.buffer.is_none());
     }
 }

@@ -1,7 +1,11 @@
 //! Replies on their way to one `sendmsg`.
 
-use std::{io::IoSlice, ops::Range};
+use std::{
+    io::{self, IoSlice},
+    ops::Range,
+};
 
+use memmap2::MmapMut;
 use nbd::reply::Head;
 
 /// Longest stretch of data that is copied into an empty output. Bytes.
@@ -23,7 +27,8 @@ enum Piece<'d> {
 /// Gathers replies; data in memory maps is referred to, not copied.
 #[derive(Default)]
 pub struct Output<'d> {
-    arena: Vec<u8>,
+    /// A mapping of its own, so that giving it back really gives it back.
+    arena: Option<MmapMut>,
     used: usize,
     pieces: Vec<Piece<'d>>,
 }
@@ -48,23 +53,25 @@ impl<'d> Output<'d> {
     }
 
     /// Adds a reply's head.
-    pub fn head(&mut self, head: &Head) {
+    pub fn head(&mut self, head: &Head) -> io::Result<()> {
         let bytes = head.as_bytes();
-        self.space(bytes.len()).copy_from_slice(bytes);
+        self.space(bytes.len())?.copy_from_slice(bytes);
+        Ok(())
     }
 
     /// Adds `length` bytes that the caller fills in; [`Output::is_full`] has said that there is room.
-    pub fn space(&mut self, length: usize) -> &mut [u8] {
-        if self.arena.is_empty() {
-            self.arena = vec![0; CAPACITY];
-        }
+    pub fn space(&mut self, length: usize) -> io::Result<&mut [u8]> {
+        let arena = match &mut self.arena {
+            Some(arena) => arena,
+            none => none.insert(MmapMut::map_anon(CAPACITY)?),
+        };
         let range = self.used..self.used + length;
         match self.pieces.last_mut() {
             Some(Piece::Copied(last)) => last.end = range.end,
             _ => self.pieces.push(Piece::Copied(range.clone())),
         }
         self.used = range.end;
-        &mut self.arena[range]
+        Ok(&mut arena[range])
     }
 
     /// Adds bytes of a memory map.
@@ -111,13 +118,16 @@ impl<'d> Output<'d> {
 
     /// What to send, in order.
     pub fn slices(&self) -> Vec<IoSlice<'_>> {
-        let slices = self.pieces.iter().map(|piece| match piece {
-            Piece::Copied(range) => IoSlice::new(&self.arena[range.clone()]),
-            Piece::Mapped(bytes) => IoSlice::new(bytes),
-            Piece::Zeros(length) => IoSlice::new(&ZEROS[..*length]),
-            Piece::Owned(bytes) => IoSlice::new(bytes),
-        });
-        slices.collect()
+        let bytes = |piece| match piece {
+            &Piece::Copied(ref range) => self
+                .arena
+                .as_deref()
+                .map_or(&[][..], |arena| &arena[range.clone()]),
+            Piece::Mapped(bytes) => bytes,
+            &Piece::Zeros(length) => &ZEROS[..length],
+            Piece::Owned(bytes) => bytes,
+        };
+        self.pieces.iter().map(bytes).map(IoSlice::new).collect()
     }
 
     /// Everything was sent.
@@ -139,22 +149,19 @@ mod tests {
     use super::*;
 
     fn flat(output: &Output<'_>) -> Vec<u8> {
-        output
-            .slices()
-            .iter()
-            .flat_map(|slice| slice.to_vec())
-            .collect()
+        let slices = output.slices();
+        slices.iter().flat_map(|slice| slice.to_vec()).collect()
     }
 
     #[test]
     fn what_was_rolled_back_is_not_sent() {
         let mut output = Output::default();
-        output.space(2).copy_from_slice(b"ab");
+        output.space(2).unwrap().copy_from_slice(b"ab");
         let mark = output.mark();
-        output.space(2).copy_from_slice(b"xx");
+        output.space(2).unwrap().copy_from_slice(b"xx");
         output.mapped(b"map");
         output.back_to(mark);
-        output.space(1).copy_from_slice(b"c");
+        output.space(1).unwrap().copy_from_slice(b"c");
         output.zeros(2);
         assert_eq!(flat(&output), b"abc\0\0");
     }
@@ -163,7 +170,7 @@ mod tests {
     fn adjacent_copies_become_one_piece() {
         let mut output = Output::default();
         for _ in 0..32 {
-            output.space(16);
+            output.space(16).unwrap();
         }
         assert_eq!(output.slices().len(), 1);
     }
