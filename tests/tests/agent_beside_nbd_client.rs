@@ -38,7 +38,7 @@ fn through(attach: &str, event: impl FnOnce(&mut Scene)) -> Outcome {
 }
 
 fn restart(scene: &mut Scene) {
-    scene.server.stop();
+    scene.server.kill();
     scene.server.up();
 }
 
