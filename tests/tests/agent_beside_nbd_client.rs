@@ -38,7 +38,7 @@ fn through(attach: &str, event: impl FnOnce(&mut Scene)) -> Outcome {
 }
 
 fn restart(scene: &mut Scene) {
-    scene.server.stop();
+    scene.server.kill();
     scene.server.up();
 }
 
@@ -58,11 +58,11 @@ fn the_agent_beside_nbd_client() {
         ),
         (
             "nbd-client -persist (netlink)",
-            "nbd-client -N disk HOST PORT /dev/nbd0 -persist",
+            "nbd-client -N disk HOST PORT /dev/nbd0 -persist >/dev/null 2>&1",
         ),
         (
             "nbd-client -nonetlink -persist",
-            "nbd-client -nonetlink -N disk HOST PORT /dev/nbd0 -persist",
+            "nbd-client -nonetlink -N disk HOST PORT /dev/nbd0 -persist >/dev/null 2>&1",
         ),
     ];
     type Event = fn(&mut Scene);

@@ -25,7 +25,7 @@ fn rides_through_a_restart_a_kill_and_a_moved_server() {
         },
     );
     scene.pause("server restarted", |scene| {
-        scene.server.stop();
+        scene.server.kill();
         scene.server.up();
     });
     scene.pause("killed, back after 5 s", |scene| {
@@ -145,11 +145,7 @@ fn rides_through_twenty_restarts_in_a_row() {
     let mut scene = Scene::simple();
     for turn in 1..=20 {
         scene.pause(&format!("restart {turn}"), |scene| {
-            if turn % 2 == 0 {
-                scene.server.kill()
-            } else {
-                scene.server.stop()
-            }
+            scene.server.kill();
             scene.server.up();
         });
     }

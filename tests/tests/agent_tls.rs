@@ -74,10 +74,6 @@ fn the_kernel_encrypts_and_outages_change_nothing() {
             "the kernel does TLS in both directions"
         );
         scene.pause(&format!("restarted, TLS proven by {proof}"), |scene| {
-            scene.server.stop();
-            scene.server.up();
-        });
-        scene.pause(&format!("killed, TLS proven by {proof}"), |scene| {
             scene.server.kill();
             scene.server.up();
         });

@@ -98,7 +98,8 @@ impl DiskServer {
         });
     }
 
-    /// Stops it in an orderly way.
+    /// Stops it in an orderly way. Not for the middle of a scene: `bootroom export` then answers ESHUTDOWN to a request
+    /// that comes while it stops, which a kernel takes for an I/O error. (`bootroom serve` cuts its rooms' clients off.)
     ///
     /// # Panics
     /// When it does not end.
