@@ -58,6 +58,8 @@ pub struct Overlay {
     pub(crate) gate: RwLock<Inside>,
     /// What is on disk. Taken briefly, and after the gate where both are needed.
     pub(crate) manifest: Mutex<Manifest>,
+    /// Deleted: another overlay may have the folder's name by now. Set and looked at with `manifest` held.
+    closed: AtomicBool,
     /// Held through every change of layers, which may be long; taken before the gate.
     changing: Mutex<()>,
     /// Tells a long change of layers to give way.
@@ -119,6 +121,7 @@ impl Overlay {
             pool,
             gate: RwLock::new(inside),
             manifest: Mutex::new(manifest),
+            closed: AtomicBool::new(false),
             changing: Mutex::new(()),
             hurry: AtomicBool::new(false),
             group: Group::default(),
@@ -184,7 +187,7 @@ impl Overlay {
     /// Notes on disk that the live map is not to be trusted: the next open goes back to the last good flush.
     pub(crate) fn distrust(&self) {
         let mut manifest = self.manifest.lock();
-        if manifest.boot.is_nil() {
+        if manifest.boot.is_nil() || self.closed.load(Ordering::Relaxed) {
             return;
         }
         manifest.boot = Uuid::nil();
@@ -203,6 +206,9 @@ impl Overlay {
     /// and fails the layer `top`: nothing may be promised on it.
     pub(crate) fn commit(&self, mut next: Manifest, top: &Layer) -> Result<bool> {
         let mut manifest = self.manifest.lock();
+        if self.closed.load(Ordering::Relaxed) {
+            return Err(self.deleted());
+        }
         if next.incarnation == manifest.incarnation {
             // A sync may have failed since `next` was drawn up.
             next.boot = manifest.boot;
@@ -236,11 +242,13 @@ impl Overlay {
         Ok(())
     }
 
-    /// Ends all use of it.
+    /// Ends all use of it: once this returns nothing is written in its folder's name any more.
     pub(crate) fn close(&self) {
         let mut inside = self.gate.write();
         inside.generation += 1;
         inside.deleted = true;
+        let _manifest = self.manifest.lock();
+        self.closed.store(true, Ordering::Relaxed);
     }
 
     pub(crate) fn deleted(&self) -> Error {

@@ -45,9 +45,6 @@ impl Overlay {
         let snapshot = Snapshot { name, taken };
         let next = with_snapshot(&manifest, &snapshot, uuid);
         let mut inside = self.gate.write();
-        if inside.deleted {
-            return Err(self.deleted());
-        }
         let top = inside.stack.top();
         let synced = top.sync();
         if top.has_failed() {
