@@ -177,23 +177,36 @@ impl Overlay {
             // Older layers were synced when they were frozen.
             let top = self.gate.read().stack.top().clone();
             let result = top.sync();
-            if top.has_failed() {
-                self.distrust();
+            if result.is_err() {
+                self.heed(&self.gate.read());
             }
             result
         })
     }
 
-    /// Notes on disk that the live map is not to be trusted: the next open goes back to the last good flush.
-    pub(crate) fn distrust(&self) {
+    /// To be called after every sync that did not succeed, of whichever layer. If one failed, nothing more is promised
+    /// on the stack, and the next open goes back to the last good flush.
+    pub(crate) fn heed(&self, inside: &Inside) {
+        if inside.stack.has_failed() {
+            inside.stack.top().set_failed();
+            self.distrust();
+        }
+    }
+
+    /// Notes on disk that the live map is not to be trusted. If that fails, the next call tries again.
+    fn distrust(&self) {
         let mut manifest = self.manifest.lock();
         if manifest.boot.is_nil() || self.closed.load(Ordering::Relaxed) {
             return;
         }
-        manifest.boot = Uuid::nil();
-        if let Err(error) = manifest.replace(&*self.host, &self.dir) {
-            let error = error.into_error();
-            tracing::error!(overlay = %self.id, %error, "cannot note that a sync failed");
+        let mut next = manifest.clone();
+        next.boot = Uuid::nil();
+        match next.replace(&*self.host, &self.dir) {
+            Ok(()) => *manifest = next,
+            Err(error) => {
+                let error = error.into_error();
+                tracing::error!(overlay = %self.id, %error, "cannot note that a sync failed");
+            }
         }
     }
 
