@@ -132,7 +132,8 @@ impl Attachment {
         if data.is_empty() {
             return Ok(());
         }
-        inside.stack.top().write(data, offset, &inside.around())
+        let written = inside.stack.top().write(data, offset, &inside.around());
+        self.heed(&inside, written)
     }
 
     fn settle(&self, durability: Durability) -> Result<()> {
@@ -142,11 +143,12 @@ impl Attachment {
         }
     }
 
-    /// A large trim may flush on its way; a sync that failed then must be noted as any other.
-    fn heed(&self, result: Result<()>) -> Result<()> {
+    /// A large trim may flush on its way; a sync that failed then must be noted as any other, and if that could not
+    /// be noted, it is tried again with whatever is refused because of it.
+    fn heed(&self, inside: &Inside, result: Result<()>) -> Result<()> {
         result.inspect_err(|e| {
             if e.kind() == ErrorKind::SyncFailed {
-                self.overlay.distrust();
+                self.overlay.heed(inside);
             }
         })
     }
@@ -159,7 +161,7 @@ impl Attachment {
         {
             let inside = self.enter()?;
             inside.stack.check(&range)?;
-            self.heed(inside.zero_whole(&range))?;
+            self.heed(&inside, inside.zero_whole(&range))?;
         }
         self.settle(durability)
     }
@@ -184,7 +186,7 @@ impl Attachment {
                 range.start..range.start
             };
             inside.fill_zeros(range.start..whole.start)?;
-            self.heed(inside.zero_whole(&whole))?;
+            self.heed(&inside, inside.zero_whole(&whole))?;
             inside.fill_zeros(whole.end.max(range.start)..range.end)?;
         }
         self.settle(durability)

@@ -147,7 +147,8 @@ impl Layer {
         self.failed.store(true, Ordering::Relaxed);
     }
 
-    fn usable(&self) -> Result<()> {
+    /// Refuses after a failed sync.
+    pub(crate) fn usable(&self) -> Result<()> {
         if !self.has_failed() {
             return Ok(());
         }

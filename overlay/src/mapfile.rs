@@ -178,7 +178,7 @@ pub(crate) fn load_durable(
     })
 }
 
-/// A set of sector numbers that threads add to while one takes them out.
+/// A set of numbers that threads only ever add to.
 struct Bits(Box<[AtomicU64]>);
 
 impl Bits {
@@ -186,18 +186,45 @@ impl Bits {
         Self((0..len.div_ceil(64)).map(|_| AtomicU64::new(0)).collect())
     }
 
-    /// Adds; says whether it was new.
-    fn set(&self, bit: u64) -> bool {
-        let mask = 1 << (bit % 64);
-        self.0[(bit / 64) as usize].fetch_or(mask, Ordering::SeqCst) & mask == 0
+    fn set(&self, bit: u64) {
+        self.0[(bit / 64) as usize].fetch_or(1 << (bit % 64), Ordering::Relaxed);
     }
 
     fn get(&self, bit: u64) -> bool {
         self.0[(bit / 64) as usize].load(Ordering::Relaxed) >> (bit % 64) & 1 == 1
     }
+}
 
-    fn clear(&self, bit: u64) {
-        self.0[(bit / 64) as usize].fetch_and(!(1 << (bit % 64)), Ordering::SeqCst);
+/// The sectors that wait for a flush, each once. Mark and list change under one lock: whoever finds a sector marked
+/// knows that the next flush will find it listed.
+struct Waiting {
+    marks: Box<[u64]>,
+    sectors: Vec<u32>,
+}
+
+impl Waiting {
+    fn new(sectors: u64) -> Self {
+        Self {
+            marks: vec![0; sectors.div_ceil(64) as usize].into(),
+            sectors: Vec::new(),
+        }
+    }
+
+    fn add(&mut self, sector: u32) {
+        let mask = 1 << (sector % 64);
+        let mark = &mut self.marks[sector as usize / 64];
+        if *mark & mask == 0 {
+            *mark |= mask;
+            self.sectors.push(sector);
+        }
+    }
+
+    fn take(&mut self) -> Vec<u32> {
+        let sectors = std::mem::take(&mut self.sectors);
+        for sector in &sectors {
+            self.marks[*sector as usize / 64] &= !(1 << (sector % 64));
+        }
+        sectors
     }
 }
 
@@ -217,8 +244,7 @@ impl Captured {
 pub(crate) struct Durable {
     file: std::sync::Arc<dyn StoredFile>,
     layer: Uuid,
-    changed: Bits,
-    waiting: Mutex<Vec<u32>>,
+    waiting: Mutex<Waiting>,
     roomy: Bits,
 }
 
@@ -228,8 +254,7 @@ impl Durable {
         Self {
             file,
             layer,
-            changed: Bits::new(sectors),
-            waiting: Mutex::default(),
+            waiting: Mutex::new(Waiting::new(sectors)),
             roomy: Bits::new(sectors.div_ceil(ROOM_SECTORS)),
         }
     }
@@ -245,42 +270,36 @@ impl Durable {
             match self.file.allocate(room * len..(room + 1) * len) {
                 Err(e) if e.kind() != io::ErrorKind::Unsupported => return Err(e),
                 _ => self.roomy.set(room),
-            };
+            }
         }
         Ok(())
     }
 
     /// Notes that `words` were stored in the map in memory (after the store, or a flush could miss it).
     pub(crate) fn note(&self, words: &Range<u64>) {
+        let mut waiting = self.waiting.lock();
         for sector in words.start / SECTOR_WORDS..=(words.end - 1) / SECTOR_WORDS {
-            self.note_sector(sector as u32);
-        }
-    }
-
-    fn note_sector(&self, sector: u32) {
-        if self.changed.set(u64::from(sector)) {
-            self.waiting.lock().push(sector);
+            waiting.add(sector as u32);
         }
     }
 
     /// Whether so much waits that it should be flushed before more is added.
     pub(crate) fn is_crowded(&self) -> bool {
-        self.waiting.lock().len() > MOST_CHANGED
+        self.waiting.lock().sectors.len() > MOST_CHANGED
     }
 
     pub(crate) fn is_clean(&self) -> bool {
-        self.waiting.lock().is_empty()
+        self.waiting.lock().sectors.is_empty()
     }
 
     /// Takes down the changed sectors as they are now, and forgets that they changed.
     pub(crate) fn capture(&self, map: &Map) -> Captured {
-        let mut sectors = std::mem::take(&mut *self.waiting.lock());
+        // First the marks, then the words: a change in between is marked again.
+        let mut sectors = self.waiting.lock().take();
         sectors.sort_unstable();
         let mut image = vec![0; sectors.len() * SECTOR];
         let (slots, _) = image.as_chunks_mut::<SECTOR>();
         for (sector, out) in sectors.iter().zip(slots) {
-            // First the mark, then the words: a change in between is marked again.
-            self.changed.clear(u64::from(*sector));
             encode(self.layer, u64::from(*sector), map, out);
         }
         Captured { sectors, image }
@@ -288,10 +307,9 @@ impl Durable {
 
     /// Puts what was captured back among the changed, after a flush that failed.
     pub(crate) fn put_back(&self, captured: &Captured) {
-        captured
-            .sectors
-            .iter()
-            .for_each(|sector| self.note_sector(*sector));
+        let mut waiting = self.waiting.lock();
+        let sectors = captured.sectors.iter();
+        sectors.for_each(|sector| waiting.add(*sector));
     }
 
     /// Writes what was captured, neighbours together.
@@ -318,5 +336,47 @@ impl Durable {
         for word in pages.flat_map(words).filter(differs) {
             self.note(&(word..word + 1));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::map::{State, WORD_BLOCKS};
+    use crate::storage::{OpenMode, Storage};
+    use std::thread;
+
+    /// Two threads change words of one sector side by side; whoever is through finds its change captured.
+    #[test]
+    fn a_flush_takes_down_what_was_noted_before_it() {
+        const ROUNDS: u64 = 100_000;
+        let dir = tempfile::tempdir().unwrap();
+        let file = crate::disk::HostDisk.open(&dir.path().join("map"), OpenMode::CreateNew);
+        let map = Map::new(64 * WORD_BLOCKS);
+        let durable = Durable::new(file.unwrap(), Uuid::from_u128(1), map.words());
+        let round = AtomicU64::new(0);
+        let mut missed = 0;
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                for number in 1..=ROUNDS {
+                    while round.load(Ordering::Acquire) < number {
+                        std::hint::spin_loop();
+                    }
+                    durable.note(&(0..1));
+                }
+            });
+            for number in 1..=ROUNDS {
+                let value = [State::Data, State::Zero][number as usize % 2];
+                let lanes = Lanes::of(1, &(WORD_BLOCKS..2 * WORD_BLOCKS));
+                map.store(1, Word::default().with(lanes, value));
+                round.store(number, Ordering::Release);
+                // Sweeps how far the two are apart.
+                (0..number % 100).for_each(|_| std::hint::spin_loop());
+                durable.note(&(1..2));
+                let captured = durable.capture(&map);
+                missed += u64::from(captured.image.get(8..16).map(le64) != Some(map.word(1).0));
+            }
+        });
+        assert_eq!(missed, 0, "changes that a flush did not see");
     }
 }

@@ -58,6 +58,8 @@ pub struct Overlay {
     pub(crate) gate: RwLock<Inside>,
     /// What is on disk. Taken briefly, and after the gate where both are needed.
     pub(crate) manifest: Mutex<Manifest>,
+    /// Deleted: another overlay may have the folder's name by now. Set and looked at with `manifest` held.
+    closed: AtomicBool,
     /// Held through every change of layers, which may be long; taken before the gate.
     changing: Mutex<()>,
     /// Tells a long change of layers to give way.
@@ -119,6 +121,7 @@ impl Overlay {
             pool,
             gate: RwLock::new(inside),
             manifest: Mutex::new(manifest),
+            closed: AtomicBool::new(false),
             changing: Mutex::new(()),
             hurry: AtomicBool::new(false),
             group: Group::default(),
@@ -174,23 +177,36 @@ impl Overlay {
             // Older layers were synced when they were frozen.
             let top = self.gate.read().stack.top().clone();
             let result = top.sync();
-            if top.has_failed() {
-                self.distrust();
+            if result.is_err() {
+                self.heed(&self.gate.read());
             }
             result
         })
     }
 
-    /// Notes on disk that the live map is not to be trusted: the next open goes back to the last good flush.
-    pub(crate) fn distrust(&self) {
+    /// To be called after every sync that did not succeed, of whichever layer. If one failed, nothing more is promised
+    /// on the stack, and the next open goes back to the last good flush.
+    pub(crate) fn heed(&self, inside: &Inside) {
+        if inside.stack.has_failed() {
+            inside.stack.top().set_failed();
+            self.distrust();
+        }
+    }
+
+    /// Notes on disk that the live map is not to be trusted. If that fails, the next call tries again.
+    fn distrust(&self) {
         let mut manifest = self.manifest.lock();
-        if manifest.boot.is_nil() {
+        if manifest.boot.is_nil() || self.closed.load(Ordering::Relaxed) {
             return;
         }
-        manifest.boot = Uuid::nil();
-        if let Err(error) = manifest.replace(&*self.host, &self.dir) {
-            let error = error.into_error();
-            tracing::error!(overlay = %self.id, %error, "cannot note that a sync failed");
+        let mut next = manifest.clone();
+        next.boot = Uuid::nil();
+        match next.replace(&*self.host, &self.dir) {
+            Ok(()) => *manifest = next,
+            Err(error) => {
+                let error = error.into_error();
+                tracing::error!(overlay = %self.id, %error, "cannot note that a sync failed");
+            }
         }
     }
 
@@ -203,6 +219,9 @@ impl Overlay {
     /// and fails the layer `top`: nothing may be promised on it.
     pub(crate) fn commit(&self, mut next: Manifest, top: &Layer) -> Result<bool> {
         let mut manifest = self.manifest.lock();
+        if self.closed.load(Ordering::Relaxed) {
+            return Err(self.deleted());
+        }
         if next.incarnation == manifest.incarnation {
             // A sync may have failed since `next` was drawn up.
             next.boot = manifest.boot;
@@ -236,11 +255,13 @@ impl Overlay {
         Ok(())
     }
 
-    /// Ends all use of it.
+    /// Ends all use of it: once this returns nothing is written in its folder's name any more.
     pub(crate) fn close(&self) {
         let mut inside = self.gate.write();
         inside.generation += 1;
         inside.deleted = true;
+        let _manifest = self.manifest.lock();
+        self.closed.store(true, Ordering::Relaxed);
     }
 
     pub(crate) fn deleted(&self) -> Error {

@@ -45,15 +45,8 @@ impl Overlay {
         let snapshot = Snapshot { name, taken };
         let next = with_snapshot(&manifest, &snapshot, uuid);
         let mut inside = self.gate.write();
-        if inside.deleted {
-            return Err(self.deleted());
-        }
         let top = inside.stack.top();
-        let synced = top.sync();
-        if top.has_failed() {
-            self.distrust();
-        }
-        synced?;
+        top.sync().inspect_err(|_| self.heed(&inside))?;
         self.commit(next, &layer)?;
         inside.stack.layers.push(Arc::new(layer));
         Ok(snapshot)
@@ -93,11 +86,10 @@ impl Overlay {
         };
         let (older, newer) = (&stack.layers[at], &stack.layers[at + 1]);
         let merged = self.merge(older, newer, &around);
-        if stack.top().has_failed() {
-            self.distrust();
-        }
-        merged?;
+        merged.inspect_err(|_| self.heed(&self.gate.read()))?;
         let mut inside = self.gate.write();
+        // A sync may have failed since, and what is now put in force must not hide the note of it.
+        inside.stack.top().usable()?;
         let mut next = self.manifest.lock().clone();
         next.layers.remove(at);
         let sure = self.commit(next, newer)?;
@@ -112,6 +104,9 @@ impl Overlay {
 
     /// Gives `newer` everything of `older` that it does not hide, durably.
     fn merge(&self, older: &Layer, newer: &Layer, around: &Surroundings<'_>) -> Result<()> {
+        // After a failed sync neither holds for sure what it says, and the other one may be the better.
+        older.usable()?;
+        newer.usable()?;
         for page in older.map.touched_pages() {
             if self.hurry.load(Ordering::Relaxed) {
                 let text = format!("dropping a snapshot of overlay {}", self.id);

@@ -204,6 +204,11 @@ impl Stack {
         })
     }
 
+    /// Whether a sync of any layer failed.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.layers.iter().any(|layer| layer.has_failed())
+    }
+
     pub(crate) fn top(&self) -> &Arc<Layer> {
         // A stack is never made without a layer.
         &self.layers[self.layers.len() - 1]

@@ -4,97 +4,24 @@
 mod support;
 
 use std::io;
-use std::ops::Range;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
-use overlay::{
-    Attempt, Base, Durability, ErrorKind, HostDisk, OpenMode, Options, Storage, Store, StoredFile,
-};
+use overlay::{Base, Durability, ErrorKind, SnapshotName, Storage};
+use support::hooked::{Call, Hooked};
 use support::*;
-use uuid::Uuid;
 
 /// The real disk, whose data files fail to sync while `broken` is set.
-struct BadDisk {
-    broken: Arc<AtomicBool>,
-}
-
-struct BadFile {
-    file: Arc<dyn StoredFile>,
-    broken: Option<Arc<AtomicBool>>,
-}
-
-impl Storage for BadDisk {
-    fn boot_id(&self) -> io::Result<Uuid> {
-        HostDisk.boot_id()
-    }
-    fn fresh_uuid(&self) -> Uuid {
-        HostDisk.fresh_uuid()
-    }
-    fn free_bytes(&self, dir: &Path) -> io::Result<u64> {
-        HostDisk.free_bytes(dir)
-    }
-    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn StoredFile>> {
-        let file = HostDisk.open(path, mode)?;
-        let is_data = path.extension().is_some_and(|ext| ext == "data");
-        let broken = is_data.then(|| self.broken.clone());
-        Ok(Arc::new(BadFile { file, broken }))
-    }
-    fn create_dir(&self, path: &Path) -> io::Result<()> {
-        HostDisk.create_dir(path)
-    }
-    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
-        HostDisk.list(dir)
-    }
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        HostDisk.rename(from, to)
-    }
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        HostDisk.remove(path)
-    }
-    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        HostDisk.sync_dir(dir)
-    }
-    fn lock(&self, path: &Path) -> io::Result<Box<dyn Send + Sync>> {
-        HostDisk.lock(path)
-    }
-}
-
-impl StoredFile for BadFile {
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
-        self.file.read_at(buf, offset)
-    }
-    fn try_read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<Attempt> {
-        self.file.try_read_at(buf, offset)
-    }
-    fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
-        self.file.write_at(data, offset)
-    }
-    fn punch(&self, range: Range<u64>) -> io::Result<()> {
-        self.file.punch(range)
-    }
-    fn allocate(&self, range: Range<u64>) -> io::Result<()> {
-        self.file.allocate(range)
-    }
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.file.set_len(len)
-    }
-    fn len(&self) -> io::Result<u64> {
-        self.file.len()
-    }
-    fn allocated(&self) -> io::Result<u64> {
-        self.file.allocated()
-    }
-    fn sync(&self) -> io::Result<()> {
-        match &self.broken {
-            Some(broken) if broken.load(Ordering::Relaxed) => Err(io::Error::other("a dying disk")),
-            _ => self.file.sync(),
+fn bad_disk(broken: &Arc<AtomicBool>) -> Arc<dyn Storage> {
+    let broken = broken.clone();
+    Hooked::host(move |call, path: &Path| {
+        let data = path.extension().is_some_and(|ext| ext == "data");
+        if call == Call::Sync && data && broken.load(Ordering::Relaxed) {
+            return Err(io::Error::other("a dying disk"));
         }
-    }
-    fn next_data(&self, from: u64) -> io::Result<Option<Range<u64>>> {
-        self.file.next_data(from)
-    }
+        Ok(())
+    })
 }
 
 #[test]
@@ -102,14 +29,7 @@ fn after_a_failed_sync_the_last_good_flush_is_what_counts() {
     let dir = tempfile::tempdir().unwrap();
     let base: Arc<dyn Base> = file_base(dir.path(), &pattern(1 << 20, 1));
     let broken = Arc::new(AtomicBool::new(false));
-    let host = Arc::new(BadDisk {
-        broken: broken.clone(),
-    });
-    let options = Options {
-        host,
-        ..Options::default()
-    };
-    let store = Store::open(&dir.path().join("overlays"), options).unwrap();
+    let store = store_on(dir.path(), bad_disk(&broken));
     let disk = store
         .create(&id("pc"), spec(1 << 20, &base))
         .unwrap()
@@ -140,4 +60,92 @@ fn after_a_failed_sync_the_last_good_flush_is_what_counts() {
         "what was not flushed is gone, as after a power cut"
     );
     disk.write(&[4; 4096], 0, Durability::Disk).unwrap();
+}
+
+/// What is to fail.
+#[derive(Default)]
+struct Faults {
+    sync_of: Option<&'static str>,
+    manifests: bool,
+}
+
+fn faulty(faults: &Arc<Mutex<Faults>>) -> Arc<dyn Storage> {
+    let faults = faults.clone();
+    Hooked::host(move |call, path: &Path| {
+        let faults = faults.lock().unwrap();
+        let is = |ext| path.extension().is_some_and(|found| found == ext);
+        let sync = call == Call::Sync && faults.sync_of.is_some_and(is);
+        let manifest = call == Call::Rename && faults.manifests && path.ends_with("manifest");
+        match sync || manifest {
+            true => Err(io::Error::other("a dying disk")),
+            false => Ok(()),
+        }
+    })
+}
+
+/// One that could not be noted on disk is noted as soon as that is possible.
+#[test]
+fn a_failed_sync_is_noted_in_the_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let base = file_base(dir.path(), &pattern(1 << 20, 1));
+    let faults = Arc::new(Mutex::new(Faults::default()));
+    let store = store_on(dir.path(), faulty(&faults));
+    let overlay = store.create(&id("pc"), spec(1 << 20, &base)).unwrap();
+    let disk = overlay.attach();
+    disk.write(&[1; 4096], 0, Durability::Disk).unwrap();
+    disk.write(&[2; 4096], 8192, Durability::Process).unwrap();
+    *faults.lock().unwrap() = Faults {
+        sync_of: Some("data"),
+        manifests: true,
+    };
+    disk.flush().unwrap_err();
+    *faults.lock().unwrap() = Faults::default();
+    disk.write(&[3; 4096], 0, Durability::Process).unwrap_err();
+    drop((disk, overlay, store));
+    let disk = reopen(&support::store(dir.path()), "pc", &base).attach();
+    let mut buf = [0; 4096];
+    disk.read(&mut buf, 8192).unwrap();
+    assert!(buf[..] == pattern(1 << 20, 1)[8192..12288]);
+}
+
+/// A sync that fails in a frozen layer is as bad as one in the newest: it holds answered blocks.
+#[test]
+fn a_sync_that_fails_while_a_snapshot_is_dropped_ends_all_promises() {
+    let dir = tempfile::tempdir().unwrap();
+    let base = file_base(dir.path(), &pattern(1 << 20, 1));
+    let faults = Arc::new(Mutex::new(Faults::default()));
+    let store = store_on(dir.path(), faulty(&faults));
+    let overlay = store.create(&id("pc"), spec(1 << 20, &base)).unwrap();
+    let disk = overlay.attach();
+    let names = ["a", "b", "c"].map(|name| SnapshotName::new(name).unwrap());
+    for (name, byte) in names.iter().zip(1u8..) {
+        let at = u64::from(byte) * 4096;
+        disk.write(&[byte; 4096], at, Durability::Process).unwrap();
+        overlay.snapshot(name, 0).unwrap();
+    }
+    disk.write(&[9; 4096], 0, Durability::Process).unwrap();
+    faults.lock().unwrap().sync_of = Some("map");
+    let failed = overlay.drop_snapshot(&names[0]).unwrap_err();
+    assert_eq!(failed.kind(), ErrorKind::SyncFailed);
+    *faults.lock().unwrap() = Faults::default();
+    let refused = [
+        disk.write(&[3; 4096], 0, Durability::Process),
+        disk.flush(),
+        overlay.drop_snapshot(&names[0]),
+        overlay.drop_snapshot(&names[1]),
+    ];
+    for result in refused {
+        assert_eq!(result.unwrap_err().kind(), ErrorKind::SyncFailed);
+    }
+    drop((disk, overlay, store));
+    let overlay = reopen(&support::store(dir.path()), "pc", &base);
+    let disk = overlay.attach();
+    let mut found = [0; 4 * 4096];
+    disk.read(&mut found, 0).unwrap();
+    assert!(
+        found[..4096] == pattern(1 << 20, 1)[..4096],
+        "was not flushed"
+    );
+    assert_eq!([found[4096], found[8192], found[12288]], [1, 2, 3]);
+    overlay.drop_snapshot(&names[0]).unwrap();
 }

@@ -2,6 +2,7 @@
 #![allow(dead_code, missing_docs)]
 
 pub mod history;
+pub mod hooked;
 pub mod image;
 pub mod sim;
 pub mod worker;
@@ -11,7 +12,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use overlay::{
-    Base, BaseId, Digest, FileBase, Options, Overlay, OverlayId, OverlaySpec, Retention, Store,
+    Base, BaseId, Digest, FileBase, Options, Overlay, OverlayId, OverlaySpec, Retention, Storage,
+    Store,
 };
 
 pub fn base_id(n: u8) -> BaseId {
@@ -36,6 +38,15 @@ pub fn file_base(dir: &Path, content: &[u8]) -> Arc<dyn Base> {
 
 pub fn store(dir: &Path) -> Store {
     Store::open(&dir.join("overlays"), Options::default()).unwrap()
+}
+
+/// The store in `dir` on another host.
+pub fn store_on(dir: &Path, host: Arc<dyn Storage>) -> Store {
+    let options = Options {
+        host,
+        ..Options::default()
+    };
+    Store::open(&dir.join("overlays"), options).unwrap()
 }
 
 pub fn spec(size: u64, base: &Arc<dyn Base>) -> OverlaySpec {
