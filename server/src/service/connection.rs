@@ -76,6 +76,9 @@ struct Transmission<'a, 'd> {
     engine: &'a Engine<'a>,
     device: &'d dyn Device,
     rules: Rules,
+    /// Whether data may be sent straight from memory maps: only if nobody but the kernel reads it. TLS encrypts in
+    /// this process, where a page that cannot be read is a SIGBUS and not an error.
+    maps: bool,
     contexts: Arc<[MetaContext]>,
     input: Input,
     output: Output<'d>,
@@ -109,6 +112,7 @@ pub fn serve(
         engine,
         device: &**engine.device,
         rules: rules(session),
+        maps: !transport.is_secure(),
         contexts: session.contexts.clone().into(),
         input,
         output: Output::default(),
@@ -225,6 +229,7 @@ impl<'d> Transmission<'_, 'd> {
                 self.device.distrust();
             }
             return Err(error.into());
+        debug_assert!(self.maps || !self.output.has_mapped());
         }
         self.output.clear();
         self.in_flight -= std::mem::take(&mut self.unsent);
@@ -557,8 +562,8 @@ impl<'d> Transmission<'_, 'd> {
                 self.output.zeros(length);
                 Ok(!self.output.is_full(0))
             }
-            Source::Mapped => self.read_mapped(range.clone()),
-            Source::Stored => self.read_stored(range.clone()),
+            Source::Mapped if self.maps => self.read_mapped(range.clone()),
+            Source::Mapped | Source::Stored => self.read_stored(range.clone()),
         }
     }
 

@@ -79,6 +79,12 @@ impl<'d> Output<'d> {
         self.pieces.push(Piece::Mapped(bytes));
     }
 
+    /// Whether any of it lies in a memory map: then only the kernel may read it.
+    pub fn has_mapped(&self) -> bool {
+        let is_mapped = |piece: &Piece<'_>| matches!(piece, Piece::Mapped(_));
+        self.pieces.iter().any(is_mapped)
+    }
+
     /// Adds zeros.
     pub fn zeros(&mut self, length: u64) {
         let mut left = length as usize;
@@ -118,16 +124,18 @@ impl<'d> Output<'d> {
 
     /// What to send, in order.
     pub fn slices(&self) -> Vec<IoSlice<'_>> {
-        let bytes = |piece| match piece {
-            &Piece::Copied(ref range) => self
-                .arena
-                .as_deref()
-                .map_or(&[][..], |arena| &arena[range.clone()]),
-            Piece::Mapped(bytes) => bytes,
-            &Piece::Zeros(length) => &ZEROS[..length],
-            Piece::Owned(bytes) => bytes,
-        };
-        self.pieces.iter().map(bytes).map(IoSlice::new).collect()
+        let slices = self.pieces.iter().map(|piece| {
+            IoSlice::new(match piece {
+                Piece::Copied(range) => self
+                    .arena
+                    .as_deref()
+                    .map_or(&[][..], |arena| &arena[range.clone()]),
+                Piece::Mapped(bytes) => bytes,
+                Piece::Zeros(length) => &ZEROS[..*length],
+                Piece::Owned(bytes) => bytes,
+            })
+        });
+        slices.collect()
     }
 
     /// Everything was sent.
