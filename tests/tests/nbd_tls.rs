@@ -150,3 +150,52 @@ fn a_base_truncated_under_a_reply_over_tls_is_an_error_of_the_request() {
     nbdsh(&uri, &script);
     assert!(export.is_alive());
 }
+
+/// The beginning of a record holds back none of the replies to what came before it. What comes before fills the
+/// server's first read to the byte, so that the beginning is all that there is to read while the flush goes on.
+#[test]
+fn replies_over_tls_do_not_wait_for_the_next_request() {
+    let place = Place::new();
+    let export = start(&place, &["--tls", "on"]);
+    let script = "\
+import socket, ssl, struct, sys
+port, ca = int(sys.argv[1].split('|')[0]), sys.argv[1].split('|')[1]
+raw = socket.create_connection(('127.0.0.1', port), 20)
+def exactly(read, count):
+    data = b''
+    while len(data) < count: data += read(count - len(data))
+    return data
+exactly(raw.recv, 18)
+raw.sendall(struct.pack('>I', 3) + b'IHAVEOPT' + struct.pack('>II', 5, 0))
+exactly(raw.recv, 20)
+inside, outside = ssl.MemoryBIO(), ssl.MemoryBIO()
+tls = ssl.create_default_context(cafile=ca).wrap_bio(inside, outside, server_hostname='localhost')
+def pump(act):
+    while True:
+        try:
+            result = act()
+            raw.sendall(outside.read())
+            return result
+        except ssl.SSLWantReadError:
+            raw.sendall(outside.read())
+            data = raw.recv(65536)
+            assert data, 'the server closed'
+            inside.write(data)
+pump(tls.do_handshake)
+def record(data):
+    tls.write(data)
+    return outside.read()
+raw.sendall(record(b'IHAVEOPT' + struct.pack('>II', 1, 0)))
+exactly(lambda n: pump(lambda: tls.read(n)), 10)
+command = lambda number, length: struct.pack('>IHHQQI', 0x25609513, 0, number, 7, 0, length)
+filling = 4096 - 22 - 28 - 28
+first = record(command(1, filling) + bytes(filling) + command(3, 0))
+assert len(first) == 4096, len(first)
+raw.sendall(first + record(command(3, 0))[:3])
+raw.settimeout(15)
+exactly(lambda n: pump(lambda: tls.read(n)), 2 * 16)
+";
+    let ca = place.path("pki/ca.pem");
+    let arguments = format!("{}|{}", export.port, ca.display());
+    run(Command::new("/usr/bin/python3").args(["-c", script, &arguments]));
+}

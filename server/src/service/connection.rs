@@ -186,17 +186,28 @@ impl<'d> Transmission<'_, 'd> {
         Ok(transport.socket().wait(Some(bell.as_fd()), None)?.0)
     }
 
-    /// Receives once. Buffers are given back while nothing comes.
+    /// Receives once. Buffers are given back while nothing comes. With jobs under way it returns also when no whole
+    /// TLS record has come: their replies must not wait for the client's next request.
     fn receive(&mut self, transport: &mut Transport<'_>) -> Result<Option<End>, End> {
         loop {
-            match transport.recv(self.input.room()?) {
+            let room = self.input.room()?;
+            let received = match self.jobs {
+                0 => transport.recv(room),
+                _ => transport.recv_once(room),
+            };
+            match received {
                 Ok(0) if self.engine.live.is_draining() => return Ok(Some(End::Drained)),
                 Ok(0) => return Ok(Some(End::Closed)),
                 Ok(count) => {
                     self.input.received(count);
                     return Ok(None);
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.rest(transport)?,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if self.jobs > 0 {
+                        return Ok(None);
+                    }
+                    self.rest(transport)?;
+                }
                 Err(error) => return Err(error.into()),
             }
         }
@@ -204,9 +215,6 @@ impl<'d> Transmission<'_, 'd> {
 
     /// Nothing came for a while: sleeps without buffers.
     fn rest(&mut self, transport: &mut Transport<'_>) -> Result<(), End> {
-        if self.jobs > 0 {
-            return Ok(());
-        }
         self.input.release();
         self.output.release();
         self.segments = Vec::new();
@@ -221,6 +229,7 @@ impl<'d> Transmission<'_, 'd> {
         if self.engine.live.is_evicted() {
             return Err(End::Gone);
         }
+        debug_assert!(self.maps || !self.output.has_mapped());
         let sent = transport.send(&mut self.output.slices());
         if let Err(error) = sent {
             if error.raw_os_error() == Some(libc::EFAULT) {
@@ -229,7 +238,6 @@ impl<'d> Transmission<'_, 'd> {
                 self.device.distrust();
             }
             return Err(error.into());
-        debug_assert!(self.maps || !self.output.has_mapped());
         }
         self.output.clear();
         self.in_flight -= std::mem::take(&mut self.unsent);
