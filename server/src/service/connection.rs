@@ -659,7 +659,9 @@ impl<'d> Transmission<'_, 'd> {
 
     /// Lets what is under way end: answers it if the client may still be there, drops what has not begun if not.
     fn finish(&mut self, transport: &mut Transport<'_>, mut end: End) -> End {
-        if !matches!(end, End::Closed | End::Drained) {
+        if matches!(end, End::Closed | End::Drained) {
+            self.send_last(transport);
+        } else {
             self.jobs -= self.lane.cancel();
         }
         while self.jobs > 0 {
@@ -670,8 +672,8 @@ impl<'d> Transmission<'_, 'd> {
             if let Err(gone) = self.collect() {
                 end = gone;
             }
-            if matches!(end, End::Closed | End::Drained) && self.send(transport).is_err() {
-                self.output.clear();
+            if matches!(end, End::Closed | End::Drained) {
+                self.send_last(transport);
             }
         }
         end
@@ -687,3 +689,13 @@ fn wait_for_bell(bell: &impl AsFd) -> io::Result<()> {
         }
     }
 }
+
+    /// Sends what is ready to a client that need not be there any more.
+    fn send_last(&mut self, transport: &mut Transport<'_>) {
+        if self.send(transport).is_err() {
+            self.output.clear();
+        }
+    }
+
+#[cfg(test)]
+mod tests;
