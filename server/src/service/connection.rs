@@ -100,33 +100,13 @@ pub fn serve(
     session: &Session,
     early: &[u8],
 ) -> End {
-    let mailbox = match Mailbox::new() {
-        Ok(mailbox) => Arc::new(mailbox),
-        Err(error) => return error.into(),
-    };
-    let input = match Input::with(early) {
-        Ok(input) => input,
-        Err(error) => return error.into(),
-    };
-    let mut transmission = Transmission {
-        engine,
-        device: &**engine.device,
-        rules: rules(session),
-        maps: !transport.is_secure(),
-        contexts: session.contexts.clone().into(),
-        input,
-        output: Output::default(),
-        partial: None,
-        segments: Vec::new(),
-        mailbox,
-        lane: Arc::new(Lane::default()),
-        jobs: 0,
-        in_flight: 0,
-        unsent: 0,
-        told_error: false,
-    };
-    let end = transmission.run(transport);
-    transmission.finish(transport, end)
+    match Transmission::new(engine, session, early, !transport.is_secure()) {
+        Ok(mut transmission) => {
+            let end = transmission.run(transport);
+            transmission.finish(transport, end)
+        }
+        Err(error) => error.into(),
+    }
 }
 
 fn rules(session: &Session) -> Rules {
@@ -148,6 +128,33 @@ enum Next {
     Receive,
     /// When jobs have ended.
     Jobs,
+}
+
+impl<'a> Transmission<'a, 'a> {
+    fn new(
+        engine: &'a Engine<'a>,
+        session: &Session,
+        early: &[u8],
+        maps: bool,
+    ) -> io::Result<Self> {
+        Ok(Self {
+            engine,
+            device: &**engine.device,
+            rules: rules(session),
+            maps,
+            contexts: session.contexts.clone().into(),
+            input: Input::with(early)?,
+            output: Output::default(),
+            partial: None,
+            segments: Vec::new(),
+            mailbox: Arc::new(Mailbox::new()?),
+            lane: Arc::new(Lane::default()),
+            jobs: 0,
+            in_flight: 0,
+            unsent: 0,
+            told_error: false,
+        })
+    }
 }
 
 impl<'d> Transmission<'_, 'd> {
@@ -244,11 +251,13 @@ impl<'d> Transmission<'_, 'd> {
         Ok(())
     }
 
-    /// Takes in what the disk threads have finished.
+    /// Takes in what the disk threads have finished, all of it also when the export is gone: a job that is not
+    /// counted off is waited for without end.
     fn collect(&mut self) -> Result<(), End> {
         if self.jobs == 0 {
             return Ok(());
         }
+        let mut gone = false;
         for finished in self.mailbox.take() {
             self.jobs -= 1;
             self.unsent += finished.weight;
@@ -257,10 +266,10 @@ impl<'d> Transmission<'_, 'd> {
             }
             match finished.reply {
                 Ok(bytes) => self.output.owned(bytes),
-                Err(_) => return Err(End::Gone),
+                Err(_) => gone = true,
             }
         }
-        Ok(())
+        if gone { Err(End::Gone) } else { Ok(()) }
     }
 
     /// Serves what was received; true if it stopped because too much is under way.

@@ -8,7 +8,7 @@ use nbd::{Command, CommandFlags, Cookie};
 
 use super::*;
 use crate::service::{
-    Export, devices::FileExport, registry::Registry, transport::Socket,
+    Export, devices::FileExport, jobs::Finished, registry::Registry, transport::Socket,
 };
 
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -97,4 +97,22 @@ fn what_was_answered_before_the_goodbye_is_sent() {
     let answered = answers(HeaderStyle::Simple, &requests);
     assert_eq!(answered.len(), 16 + 512);
     assert_eq!(answered[16..], [7; 512]);
+}
+
+#[test]
+fn every_job_counts_also_when_the_export_is_gone() {
+    let (disk, pool) = (disk(HeaderStyle::Simple), Pool::new(2));
+    let (_ours, live) = connect();
+    let engine = engine(&live, &disk, &pool);
+    let mut transmission = Transmission::new(&engine, &disk.session, &[], true).unwrap();
+    transmission.jobs = 3;
+    for reply in [Err(Fault::Gone), Ok(Vec::new()), Err(Fault::Gone)] {
+        transmission.mailbox.put(Finished {
+            reply,
+            error: None,
+            weight: 0,
+        });
+    }
+    assert!(matches!(transmission.collect(), Err(End::Gone)));
+    assert_eq!(transmission.jobs, 0);
 }
