@@ -488,6 +488,7 @@ impl<'d> Transmission<'_, 'd> {
         }
         let mark = self.output.mark();
         let answered = match request.length {
+            0 if self.rules.style != HeaderStyle::Simple => self.read_nothing(request),
             length if length >= LOOKED_UP => self.read_pieces(request, whole),
             _ => self.read_copy(request),
         };
@@ -503,6 +504,12 @@ impl<'d> Transmission<'_, 'd> {
             }
         }
         Ok(Next::Request)
+    }
+
+    /// A chunk of data holds at least one byte.
+    fn read_nothing(&mut self, request: &Request) -> Result<bool, Fault> {
+        self.output.head(&reply::end(self.rules.style, request))?;
+        Ok(true)
     }
 
     fn read_copy(&mut self, request: &Request) -> Result<bool, Fault> {
@@ -687,6 +694,13 @@ impl<'d> Transmission<'_, 'd> {
         }
         end
     }
+
+    /// Sends what is ready to a client that need not be there any more.
+    fn send_last(&mut self, transport: &mut Transport<'_>) {
+        if self.send(transport).is_err() {
+            self.output.clear();
+        }
+    }
 }
 
 fn wait_for_bell(bell: &impl AsFd) -> io::Result<()> {
@@ -698,13 +712,6 @@ fn wait_for_bell(bell: &impl AsFd) -> io::Result<()> {
         }
     }
 }
-
-    /// Sends what is ready to a client that need not be there any more.
-    fn send_last(&mut self, transport: &mut Transport<'_>) {
-        if self.send(transport).is_err() {
-            self.output.clear();
-        }
-    }
 
 #[cfg(test)]
 mod tests;

@@ -100,6 +100,17 @@ fn what_was_answered_before_the_goodbye_is_sent() {
 }
 
 #[test]
+fn a_read_of_nothing_gets_no_data_chunk() {
+    let requests = [request(Command::Read, 0), request(Command::Disconnect, 0)];
+    let answered = answers(HeaderStyle::Structured, &requests);
+    let mut expected = 0x668e_33efu32.to_be_bytes().to_vec();
+    expected.extend([0, 1, 0, 0]); // the last chunk, of no kind
+    expected.extend(1u64.to_be_bytes());
+    expected.extend([0; 4]);
+    assert_eq!(answered, expected);
+}
+
+#[test]
 fn every_job_counts_also_when_the_export_is_gone() {
     let (disk, pool) = (disk(HeaderStyle::Simple), Pool::new(2));
     let (_ours, live) = connect();
