@@ -5,7 +5,7 @@ mod nbd_common;
 use std::{fs, path::Path, process::Command};
 
 use bootroom_tests::binary;
-use nbd_common::{Export, Place, SIZE, run, wait_for};
+use nbd_common::{Export, Place, SIZE, nbdsh, run, wait_for};
 
 /// A site's certificates, with those of client `r12-01` where libnbd looks for them.
 fn pki(place: &Place) {
@@ -50,6 +50,14 @@ fn secure(place: &Place, export: &Export, folder: &str) -> Command {
     info
 }
 
+fn secure_uri(place: &Place, export: &Export) -> String {
+    format!(
+        "nbds://localhost:{}?tls-certificates={}",
+        export.port,
+        place.path("client").display()
+    )
+}
+
 fn start(place: &Place, arguments: &[&str]) -> Export {
     pki(place);
     let dir = place.path("pki");
@@ -79,11 +87,7 @@ fn required_tls_serves_nobody_in_plain() {
 fn a_copy_over_tls_is_the_image() {
     let place = Place::new();
     let export = start(&place, &["--tls", "on"]);
-    let uri = format!(
-        "nbds://localhost:{}?tls-certificates={}",
-        export.port,
-        place.path("client").display()
-    );
+    let uri = secure_uri(&place, &export);
     run(Command::new("nbdcopy").arg(uri).arg(place.path("copy.img")));
     run(Command::new("cmp")
         .arg(place.path("copy.img"))
@@ -122,4 +126,76 @@ fn a_client_without_certificate_or_with_a_revoked_one_is_refused() {
     wait_for("the revocation to count", || {
         (!opens("client")).then_some(())
     });
+}
+
+/// What TLS sends is read by the server itself: a base that is cut short meanwhile must not kill it (P4).
+#[test]
+fn a_base_truncated_under_a_reply_over_tls_is_an_error_of_the_request() {
+    let place = Place::new();
+    let mut export = start(&place, &["--tls", "on", "--cow"]);
+    let uri = secure_uri(&place, &export);
+    let script = format!(
+        "import os, select\n\
+         h = nbd.NBD(); h.set_uri_allow_local_file(True); h.connect_uri(uri)\n\
+         buffer = nbd.Buffer(16 << 20)\n\
+         cookie = h.aio_pread(buffer, 0)\n\
+         assert select.select([h.aio_get_fd()], [], [], 20)[0]\n\
+         os.truncate({:?}, 4096)\n\
+         while not h.aio_in_flight() == 0 and not h.aio_peek_command_completed(): h.poll(20000)\n\
+         try: h.aio_command_completed(cookie)\n\
+         except nbd.Error as e: assert e.errno == 'EIO', e\n\
+         assert len(h.pread(4096, 0)) == 4096",
+        place.image()
+    );
+    nbdsh(&uri, &script);
+    assert!(export.is_alive());
+}
+
+/// The beginning of a record holds back none of the replies to what came before it. What comes before fills the
+/// server's first read to the byte, so that the beginning is all that there is to read while the flush goes on.
+#[test]
+fn replies_over_tls_do_not_wait_for_the_next_request() {
+    let place = Place::new();
+    let export = start(&place, &["--tls", "on"]);
+    let script = "\
+import socket, ssl, struct, sys
+port, ca = int(sys.argv[1].split('|')[0]), sys.argv[1].split('|')[1]
+raw = socket.create_connection(('127.0.0.1', port), 20)
+def exactly(read, count):
+    data = b''
+    while len(data) < count: data += read(count - len(data))
+    return data
+exactly(raw.recv, 18)
+raw.sendall(struct.pack('>I', 3) + b'IHAVEOPT' + struct.pack('>II', 5, 0))
+exactly(raw.recv, 20)
+inside, outside = ssl.MemoryBIO(), ssl.MemoryBIO()
+tls = ssl.create_default_context(cafile=ca).wrap_bio(inside, outside, server_hostname='localhost')
+def pump(act):
+    while True:
+        try:
+            result = act()
+            raw.sendall(outside.read())
+            return result
+        except ssl.SSLWantReadError:
+            raw.sendall(outside.read())
+            data = raw.recv(65536)
+            assert data, 'the server closed'
+            inside.write(data)
+pump(tls.do_handshake)
+def record(data):
+    tls.write(data)
+    return outside.read()
+raw.sendall(record(b'IHAVEOPT' + struct.pack('>II', 1, 0)))
+exactly(lambda n: pump(lambda: tls.read(n)), 10)
+command = lambda number, length: struct.pack('>IHHQQI', 0x25609513, 0, number, 7, 0, length)
+filling = 4096 - 22 - 28 - 28
+first = record(command(1, filling) + bytes(filling) + command(3, 0))
+assert len(first) == 4096, len(first)
+raw.sendall(first + record(command(3, 0))[:3])
+raw.settimeout(15)
+exactly(lambda n: pump(lambda: tls.read(n)), 2 * 16)
+";
+    let ca = place.path("pki/ca.pem");
+    let arguments = format!("{}|{}", export.port, ca.display());
+    run(Command::new("/usr/bin/python3").args(["-c", script, &arguments]));
 }

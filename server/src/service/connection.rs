@@ -79,6 +79,9 @@ struct Transmission<'a, 'd> {
     engine: &'a Engine<'a>,
     device: &'d dyn Device,
     rules: Rules,
+    /// Whether data may be sent straight from memory maps: only if nobody but the kernel reads it. TLS encrypts in
+    /// this process, where a page that cannot be read is a SIGBUS and not an error.
+    maps: bool,
     contexts: Arc<[MetaContext]>,
     input: Input,
     output: Output<'d>,
@@ -100,32 +103,13 @@ pub fn serve(
     session: &Session,
     early: &[u8],
 ) -> End {
-    let mailbox = match Mailbox::new() {
-        Ok(mailbox) => Arc::new(mailbox),
-        Err(error) => return error.into(),
-    };
-    let input = match Input::with(early) {
-        Ok(input) => input,
-        Err(error) => return error.into(),
-    };
-    let mut transmission = Transmission {
-        engine,
-        device: &**engine.device,
-        rules: rules(session),
-        contexts: session.contexts.clone().into(),
-        input,
-        output: Output::default(),
-        partial: None,
-        segments: Vec::new(),
-        mailbox,
-        lane: Arc::new(Lane::default()),
-        jobs: 0,
-        in_flight: 0,
-        unsent: 0,
-        told_error: false,
-    };
-    let end = transmission.run(transport);
-    transmission.finish(transport, end)
+    match Transmission::new(engine, session, early, !transport.is_secure()) {
+        Ok(mut transmission) => {
+            let end = transmission.run(transport);
+            transmission.finish(transport, end)
+        }
+        Err(error) => error.into(),
+    }
 }
 
 fn rules(session: &Session) -> Rules {
@@ -147,6 +131,33 @@ enum Next {
     Receive,
     /// When jobs have ended.
     Jobs,
+}
+
+impl<'a> Transmission<'a, 'a> {
+    fn new(
+        engine: &'a Engine<'a>,
+        session: &Session,
+        early: &[u8],
+        maps: bool,
+    ) -> io::Result<Self> {
+        Ok(Self {
+            engine,
+            device: &**engine.device,
+            rules: rules(session),
+            maps,
+            contexts: session.contexts.clone().into(),
+            input: Input::with(early)?,
+            output: Output::default(),
+            partial: None,
+            segments: Vec::new(),
+            mailbox: Arc::new(Mailbox::new()?),
+            lane: Arc::new(Lane::default()),
+            jobs: 0,
+            in_flight: 0,
+            unsent: 0,
+            told_error: false,
+        })
+    }
 }
 
 impl<'d> Transmission<'_, 'd> {
@@ -185,17 +196,28 @@ impl<'d> Transmission<'_, 'd> {
         Ok(transport.socket().wait(Some(bell.as_fd()), None)?.0)
     }
 
-    /// Receives once. Buffers are given back while nothing comes.
+    /// Receives once. Buffers are given back while nothing comes. With jobs under way it returns also when no whole
+    /// TLS record has come: their replies must not wait for the client's next request.
     fn receive(&mut self, transport: &mut Transport<'_>) -> Result<Option<End>, End> {
         loop {
-            match transport.recv(self.input.room()?) {
+            let room = self.input.room()?;
+            let received = match self.jobs {
+                0 => transport.recv(room),
+                _ => transport.recv_once(room),
+            };
+            match received {
                 Ok(0) if self.engine.live.is_draining() => return Ok(Some(End::Drained)),
                 Ok(0) => return Ok(Some(End::Closed)),
                 Ok(count) => {
                     self.input.received(count);
                     return Ok(None);
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.rest(transport)?,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if self.jobs > 0 {
+                        return Ok(None);
+                    }
+                    self.rest(transport)?;
+                }
                 Err(error) => return Err(error.into()),
             }
         }
@@ -203,9 +225,6 @@ impl<'d> Transmission<'_, 'd> {
 
     /// Nothing came for a while: sleeps without buffers.
     fn rest(&mut self, transport: &mut Transport<'_>) -> Result<(), End> {
-        if self.jobs > 0 {
-            return Ok(());
-        }
         self.input.release();
         self.output.release();
         self.segments = Vec::new();
@@ -220,6 +239,7 @@ impl<'d> Transmission<'_, 'd> {
         if self.engine.live.is_evicted() {
             return Err(End::Gone);
         }
+        debug_assert!(self.maps || !self.output.has_mapped());
         let sent = transport.send(&mut self.output.slices());
         if let Err(error) = sent {
             if error.raw_os_error() == Some(libc::EFAULT) {
@@ -234,11 +254,13 @@ impl<'d> Transmission<'_, 'd> {
         Ok(())
     }
 
-    /// Takes in what the disk threads have finished.
+    /// Takes in what the disk threads have finished, all of it also when the export is gone: a job that is not
+    /// counted off is waited for without end.
     fn collect(&mut self) -> Result<(), End> {
         if self.jobs == 0 {
             return Ok(());
         }
+        let mut gone = false;
         for finished in self.mailbox.take() {
             self.jobs -= 1;
             self.unsent += finished.weight;
@@ -247,10 +269,10 @@ impl<'d> Transmission<'_, 'd> {
             }
             match finished.reply {
                 Ok(bytes) => self.output.owned(bytes),
-                Err(_) => return Err(End::Gone),
+                Err(_) => gone = true,
             }
         }
-        Ok(())
+        if gone { Err(End::Gone) } else { Ok(()) }
     }
 
     /// Serves what was received; true if it stopped because too much is under way.
@@ -422,7 +444,9 @@ impl<'d> Transmission<'_, 'd> {
 
     /// Lets what is under way end: answers it if the client may still be there, drops what has not begun if not.
     fn finish(&mut self, transport: &mut Transport<'_>, mut end: End) -> End {
-        if !matches!(end, End::Closed | End::Drained) {
+        if matches!(end, End::Closed | End::Drained) {
+            self.send_last(transport);
+        } else {
             self.jobs -= self.lane.cancel();
         }
         while self.jobs > 0 {
@@ -433,11 +457,18 @@ impl<'d> Transmission<'_, 'd> {
             if let Err(gone) = self.collect() {
                 end = gone;
             }
-            if matches!(end, End::Closed | End::Drained) && self.send(transport).is_err() {
-                self.output.clear();
+            if matches!(end, End::Closed | End::Drained) {
+                self.send_last(transport);
             }
         }
         end
+    }
+
+    /// Sends what is ready to a client that need not be there any more.
+    fn send_last(&mut self, transport: &mut Transport<'_>) {
+        if self.send(transport).is_err() {
+            self.output.clear();
+        }
     }
 }
 
@@ -450,3 +481,6 @@ fn wait_for_bell(bell: &impl AsFd) -> io::Result<()> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

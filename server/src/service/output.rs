@@ -79,6 +79,12 @@ impl<'d> Output<'d> {
         self.pieces.push(Piece::Mapped(bytes));
     }
 
+    /// Whether any of it lies in a memory map: then only the kernel may read it.
+    pub fn has_mapped(&self) -> bool {
+        let is_mapped = |piece: &Piece<'_>| matches!(piece, Piece::Mapped(_));
+        self.pieces.iter().any(is_mapped)
+    }
+
     /// Adds zeros.
     pub fn zeros(&mut self, length: u64) {
         let mut left = length as usize;

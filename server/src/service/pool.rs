@@ -47,16 +47,16 @@ impl Pool {
 
     /// Queues `task` on `lane`.
     pub fn submit(self: &Arc<Self>, lane: &Arc<Lane>, task: Task) {
-        let mut state = self.state.lock();
+        self.add(&mut self.state.lock(), lane, task);
+    }
+
+    fn add(self: &Arc<Self>, state: &mut State, lane: &Arc<Lane>, task: Task) {
         lane.tasks.lock().waiting.push_back(task);
-        self.queue(&mut state, lane);
-        if state.idle == 0 && state.threads < self.most {
-            state.threads += 1;
-            self.start_thread(&mut state);
-        }
+        self.queue(state, lane);
     }
 
     fn start_thread(self: &Arc<Self>, state: &mut State) {
+        state.threads += 1;
         let pool = self.clone();
         let builder = thread::Builder::new()
             .name("nbd-disk".into())
@@ -69,7 +69,7 @@ impl Pool {
     }
 
     /// Puts the lane in the queue of the ready if it has something to run and is not over its share.
-    fn queue(&self, state: &mut State, lane: &Arc<Lane>) {
+    fn queue(self: &Arc<Self>, state: &mut State, lane: &Arc<Lane>) {
         let mut tasks = lane.tasks.lock();
         if tasks.queued || tasks.waiting.is_empty() || tasks.running >= self.most / 2 {
             return;
@@ -77,10 +77,14 @@ impl Pool {
         tasks.queued = true;
         drop(tasks);
         state.ready.push_back(lane.clone());
+        // The idle include those that were woken and have not come round yet: each takes one lane, no more.
+        if state.ready.len() > state.idle && state.threads < self.most {
+            self.start_thread(state);
+        }
         self.work.notify_one();
     }
 
-    fn run(&self) {
+    fn run(self: Arc<Self>) {
         let mut state = self.state.lock();
         loop {
             let Some(lane) = state.ready.pop_front() else {
@@ -118,7 +122,10 @@ impl Lane {
 
 #[cfg(test)]
 mod tests {
-    use std::{sync::mpsc, time::Duration};
+    use std::{
+        sync::mpsc,
+        time::{Duration, Instant},
+    };
 
     use super::*;
 
@@ -130,19 +137,43 @@ mod tests {
         let (greedy, modest) = (Arc::new(Lane::default()), Arc::new(Lane::default()));
         let (release, held) = crossbeam();
         for _ in 0..100 {
-            let held = held.clone();
-            pool.submit(
-                &greedy,
-                Box::new(move || {
-                    let _ = held.lock().recv();
-                }),
-            );
+            pool.submit(&greedy, wait_on(&held));
         }
         let (tell, told) = mpsc::channel();
         pool.submit(&modest, Box::new(move || tell.send(()).unwrap()));
         told.recv_timeout(DEADLINE)
             .expect("the modest lane got no thread");
         drop(release);
+    }
+
+    /// Two tasks come before the one idle thread wakes up: each must get a thread (P5).
+    #[test]
+    fn a_thread_that_is_waking_up_is_not_counted_twice() {
+        let pool = Pool::new(4);
+        let (first, second) = (Arc::new(Lane::default()), Arc::new(Lane::default()));
+        pool.submit(&first, Box::new(|| {}));
+        let deadline = Instant::now() + DEADLINE;
+        while pool.state.lock().idle == 0 {
+            assert!(Instant::now() < deadline, "the thread never came to rest");
+            thread::yield_now();
+        }
+        let (release, held) = crossbeam();
+        let (tell, told) = mpsc::channel();
+        let mut state = pool.state.lock();
+        pool.add(&mut state, &first, wait_on(&held));
+        let answer = move || tell.send(()).unwrap();
+        pool.add(&mut state, &second, Box::new(answer));
+        drop(state);
+        told.recv_timeout(DEADLINE)
+            .expect("the second task waits behind the first");
+        drop(release);
+    }
+
+    fn wait_on(held: &Arc<Mutex<mpsc::Receiver<()>>>) -> Task {
+        let held = held.clone();
+        Box::new(move || {
+            let _ = held.lock().recv();
+        })
     }
 
     fn crossbeam() -> (mpsc::Sender<()>, Arc<Mutex<mpsc::Receiver<()>>>) {

@@ -205,6 +205,8 @@ impl Registry {
             .filter(|other| !other.is_evicted())
             .collect();
         evicted.iter().for_each(|other| other.evict());
+        // One of them may itself be waiting here for the one before it.
+        self.ended.notify_all();
         loop {
             if live.is_evicted() {
                 return Err("a newer connection of this client has taken over");
@@ -248,5 +250,49 @@ impl Registry {
             .collect();
         views.sort_by_key(|view| view.id);
         views
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{os::unix::net::UnixStream, sync::mpsc, thread};
+
+    use super::*;
+
+    const DEADLINE: Duration = Duration::from_secs(10);
+
+    fn enter(registry: &Registry) -> Arc<Live> {
+        let (socket, _) = UnixStream::pair().unwrap();
+        registry.enter(Socket::Unix(socket), 8, 8).unwrap()
+    }
+
+    /// Starts a takeover and returns when it waits for the connection before it.
+    fn begin(registry: &Arc<Registry>, live: &Arc<Live>) -> mpsc::Receiver<bool> {
+        let (tell, told) = mpsc::channel();
+        let (ours, theirs) = (registry.clone(), live.clone());
+        thread::spawn(move || {
+            let taken = ours.take_over(&theirs, "a", 6 * DEADLINE);
+            tell.send(taken.is_ok()).unwrap();
+        });
+        let deadline = Instant::now() + DEADLINE;
+        let holds = |view: &ConnectionView| view.id == live.id && view.owner.is_some();
+        while !registry.view().iter().any(holds) {
+            assert!(Instant::now() < deadline, "the takeover never began");
+            thread::yield_now();
+        }
+        told
+    }
+
+    #[test]
+    fn a_waiting_takeover_gives_way_to_a_newer_one_at_once() {
+        let registry = Arc::new(Registry::default());
+        let (stuck, waiting, newest) = (enter(&registry), enter(&registry), enter(&registry));
+        registry.take_over(&stuck, "a", DEADLINE).unwrap();
+        let waits = begin(&registry, &waiting);
+        let wins = begin(&registry, &newest);
+        assert!(!waits.recv_timeout(DEADLINE).expect("it goes on waiting"));
+        registry.leave(&waiting);
+        registry.leave(&stuck);
+        assert!(wins.recv_timeout(DEADLINE).unwrap());
     }
 }

@@ -171,23 +171,35 @@ impl<'s> Transport<'s> {
 
     /// Receives; 0 at the end. Waits as long as the socket's timeout says.
     pub fn recv(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let Some(tls) = &mut self.tls else {
-            return self.socket.receive(buf, RecvFlags::empty());
-        };
         loop {
-            match tls.reader().read(buf) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(0),
-                result => return result,
-            }
-            if tls.read_tls(&mut &*self.socket)? == 0 {
-                return Ok(0);
-            }
-            if let Err(error) = tls.process_new_packets() {
-                let _ = tls.write_tls(&mut &*self.socket);
-                return Err(io::Error::new(io::ErrorKind::InvalidData, error));
+            if let Some(count) = self.step(buf)? {
+                return Ok(count);
             }
         }
+    }
+
+    /// As [`Transport::recv`], but fails with `WouldBlock` rather than wait for the rest of a TLS record, once the
+    /// socket was read.
+    pub fn recv_once(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.step(buf)?.ok_or(io::ErrorKind::WouldBlock.into())
+    }
+
+    /// Reads from the socket at most once; `None` if what came is no whole record.
+    fn step(&mut self, buf: &mut [u8]) -> io::Result<Option<usize>> {
+        let Some(tls) = &mut self.tls else {
+            return self.socket.receive(buf, RecvFlags::empty()).map(Some);
+        };
+        if let Some(count) = plaintext(tls, buf)? {
+            return Ok(Some(count));
+        }
+        if tls.read_tls(&mut &*self.socket)? == 0 {
+            return Ok(Some(0));
+        }
+        if let Err(error) = tls.process_new_packets() {
+            let _ = tls.write_tls(&mut &*self.socket);
+            return Err(io::Error::new(io::ErrorKind::InvalidData, error));
+        }
+        plaintext(tls, buf)
     }
 
     /// Sends all of `slices`.
@@ -213,6 +225,15 @@ impl<'s> Transport<'s> {
             let _ = push(tls, self.socket);
         }
         self.socket.shut(Shutdown::Both);
+    }
+}
+
+/// What is decrypted already; `None` if that is nothing.
+fn plaintext(tls: &mut ServerConnection, buf: &mut [u8]) -> io::Result<Option<usize>> {
+    match tls.reader().read(buf) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(Some(0)),
+        result => result.map(Some),
     }
 }
 

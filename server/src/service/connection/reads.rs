@@ -23,6 +23,7 @@ impl Transmission<'_, '_> {
         }
         let mark = self.output.mark();
         let answered = match request.length {
+            0 if self.rules.style != HeaderStyle::Simple => self.read_nothing(request),
             length if length >= LOOKED_UP => self.read_pieces(request, whole),
             _ => self.read_copy(request),
         };
@@ -38,6 +39,12 @@ impl Transmission<'_, '_> {
             }
         }
         Ok(Next::Request)
+    }
+
+    /// A chunk of data holds at least one byte.
+    fn read_nothing(&mut self, request: &Request) -> Result<bool, Fault> {
+        self.output.head(&reply::end(self.rules.style, request))?;
+        Ok(true)
     }
 
     fn read_copy(&mut self, request: &Request) -> Result<bool, Fault> {
@@ -114,8 +121,8 @@ impl Transmission<'_, '_> {
                 self.output.zeros(length);
                 Ok(!self.output.is_full(0))
             }
-            Source::Mapped => self.read_mapped(range.clone()),
-            Source::Stored => self.read_stored(range.clone()),
+            Source::Mapped if self.maps => self.read_mapped(range.clone()),
+            Source::Mapped | Source::Stored => self.read_stored(range.clone()),
         }
     }
 

@@ -37,6 +37,9 @@ struct FileDisk {
     read_only: bool,
     /// Set once the filesystem has said that it cannot read without waiting.
     waits: AtomicBool,
+    /// Set once a flush failed. The kernel tells that once and then forgets the pages, so that a later flush, of
+    /// whatever connection, could promise data that are lost.
+    failed: AtomicBool,
 }
 
 impl FileExport {
@@ -54,6 +57,7 @@ impl FileExport {
             name,
             read_only,
             waits: AtomicBool::new(false),
+            failed: AtomicBool::new(false),
         };
         let mut info = ExportInfo::new(size, flags(read_only));
         info.description = description;
@@ -117,6 +121,18 @@ impl FileDisk {
         }
     }
 
+    /// Nothing is taken any more once a flush failed.
+    fn check(&self) -> Result<(), Fault> {
+        if !self.failed.load(Relaxed) {
+            return Ok(());
+        }
+        let text = format!(
+            "{}: an earlier flush failed and writes may be lost; check the disk and restart",
+            self.name
+        );
+        Err(Fault::Request(IoError::Io, text))
+    }
+
     fn write_zeros(&self, range: Range<u64>) -> Result<(), Fault> {
         let mut at = range.start;
         while at < range.end {
@@ -168,6 +184,7 @@ impl Device for FileDisk {
     }
 
     fn write(&self, data: &[u8], offset: u64) -> Result<(), Fault> {
+        self.check()?;
         self.file
             .write_all_at(data, offset)
             .map_err(|error| self.fault(error))
@@ -177,7 +194,14 @@ impl Device for FileDisk {
         if self.read_only {
             return Ok(());
         }
-        self.file.sync_data().map_err(|error| self.fault(error))
+        self.check()?;
+        let synced = self.file.sync_data();
+        if synced.is_err() {
+            self.failed.store(true, Relaxed);
+        }
+        // Another connection's flush may have been told of what this one waited for.
+        synced.map_err(|error| self.fault(error))?;
+        self.check()
     }
 
     fn trim(&self, range: Range<u64>) -> Result<(), Fault> {
@@ -189,6 +213,7 @@ impl Device for FileDisk {
     }
 
     fn zero(&self, range: Range<u64>, may_hole: bool, only_fast: bool) -> Result<(), Fault> {
+        self.check()?;
         if range.is_empty() {
             return Ok(());
         }
@@ -239,5 +264,30 @@ impl Device for FileDisk {
             at = end;
         }
         Ok(extents)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `/dev/null` takes writes and cannot be flushed.
+    #[test]
+    fn after_a_failed_flush_nobody_is_promised_anything() {
+        let export = FileExport::open(Path::new("/dev/null"), false, None).unwrap();
+        let (one, other) = (export.open().unwrap(), export.open().unwrap());
+        other.write(b"data", 0).unwrap();
+        one.flush().unwrap_err();
+        let is_io = |result| matches!(result, Err(Fault::Request(IoError::Io, _)));
+        assert!(is_io(other.flush()));
+        assert!(is_io(other.write(b"data", 0)));
+        assert!(is_io(other.zero(0..4, true, false)));
+        other.read(&mut [], 0).unwrap();
+    }
+
+    #[test]
+    fn a_read_only_file_has_nothing_to_flush() {
+        let export = FileExport::open(Path::new("/dev/null"), true, None).unwrap();
+        export.open().unwrap().flush().unwrap();
     }
 }
