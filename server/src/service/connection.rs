@@ -247,7 +247,9 @@ impl<'d> Transmission<'_, 'd> {
             return Err(error.into());
         }
         self.output.clear();
-        self.in_flight -= std::mem::take(&mut self.unsent);
+        let sent = std::mem::take(&mut self.unsent);
+        self.in_flight -= sent;
+        self.engine.pool.give_back(sent);
         Ok(())
     }
 
@@ -297,7 +299,7 @@ impl<'d> Transmission<'_, 'd> {
             Ok(None) => return Ok(Next::Receive),
             Err(error) => return Err(End::Failed(error.to_string())),
         };
-        if self.jobs >= MOST_JOBS || self.in_flight > self.engine.most_in_flight {
+        if self.is_crowded() {
             return Ok(Next::Jobs);
         }
         let header = Request::header_len(style);
@@ -333,6 +335,14 @@ impl<'d> Transmission<'_, 'd> {
                 Ok(Next::Request)
             }
         }
+    }
+
+    /// Whether enough is under way: here, or in all connections together. One job at a time is always let in, so that
+    /// nobody waits for others.
+    fn is_crowded(&self) -> bool {
+        self.jobs >= MOST_JOBS
+            || self.in_flight > self.engine.most_in_flight
+            || (self.jobs > 0 && self.engine.pool.is_full())
     }
 
     /// The service stops: clients that come back by themselves are cut off, others are told.
@@ -661,6 +671,7 @@ impl<'d> Transmission<'_, 'd> {
         };
         self.jobs += 1;
         self.in_flight += job.weight();
+        self.engine.pool.take(job.weight());
         let read = if matches!(operation, Operation::Read { .. }) {
             request.length
         } else {
@@ -700,6 +711,12 @@ impl<'d> Transmission<'_, 'd> {
         if self.send(transport).is_err() {
             self.output.clear();
         }
+    }
+}
+
+impl Drop for Transmission<'_, '_> {
+    fn drop(&mut self) {
+        self.engine.pool.give_back(self.in_flight);
     }
 }
 

@@ -1,6 +1,13 @@
 //! Threads for what waits on a disk, shared fairly between connections.
 
-use std::{collections::VecDeque, sync::Arc, thread};
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    thread,
+};
 
 use parking_lot::{Condvar, Mutex};
 
@@ -12,6 +19,9 @@ pub struct Pool {
     state: Mutex<State>,
     work: Condvar,
     most: usize,
+    /// Bytes that tasks of all connections hold, replies included that are not sent yet.
+    held: AtomicU64,
+    most_held: u64,
 }
 
 #[derive(Default)]
@@ -36,13 +46,30 @@ struct LaneState {
 }
 
 impl Pool {
-    /// A pool of at most `most` threads, started as needed.
-    pub fn new(most: usize) -> Arc<Self> {
+    /// A pool of at most `most` threads, started as needed, whose tasks may hold about `most_held` bytes.
+    pub fn new(most: usize, most_held: u64) -> Arc<Self> {
         Arc::new(Self {
             state: Mutex::default(),
             work: Condvar::new(),
             most: most.max(2),
+            held: AtomicU64::new(0),
+            most_held,
         })
+    }
+
+    /// Counts `bytes` of memory that a task holds.
+    pub fn take(&self, bytes: u64) {
+        self.held.fetch_add(bytes, Relaxed);
+    }
+
+    /// They are free again.
+    pub fn give_back(&self, bytes: u64) {
+        self.held.fetch_sub(bytes, Relaxed);
+    }
+
+    /// Whether tasks hold so much that nobody should add to it who has one already.
+    pub fn is_full(&self) -> bool {
+        self.held.load(Relaxed) >= self.most_held
     }
 
     /// Queues `task` on `lane`.
@@ -133,7 +160,7 @@ mod tests {
 
     #[test]
     fn one_lane_cannot_hold_all_threads() {
-        let pool = Pool::new(4);
+        let pool = Pool::new(4, u64::MAX);
         let (greedy, modest) = (Arc::new(Lane::default()), Arc::new(Lane::default()));
         let (release, held) = crossbeam();
         for _ in 0..100 {
@@ -149,7 +176,7 @@ mod tests {
     /// Two tasks come before the one idle thread wakes up: each must get a thread (P5).
     #[test]
     fn a_thread_that_is_waking_up_is_not_counted_twice() {
-        let pool = Pool::new(4);
+        let pool = Pool::new(4, u64::MAX);
         let (first, second) = (Arc::new(Lane::default()), Arc::new(Lane::default()));
         pool.submit(&first, Box::new(|| {}));
         let deadline = Instant::now() + DEADLINE;
@@ -183,7 +210,7 @@ mod tests {
 
     #[test]
     fn every_task_runs_once() {
-        let pool = Pool::new(3);
+        let pool = Pool::new(3, u64::MAX);
         let lane = Arc::new(Lane::default());
         let (tell, told) = mpsc::channel();
         for number in 0..1000 {
