@@ -61,7 +61,7 @@ impl OverlayDevice {
     }
 }
 
-fn fault(error: overlay::Error) -> Fault {
+fn fault(error: &overlay::Error) -> Fault {
     let kind = match error.kind() {
         ErrorKind::Evicted => return Fault::Gone,
         _ if error.is_no_space() => IoError::NoSpace,
@@ -87,19 +87,36 @@ fn extent(run: &Run) -> Extent {
     }
 }
 
+impl OverlayDevice {
+    /// What the client is told; nothing if its overlay was deleted under it, as in a takeover.
+    fn fault(&self, error: &overlay::Error) -> Fault {
+        if error.kind() == ErrorKind::NotFound && self.attachment.is_evicted() {
+            return Fault::Gone;
+        }
+        fault(error)
+    }
+}
+
 impl Device for OverlayDevice {
     fn read(&self, buf: &mut [u8], offset: u64) -> Result<(), Fault> {
-        self.attachment.read(buf, offset).map_err(fault)
+        self.attachment
+            .read(buf, offset)
+            .map_err(|error| self.fault(&error))
     }
 
     fn try_read(&self, buf: &mut [u8], offset: u64) -> Result<bool, Fault> {
-        let attempt = self.attachment.try_read(buf, offset).map_err(fault)?;
+        let attempt = self
+            .attachment
+            .try_read(buf, offset)
+            .map_err(|error| self.fault(&error))?;
         Ok(attempt == Attempt::Done)
     }
 
     fn segments(&self, range: Range<u64>, out: &mut Vec<Segment>) -> Result<(), Fault> {
         let mut runs = Vec::new();
-        self.attachment.segments(range, &mut runs).map_err(fault)?;
+        self.attachment
+            .segments(range, &mut runs)
+            .map_err(|error| self.fault(&error))?;
         let mapped = if self.suspect.load(Relaxed) {
             Source::Stored
         } else {
@@ -130,17 +147,17 @@ impl Device for OverlayDevice {
     fn write(&self, data: &[u8], offset: u64) -> Result<(), Fault> {
         self.attachment
             .write(data, offset, Durability::Process)
-            .map_err(fault)
+            .map_err(|error| self.fault(&error))
     }
 
     fn flush(&self) -> Result<(), Fault> {
-        self.attachment.flush().map_err(fault)
+        self.attachment.flush().map_err(|error| self.fault(&error))
     }
 
     fn trim(&self, range: Range<u64>) -> Result<(), Fault> {
         self.attachment
             .trim(range, Durability::Process)
-            .map_err(fault)
+            .map_err(|error| self.fault(&error))
     }
 
     fn zero(&self, range: Range<u64>, may_hole: bool, only_fast: bool) -> Result<(), Fault> {
@@ -152,7 +169,7 @@ impl Device for OverlayDevice {
         }
         self.attachment
             .write_zeroes(range, may_hole, Durability::Process)
-            .map_err(fault)
+            .map_err(|error| self.fault(&error))
     }
 
     fn cache(&self, range: Range<u64>) -> Result<(), Fault> {
@@ -178,7 +195,7 @@ impl Device for OverlayDevice {
         };
         self.attachment
             .block_status(range, &mut found)
-            .map_err(fault)?;
+            .map_err(|error| self.fault(&error))?;
         Ok(extents)
     }
 }
@@ -367,5 +384,18 @@ mod tests {
         one.distrust();
         assert_eq!(sources(&*other), [Source::Stored]);
         assert_eq!(sources(&*export.open().unwrap()), [Source::Stored]);
+    }
+
+    #[test]
+    fn a_deleted_overlay_is_gone_and_no_input_output_error() {
+        let (_dir, export) = copies();
+        let overlay = export.make().unwrap();
+        let device = OverlayDevice::new(overlay.attach(), &export.suspects);
+        device.write(&[1; 512], 0).unwrap();
+        export.store.delete(overlay.id()).unwrap();
+        let is_gone = |result| matches!(result, Err(Fault::Gone));
+        assert!(is_gone(device.read(&mut [0; 512], 0)));
+        assert!(is_gone(device.write(&[1; 512], 0)));
+        assert!(is_gone(device.flush()));
     }
 }
