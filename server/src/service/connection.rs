@@ -10,7 +10,7 @@ use std::{
 use nbd::{HeaderStyle, IoError, MetaContext, Operation, Request, Rules, Session, Verdict, reply};
 
 use super::{
-    device::{Device, Fault, Segment, Source},
+    device::{Device, Fault, PeerAddress, Segment, Source},
     input::Input,
     jobs::{Job, Mailbox},
     output::{self, Output},
@@ -109,6 +109,16 @@ pub fn serve(
     }
 }
 
+/// The lane of whoever is there: the owner of an export, or else all connections from an address. Local clients may
+/// be anybody and have one each.
+fn lane(engine: &Engine<'_>) -> Arc<Lane> {
+    match (engine.live.holds().1, engine.live.peer) {
+        (Some(owner), _) => engine.pool.lane(&format!("owner {owner}")),
+        (None, PeerAddress::Ip(ip)) => engine.pool.lane(&format!("address {ip}")),
+        (None, PeerAddress::Local) => Arc::new(Lane::default()),
+    }
+}
+
 fn rules(session: &Session) -> Rules {
     Rules {
         size: session.info.size,
@@ -148,7 +158,7 @@ impl<'a> Transmission<'a, 'a> {
             partial: None,
             segments: Vec::new(),
             mailbox: Arc::new(Mailbox::new()?),
-            lane: Arc::new(Lane::default()),
+            lane: lane(engine),
             jobs: 0,
             in_flight: 0,
             unsent: 0,
@@ -679,9 +689,11 @@ impl<'d> Transmission<'_, 'd> {
         };
         self.count(&self.engine.live.counters.read, read);
         let mailbox = self.mailbox.clone();
-        self.engine
-            .pool
-            .submit(&self.lane, Box::new(move || mailbox.put(job.run())));
+        self.engine.pool.submit(
+            &self.lane,
+            self.engine.live.id,
+            Box::new(move || mailbox.put(job.run())),
+        );
     }
 
     /// Lets what is under way end: answers it if the client may still be there, drops what has not begun if not.
@@ -689,7 +701,7 @@ impl<'d> Transmission<'_, 'd> {
         if matches!(end, End::Closed | End::Drained) {
             self.send_last(transport);
         } else {
-            self.jobs -= self.lane.cancel();
+            self.jobs -= self.lane.cancel(self.engine.live.id);
         }
         while self.jobs > 0 {
             let mailbox = self.mailbox.clone();
