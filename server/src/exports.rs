@@ -86,9 +86,6 @@ impl Export for ClientDisk {
     fn open(&self) -> Result<Arc<dyn Device>, Refusal> {
         let attachment = self.clients.attach(&self.token);
         let attachment = attachment.map_err(|error| refusal(&error))?;
-        Ok(Arc::new(OverlayDevice::new(
-            attachment,
-            self.suspects.clone(),
-        )))
+        Ok(Arc::new(OverlayDevice::new(attachment, &self.suspects)))
     }
 }

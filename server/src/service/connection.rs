@@ -13,7 +13,7 @@ use std::{
 use nbd::{IoError, MetaContext, Operation, Request, Rules, Session, Verdict, reply};
 
 use super::{
-    device::{Device, Fault, Segment},
+    device::{Device, Fault, PeerAddress, Segment},
     input::Input,
     jobs::{Job, Mailbox},
     output::Output,
@@ -112,6 +112,16 @@ pub fn serve(
     }
 }
 
+/// The lane of whoever is there: the owner of an export, or else all connections from an address. Local clients may
+/// be anybody and have one each.
+fn lane(engine: &Engine<'_>) -> Arc<Lane> {
+    match (engine.live.holds().1, engine.live.peer) {
+        (Some(owner), _) => engine.pool.lane(&format!("owner {owner}")),
+        (None, PeerAddress::Ip(ip)) => engine.pool.lane(&format!("address {ip}")),
+        (None, PeerAddress::Local) => Arc::new(Lane::default()),
+    }
+}
+
 fn rules(session: &Session) -> Rules {
     Rules {
         size: session.info.size,
@@ -151,7 +161,7 @@ impl<'a> Transmission<'a, 'a> {
             partial: None,
             segments: Vec::new(),
             mailbox: Arc::new(Mailbox::new()?),
-            lane: Arc::new(Lane::default()),
+            lane: lane(engine),
             jobs: 0,
             in_flight: 0,
             unsent: 0,
@@ -250,7 +260,9 @@ impl<'d> Transmission<'_, 'd> {
             return Err(error.into());
         }
         self.output.clear();
-        self.in_flight -= std::mem::take(&mut self.unsent);
+        let sent = std::mem::take(&mut self.unsent);
+        self.in_flight -= sent;
+        self.engine.pool.give_back(sent);
         Ok(())
     }
 
@@ -300,7 +312,7 @@ impl<'d> Transmission<'_, 'd> {
             Ok(None) => return Ok(Next::Receive),
             Err(error) => return Err(End::Failed(error.to_string())),
         };
-        if self.jobs >= MOST_JOBS || self.in_flight > self.engine.most_in_flight {
+        if self.is_crowded() {
             return Ok(Next::Jobs);
         }
         let header = Request::header_len(style);
@@ -336,6 +348,14 @@ impl<'d> Transmission<'_, 'd> {
                 Ok(Next::Request)
             }
         }
+    }
+
+    /// Whether enough is under way: here, or in all connections together. One job at a time is always let in, so that
+    /// nobody waits for others.
+    fn is_crowded(&self) -> bool {
+        self.jobs >= MOST_JOBS
+            || self.in_flight > self.engine.most_in_flight
+            || (self.jobs > 0 && self.engine.pool.is_full())
     }
 
     /// The service stops: clients that come back by themselves are cut off, others are told.
@@ -430,6 +450,7 @@ impl<'d> Transmission<'_, 'd> {
         };
         self.jobs += 1;
         self.in_flight += job.weight();
+        self.engine.pool.take(job.weight());
         let read = if matches!(operation, Operation::Read { .. }) {
             request.length
         } else {
@@ -437,9 +458,11 @@ impl<'d> Transmission<'_, 'd> {
         };
         self.count(&self.engine.live.counters.read, read);
         let mailbox = self.mailbox.clone();
-        self.engine
-            .pool
-            .submit(&self.lane, Box::new(move || mailbox.put(job.run())));
+        self.engine.pool.submit(
+            &self.lane,
+            self.engine.live.id,
+            Box::new(move || mailbox.put(job.run())),
+        );
     }
 
     /// Lets what is under way end: answers it if the client may still be there, drops what has not begun if not.
@@ -447,7 +470,7 @@ impl<'d> Transmission<'_, 'd> {
         if matches!(end, End::Closed | End::Drained) {
             self.send_last(transport);
         } else {
-            self.jobs -= self.lane.cancel();
+            self.jobs -= self.lane.cancel(self.engine.live.id);
         }
         while self.jobs > 0 {
             let mailbox = self.mailbox.clone();
@@ -469,6 +492,12 @@ impl<'d> Transmission<'_, 'd> {
         if self.send(transport).is_err() {
             self.output.clear();
         }
+    }
+}
+
+impl Drop for Transmission<'_, '_> {
+    fn drop(&mut self) {
+        self.engine.pool.give_back(self.in_flight);
     }
 }
 

@@ -35,6 +35,8 @@ pub struct Limits {
     pub options: u32,
     /// Bytes that requests under way may hold, per connection.
     pub in_flight: u64,
+    /// Bytes that requests of all connections together may hold before each gets one at a time.
+    pub in_flight_in_all: u64,
     /// Threads for what waits on disks.
     pub disk_threads: usize,
 }
@@ -47,6 +49,7 @@ impl Default for Limits {
             handshake: Duration::from_secs(10),
             options: 64,
             in_flight: 64 << 20,
+            in_flight_in_all: 512 << 20,
             disk_threads: 32,
         }
     }
@@ -108,7 +111,7 @@ impl Service {
             limits: options.limits,
             events: options.events,
             registry: Registry::default(),
-            pool: Pool::new(options.limits.disk_threads),
+            pool: Pool::new(options.limits.disk_threads, options.limits.in_flight_in_all),
             stop: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
         });
         let acceptor = shared.clone();

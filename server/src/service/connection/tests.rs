@@ -4,9 +4,7 @@ use std::{
     thread,
 };
 
-use nbd::{Command, CommandFlags, Cookie};
-
-use nbd::HeaderStyle;
+use nbd::{Command, CommandFlags, Cookie, HeaderStyle};
 
 use super::*;
 use crate::service::{
@@ -77,7 +75,7 @@ fn answers(style: HeaderStyle, requests: &[Request]) -> Vec<u8> {
         .for_each(|request| request.encode(style, &mut bytes));
     ours.write_all(&bytes).unwrap();
     let server = thread::spawn(move || {
-        let (disk, pool) = (disk(style), Pool::new(2));
+        let (disk, pool) = (disk(style), Pool::new(2, u64::MAX));
         let mut transport = Transport::plain(&live.socket);
         serve(
             &engine(&live, &disk, &pool),
@@ -114,7 +112,7 @@ fn a_read_of_nothing_gets_no_data_chunk() {
 
 #[test]
 fn every_job_counts_also_when_the_export_is_gone() {
-    let (disk, pool) = (disk(HeaderStyle::Simple), Pool::new(2));
+    let (disk, pool) = (disk(HeaderStyle::Simple), Pool::new(2, u64::MAX));
     let (_ours, live) = connect();
     let engine = engine(&live, &disk, &pool);
     let mut transmission = Transmission::new(&engine, &disk.session, &[], true).unwrap();
@@ -128,4 +126,23 @@ fn every_job_counts_also_when_the_export_is_gone() {
     }
     assert!(matches!(transmission.collect(), Err(End::Gone)));
     assert_eq!(transmission.jobs, 0);
+}
+
+/// Over the bound on all connections each has one request at a time, and what it held is free when it ends.
+#[test]
+fn all_connections_share_one_bound() {
+    const BOUND: u64 = 1000;
+    let (disk, pool) = (disk(HeaderStyle::Simple), Pool::new(2, BOUND));
+    let (_ours, live) = connect();
+    let engine = engine(&live, &disk, &pool);
+    pool.take(BOUND - 512);
+    let mut transmission = Transmission::new(&engine, &disk.session, &[], true).unwrap();
+    let operation = Operation::Read { whole: true };
+    transmission.submit(request(Command::Read, 512), operation, Vec::new(), 0);
+    assert!(transmission.is_crowded());
+    drop(transmission);
+    assert!(!pool.is_full());
+    let transmission = Transmission::new(&engine, &disk.session, &[], true).unwrap();
+    pool.take(BOUND);
+    assert!(!transmission.is_crowded(), "the first is always let in");
 }

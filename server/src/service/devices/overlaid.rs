@@ -1,7 +1,7 @@
 //! Overlays: a client's own, and one for each connection.
 
 use std::{
-    collections::HashSet,
+    collections::HashMap,
     ops::{ControlFlow, Range},
     sync::{
         Arc,
@@ -18,17 +18,14 @@ use parking_lot::Mutex;
 
 use crate::service::{Device, Export, Extent, Fault, Segment, Source};
 
-/// Bases whose memory map failed once. They are read by checked system calls from then on.
+/// Bases whose memory map failed once. They are read by checked system calls from then on, by all devices over them.
 #[derive(Debug, Default, Clone)]
-pub struct Suspects(Arc<Mutex<HashSet<BaseId>>>);
+pub struct Suspects(Arc<Mutex<HashMap<BaseId, Arc<AtomicBool>>>>);
 
 impl Suspects {
-    fn contains(&self, base: &BaseId) -> bool {
-        self.0.lock().contains(base)
-    }
-
-    fn add(&self, base: &BaseId) {
-        self.0.lock().insert(*base);
+    /// The mark of `base`, shared by all that ask.
+    fn mark(&self, base: &BaseId) -> Arc<AtomicBool> {
+        self.0.lock().entry(*base).or_default().clone()
     }
 }
 
@@ -48,25 +45,23 @@ pub fn overlay_info(size: u64) -> ExportInfo {
 pub struct OverlayDevice {
     attachment: Attachment,
     base: Arc<dyn Base>,
-    mapped: AtomicBool,
-    suspects: Suspects,
+    suspect: Arc<AtomicBool>,
 }
 
 impl OverlayDevice {
     /// Serves `attachment`.
-    pub fn new(attachment: Attachment, suspects: Suspects) -> Self {
+    pub fn new(attachment: Attachment, suspects: &Suspects) -> Self {
         let base = attachment.base().clone();
-        let mapped = AtomicBool::new(!suspects.contains(base.id()));
+        let suspect = suspects.mark(base.id());
         Self {
             attachment,
             base,
-            mapped,
-            suspects,
+            suspect,
         }
     }
 }
 
-fn fault(error: overlay::Error) -> Fault {
+fn fault(error: &overlay::Error) -> Fault {
     let kind = match error.kind() {
         ErrorKind::Evicted => return Fault::Gone,
         _ if error.is_no_space() => IoError::NoSpace,
@@ -92,23 +87,40 @@ fn extent(run: &Run) -> Extent {
     }
 }
 
+impl OverlayDevice {
+    /// What the client is told; nothing if its overlay was deleted under it, as in a takeover.
+    fn fault(&self, error: &overlay::Error) -> Fault {
+        if error.kind() == ErrorKind::NotFound && self.attachment.is_evicted() {
+            return Fault::Gone;
+        }
+        fault(error)
+    }
+}
+
 impl Device for OverlayDevice {
     fn read(&self, buf: &mut [u8], offset: u64) -> Result<(), Fault> {
-        self.attachment.read(buf, offset).map_err(fault)
+        self.attachment
+            .read(buf, offset)
+            .map_err(|error| self.fault(&error))
     }
 
     fn try_read(&self, buf: &mut [u8], offset: u64) -> Result<bool, Fault> {
-        let attempt = self.attachment.try_read(buf, offset).map_err(fault)?;
+        let attempt = self
+            .attachment
+            .try_read(buf, offset)
+            .map_err(|error| self.fault(&error))?;
         Ok(attempt == Attempt::Done)
     }
 
     fn segments(&self, range: Range<u64>, out: &mut Vec<Segment>) -> Result<(), Fault> {
         let mut runs = Vec::new();
-        self.attachment.segments(range, &mut runs).map_err(fault)?;
-        let mapped = if self.mapped.load(Relaxed) {
-            Source::Mapped
-        } else {
+        self.attachment
+            .segments(range, &mut runs)
+            .map_err(|error| self.fault(&error))?;
+        let mapped = if self.suspect.load(Relaxed) {
             Source::Stored
+        } else {
+            Source::Mapped
         };
         for Run { range, kind } in runs {
             let source = match kind {
@@ -129,24 +141,23 @@ impl Device for OverlayDevice {
     }
 
     fn distrust(&self) {
-        self.mapped.store(false, Relaxed);
-        self.suspects.add(self.base.id());
+        self.suspect.store(true, Relaxed);
     }
 
     fn write(&self, data: &[u8], offset: u64) -> Result<(), Fault> {
         self.attachment
             .write(data, offset, Durability::Process)
-            .map_err(fault)
+            .map_err(|error| self.fault(&error))
     }
 
     fn flush(&self) -> Result<(), Fault> {
-        self.attachment.flush().map_err(fault)
+        self.attachment.flush().map_err(|error| self.fault(&error))
     }
 
     fn trim(&self, range: Range<u64>) -> Result<(), Fault> {
         self.attachment
             .trim(range, Durability::Process)
-            .map_err(fault)
+            .map_err(|error| self.fault(&error))
     }
 
     fn zero(&self, range: Range<u64>, may_hole: bool, only_fast: bool) -> Result<(), Fault> {
@@ -158,7 +169,7 @@ impl Device for OverlayDevice {
         }
         self.attachment
             .write_zeroes(range, may_hole, Durability::Process)
-            .map_err(fault)
+            .map_err(|error| self.fault(&error))
     }
 
     fn cache(&self, range: Range<u64>) -> Result<(), Fault> {
@@ -184,7 +195,7 @@ impl Device for OverlayDevice {
         };
         self.attachment
             .block_status(range, &mut found)
-            .map_err(fault)?;
+            .map_err(|error| self.fault(&error))?;
         Ok(extents)
     }
 }
@@ -219,7 +230,7 @@ impl Export for OverlayExport {
     fn open(&self) -> Result<Arc<dyn Device>, Refusal> {
         Ok(Arc::new(OverlayDevice::new(
             self.overlay.attach(),
-            self.suspects.clone(),
+            &self.suspects,
         )))
     }
 }
@@ -267,7 +278,7 @@ impl Export for CowExport {
         let overlay = self
             .make()
             .map_err(|error| Refusal::new(OptionError::Policy, error.to_string()))?;
-        let device = OverlayDevice::new(overlay.attach(), self.suspects.clone());
+        let device = OverlayDevice::new(overlay.attach(), &self.suspects);
         Ok(Arc::new(Passing {
             device,
             store: self.store.clone(),
@@ -334,5 +345,57 @@ impl Device for Passing {
 
     fn status(&self, range: Range<u64>, most: usize) -> Result<Vec<Extent>, Fault> {
         self.device.status(range, most)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use overlay::{Digest, FileBase, Options};
+
+    use super::*;
+
+    const SIZE: u64 = 64 << 10;
+
+    /// Copies over a base of data; and the folder that all of it is in.
+    fn copies() -> (tempfile::TempDir, CowExport) {
+        let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+        let image = dir.path().join("image");
+        std::fs::write(&image, vec![7; SIZE as usize]).unwrap();
+        let id = BaseId {
+            version: uuid::Uuid::nil(),
+            digest: Digest([7; 32]),
+        };
+        let base = Arc::new(FileBase::open(&image, id).unwrap());
+        let store = Store::open(&dir.path().join("store"), Options::default()).unwrap();
+        (dir, CowExport::new(store, base, SIZE))
+    }
+
+    fn sources(device: &dyn Device) -> Vec<Source> {
+        let mut segments = Vec::new();
+        device.segments(0..SIZE, &mut segments).unwrap();
+        segments.into_iter().map(|segment| segment.source).collect()
+    }
+
+    #[test]
+    fn a_map_that_failed_one_device_is_used_by_none() {
+        let (_dir, export) = copies();
+        let (one, other) = (export.open().unwrap(), export.open().unwrap());
+        assert_eq!(sources(&*other), [Source::Mapped]);
+        one.distrust();
+        assert_eq!(sources(&*other), [Source::Stored]);
+        assert_eq!(sources(&*export.open().unwrap()), [Source::Stored]);
+    }
+
+    #[test]
+    fn a_deleted_overlay_is_gone_and_no_input_output_error() {
+        let (_dir, export) = copies();
+        let overlay = export.make().unwrap();
+        let device = OverlayDevice::new(overlay.attach(), &export.suspects);
+        device.write(&[1; 512], 0).unwrap();
+        export.store.delete(overlay.id()).unwrap();
+        let is_gone = |result| matches!(result, Err(Fault::Gone));
+        assert!(is_gone(device.read(&mut [0; 512], 0)));
+        assert!(is_gone(device.write(&[1; 512], 0)));
+        assert!(is_gone(device.flush()));
     }
 }
