@@ -130,6 +130,11 @@ impl Layer {
         })
     }
 
+    /// Has the next sync write all of the durable map: what it says now may be in the host's memory only.
+    pub(crate) fn renew_map(&self) {
+        self.durable.note_all(&self.map);
+    }
+
     /// Blocks in the data file.
     pub(crate) fn data_blocks(&self) -> u64 {
         self.map.count(State::Data)

@@ -328,6 +328,11 @@ impl Durable {
         self.file.sync()
     }
 
+    /// Notes all sectors that hold anything.
+    pub(crate) fn note_all(&self, map: &Map) {
+        self.note_differences(map, &Map::new(map.blocks()));
+    }
+
     /// Notes the sectors in which `map` differs from what `durable` says.
     pub(crate) fn note_differences(&self, map: &Map, durable: &Map) {
         let differs = |word: &u64| map.word(*word) != durable.word(*word);

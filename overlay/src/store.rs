@@ -229,7 +229,15 @@ impl Store {
         } else {
             Trust::Durable
         };
+        let distrusted = manifest.boot.is_nil();
+        if distrusted {
+            let mut layers = manifest.layers.iter();
+            layers.try_for_each(|layer| layerfile::forget_cache(&*self.host, &dir, layer.uuid))?;
+        }
         let stack = open_stack(&*self.host, &dir, &manifest, base, trust)?;
+        if distrusted {
+            stack.layers.iter().for_each(|layer| layer.renew_map());
+        }
         if trust == Trust::Durable {
             // Only now is the live map right.
             manifest.boot = boot;
