@@ -139,7 +139,19 @@ impl Attachment {
             return Ok(());
         }
         let written = inside.stack.top().write(data, offset, &inside.around());
-        self.heed(&inside, written)
+        self.heed(&inside, written)?;
+        self.relieve(inside)
+    }
+
+    /// Leaves the gate, and flushes if so much of the map changed since the last flush that the next one would take
+    /// much memory: not every client ever asks for one.
+    fn relieve(&self, inside: RwLockReadGuard<'_, Inside>) -> Result<()> {
+        let crowded = inside.stack.top().is_crowded();
+        drop(inside);
+        match crowded {
+            true => self.overlay.flush(),
+            false => Ok(()),
+        }
     }
 
     fn settle(&self, durability: Durability) -> Result<()> {
@@ -149,8 +161,7 @@ impl Attachment {
         }
     }
 
-    /// A large trim may flush on its way; a sync that failed then must be noted as any other, and if that could not
-    /// be noted, it is tried again with whatever is refused because of it.
+    /// If a failed sync could not be noted, that is tried again with whatever is refused because of it.
     fn heed(&self, inside: &Inside, result: Result<()>) -> Result<()> {
         result.inspect_err(|e| {
             if e.kind() == ErrorKind::SyncFailed {
@@ -183,7 +194,7 @@ impl Attachment {
             let end = (at / piece + 1).saturating_mul(piece).min(range.end);
             let inside = self.enter()?;
             self.heed(&inside, work(&inside, at..end))?;
-            drop(inside);
+            self.relieve(inside)?;
             at = end;
         }
         Ok(())
@@ -275,6 +286,36 @@ impl Inside {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{BaseId, Digest, FileBase, Options, OverlayId, OverlaySpec, Retention, Store};
+
+    /// The bound is a small one in these tests.
+    #[test]
+    fn a_client_that_never_flushes_does_not_pile_changes_up() {
+        const SIZE: u64 = 1 << 30;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("base.raw");
+        std::fs::write(&path, []).unwrap();
+        let base = BaseId {
+            version: uuid::Uuid::from_u128(1),
+            digest: Digest([1; 32]),
+        };
+        let spec = OverlaySpec {
+            size: SIZE,
+            quota: None,
+            retention: Retention::Keep,
+            base: Arc::new(FileBase::open(&path, base).unwrap()),
+        };
+        let store = Store::open(&dir.path().join("overlays"), Options::default()).unwrap();
+        let overlay = store.create(&OverlayId::new("pc").unwrap(), spec).unwrap();
+        let disk = overlay.attach();
+        let crowded = || overlay.gate.read().stack.top().is_crowded();
+        for at in (0..SIZE).step_by(16 << 20) {
+            disk.write(&[1; 4096], at, Durability::Process).unwrap();
+            assert!(!crowded(), "after a write at {at}");
+        }
+        disk.trim(0..SIZE, Durability::Process).unwrap();
+        assert!(!crowded(), "after a trim");
+    }
 
     #[test]
     fn whole_blocks_leave_out_what_is_only_touched() {

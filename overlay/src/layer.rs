@@ -135,6 +135,11 @@ impl Layer {
         self.durable.note_all(&self.map);
     }
 
+    /// Whether so many changes of the map wait for a flush that there should be one before more are made.
+    pub(crate) fn is_crowded(&self) -> bool {
+        self.durable.is_crowded()
+    }
+
     /// Blocks in the data file.
     pub(crate) fn data_blocks(&self) -> u64 {
         self.map.count(State::Data)
@@ -330,9 +335,6 @@ impl Layer {
                 .saturating_mul(PAGE_BLOCKS)
                 .min(blocks.end);
             self.zero_page(at..end, around)?;
-            if self.durable.is_crowded() {
-                self.sync()?;
-            }
             at = end;
         }
         Ok(())
