@@ -295,7 +295,8 @@ impl Store {
         let overlay = match slot.upgrade() {
             Some(overlay) => {
                 let stack = open_stack(&*self.host, &dir, &next, spec.base, Trust::Live)?;
-                overlay.replace_all(next.clone(), stack)?;
+                let clear = || self.clear_strays(&dir, &next);
+                overlay.replace_all(next.clone(), stack, clear)?;
                 overlay
             }
             None => {
@@ -305,7 +306,6 @@ impl Store {
             }
         };
         *slot = Arc::downgrade(&overlay);
-        self.clear_strays(&dir, &next)?;
         Ok(overlay)
     }
 
