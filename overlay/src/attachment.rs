@@ -8,6 +8,7 @@ use parking_lot::RwLockReadGuard;
 use crate::base::Base;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::BLOCK;
+use crate::map::PAGE_BLOCKS;
 use crate::overlay::{Inside, Overlay};
 use crate::stack::Run;
 use crate::storage::Attempt;
@@ -22,6 +23,11 @@ pub enum Durability {
 }
 
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+
+/// Bytes that are filled with zeros between two looks whether an eviction waits.
+const FILL_PIECE: u64 = 4 << 20;
+/// Bytes that are trimmed between two: those that a page of the map covers, which change with one write of it.
+const ZERO_PIECE: u64 = PAGE_BLOCKS * BLOCK;
 
 /// A client's hold on its overlay. Every call fails with [`ErrorKind::Evicted`] once a newer one was made.
 ///
@@ -133,7 +139,19 @@ impl Attachment {
             return Ok(());
         }
         let written = inside.stack.top().write(data, offset, &inside.around());
-        self.heed(&inside, written)
+        self.heed(&inside, written)?;
+        self.relieve(inside)
+    }
+
+    /// Leaves the gate, and flushes if so much of the map changed since the last flush that the next one would take
+    /// much memory: not every client ever asks for one.
+    fn relieve(&self, inside: RwLockReadGuard<'_, Inside>) -> Result<()> {
+        let crowded = inside.stack.top().is_crowded();
+        drop(inside);
+        match crowded {
+            true => self.overlay.flush(),
+            false => Ok(()),
+        }
     }
 
     fn settle(&self, durability: Durability) -> Result<()> {
@@ -143,8 +161,7 @@ impl Attachment {
         }
     }
 
-    /// A large trim may flush on its way; a sync that failed then must be noted as any other, and if that could not
-    /// be noted, it is tried again with whatever is refused because of it.
+    /// If a failed sync could not be noted, that is tried again with whatever is refused because of it.
     fn heed(&self, inside: &Inside, result: Result<()>) -> Result<()> {
         result.inspect_err(|e| {
             if e.kind() == ErrorKind::SyncFailed {
@@ -153,21 +170,38 @@ impl Attachment {
         })
     }
 
-    /// Drops the content of the whole blocks in `range`: they read as zeros, their space is given back.
+    /// Drops the content of the whole blocks in `range`: they read as zeros, their space is given back. A newer
+    /// attachment may come, and a snapshot be taken, when part of it is done.
     ///
     /// # Errors
     /// As [`Attachment::write`].
     pub fn trim(&self, range: Range<u64>, durability: Durability) -> Result<()> {
-        {
-            let inside = self.enter()?;
-            inside.stack.check(&range)?;
-            self.heed(&inside, inside.zero_whole(&range))?;
-        }
+        self.enter()?.stack.check(&range)?;
+        self.in_pieces(whole_blocks(&range, self.size), ZERO_PIECE, Inside::zero)?;
         self.settle(durability)
     }
 
+    /// Does `work` to one piece of `range` after the other, passing the gate anew for each: an eviction then waits for
+    /// one piece and not for a whole disk, and ends the rest.
+    fn in_pieces(
+        &self,
+        range: Range<u64>,
+        piece: u64,
+        work: fn(&Inside, Range<u64>) -> Result<()>,
+    ) -> Result<()> {
+        let mut at = range.start;
+        while at < range.end {
+            let end = (at / piece + 1).saturating_mul(piece).min(range.end);
+            let inside = self.enter()?;
+            self.heed(&inside, work(&inside, at..end))?;
+            self.relieve(inside)?;
+            at = end;
+        }
+        Ok(())
+    }
+
     /// Makes `range` read as zeros. With `punch` the space of whole blocks is given back; without, it is taken, so
-    /// that later writes there find room.
+    /// that later writes there find room. A newer attachment may come, and a snapshot be taken, when part of it is done.
     ///
     /// # Errors
     /// As [`Attachment::write`].
@@ -177,18 +211,16 @@ impl Attachment {
         punch: bool,
         durability: Durability,
     ) -> Result<()> {
-        {
-            let inside = self.enter()?;
-            inside.stack.check(&range)?;
-            let whole = if punch {
-                whole_blocks(&range, self.size)
-            } else {
-                range.start..range.start
-            };
-            inside.fill_zeros(range.start..whole.start)?;
-            self.heed(&inside, inside.zero_whole(&whole))?;
-            inside.fill_zeros(whole.end.max(range.start)..range.end)?;
-        }
+        self.enter()?.stack.check(&range)?;
+        let whole = if punch {
+            whole_blocks(&range, self.size)
+        } else {
+            range.start..range.start
+        };
+        let rest = whole.end.max(range.start)..range.end;
+        self.in_pieces(range.start..whole.start, FILL_PIECE, Inside::fill_zeros)?;
+        self.in_pieces(whole, ZERO_PIECE, Inside::zero)?;
+        self.in_pieces(rest, FILL_PIECE, Inside::fill_zeros)?;
         self.settle(durability)
     }
 
@@ -231,15 +263,13 @@ fn whole_blocks(range: &Range<u64>, size: u64) -> Range<u64> {
 }
 
 impl Inside {
-    fn zero_whole(&self, range: &Range<u64>) -> Result<()> {
-        let whole = whole_blocks(range, self.stack.size);
-        if whole.is_empty() {
-            return Ok(());
-        }
-        let blocks = whole.start / BLOCK..whole.end.div_ceil(BLOCK);
+    /// Zeros whole blocks, given in bytes, the last one of the disk counting as whole.
+    fn zero(&self, range: Range<u64>) -> Result<()> {
+        let blocks = range.start / BLOCK..range.end.div_ceil(BLOCK);
         self.stack.top().zero(blocks, &self.around())
     }
 
+    /// Writes zeros.
     fn fill_zeros(&self, range: Range<u64>) -> Result<()> {
         let mut at = range.start;
         while at < range.end {
@@ -256,6 +286,36 @@ impl Inside {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{BaseId, Digest, FileBase, Options, OverlayId, OverlaySpec, Retention, Store};
+
+    /// The bound is a small one in these tests.
+    #[test]
+    fn a_client_that_never_flushes_does_not_pile_changes_up() {
+        const SIZE: u64 = 1 << 30;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("base.raw");
+        std::fs::write(&path, []).unwrap();
+        let base = BaseId {
+            version: uuid::Uuid::from_u128(1),
+            digest: Digest([1; 32]),
+        };
+        let spec = OverlaySpec {
+            size: SIZE,
+            quota: None,
+            retention: Retention::Keep,
+            base: Arc::new(FileBase::open(&path, base).unwrap()),
+        };
+        let store = Store::open(&dir.path().join("overlays"), Options::default()).unwrap();
+        let overlay = store.create(&OverlayId::new("pc").unwrap(), spec).unwrap();
+        let disk = overlay.attach();
+        let crowded = || overlay.gate.read().stack.top().is_crowded();
+        for at in (0..SIZE).step_by(16 << 20) {
+            disk.write(&[1; 4096], at, Durability::Process).unwrap();
+            assert!(!crowded(), "after a write at {at}");
+        }
+        disk.trim(0..SIZE, Durability::Process).unwrap();
+        assert!(!crowded(), "after a trim");
+    }
 
     #[test]
     fn whole_blocks_leave_out_what_is_only_touched() {

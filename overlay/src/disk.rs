@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::fs::{FallocateFlags, FlockOperation, SeekFrom};
+use rustix::fs::{Advice, FallocateFlags, FlockOperation, SeekFrom};
 use rustix::io::{Errno, ReadWriteFlags};
 use uuid::Uuid;
 
@@ -153,6 +153,12 @@ impl StoredFile for DiskFile {
 
     fn sync(&self) -> io::Result<()> {
         self.file.sync_data()
+    }
+
+    fn forget_cache(&self) -> io::Result<()> {
+        // Only clean pages are dropped, and what cannot be written is clean after this: it goes, as it should.
+        let _ = self.file.sync_data();
+        Ok(rustix::fs::fadvise(&self.file, 0, None, Advice::DontNeed)?)
     }
 
     fn next_data(&self, from: u64) -> io::Result<Option<Range<u64>>> {

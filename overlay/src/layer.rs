@@ -130,6 +130,16 @@ impl Layer {
         })
     }
 
+    /// Has the next sync write all of the durable map: what it says now may be in the host's memory only.
+    pub(crate) fn renew_map(&self) {
+        self.durable.note_all(&self.map);
+    }
+
+    /// Whether so many changes of the map wait for a flush that there should be one before more are made.
+    pub(crate) fn is_crowded(&self) -> bool {
+        self.durable.is_crowded()
+    }
+
     /// Blocks in the data file.
     pub(crate) fn data_blocks(&self) -> u64 {
         self.map.count(State::Data)
@@ -325,9 +335,6 @@ impl Layer {
                 .saturating_mul(PAGE_BLOCKS)
                 .min(blocks.end);
             self.zero_page(at..end, around)?;
-            if self.durable.is_crowded() {
-                self.sync()?;
-            }
             at = end;
         }
         Ok(())

@@ -51,6 +51,16 @@ pub(crate) fn create_files(host: &dyn Storage, dir: &Path, layer: Uuid, size: u6
     Ok(())
 }
 
+/// Has a layer's data and durable map read from the disk: what the host holds in memory may never have got there.
+pub(crate) fn forget_cache(host: &dyn Storage, dir: &Path, layer: Uuid) -> Result<()> {
+    let names = Names::of(dir, layer);
+    for path in [names.data, names.durable] {
+        let forgotten = open(host, &path, OpenMode::Write)?.forget_cache();
+        forgotten.context(|| format!("dropping {} from memory", path.display()))?;
+    }
+    Ok(())
+}
+
 /// Opens `path`, naming it in the error.
 pub(crate) fn open(host: &dyn Storage, path: &Path, mode: OpenMode) -> Result<Arc<dyn StoredFile>> {
     let lost = |e: Error| match e.kind() {

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use uuid::Uuid;
@@ -20,7 +20,10 @@ pub(crate) const SECTOR_MAGIC: [u8; 4] = *b"BRm1";
 /// Sectors of the durable map for which room is made at a time.
 const ROOM_SECTORS: u64 = 8;
 /// Changed sectors that may wait for a flush: bounds what a flush must hold in memory (32 MiB).
+#[cfg(not(test))]
 const MOST_CHANGED: usize = 1 << 16;
+#[cfg(test)]
+const MOST_CHANGED: usize = 4;
 /// Bytes read at a time while loading.
 const CHUNK: u64 = 64 << 10;
 
@@ -245,6 +248,8 @@ pub(crate) struct Durable {
     file: std::sync::Arc<dyn StoredFile>,
     layer: Uuid,
     waiting: Mutex<Waiting>,
+    /// More than [`MOST_CHANGED`] wait; looked at with every write, so not below the lock.
+    crowded: AtomicBool,
     roomy: Bits,
 }
 
@@ -255,6 +260,7 @@ impl Durable {
             file,
             layer,
             waiting: Mutex::new(Waiting::new(sectors)),
+            crowded: AtomicBool::new(false),
             roomy: Bits::new(sectors.div_ceil(ROOM_SECTORS)),
         }
     }
@@ -281,11 +287,13 @@ impl Durable {
         for sector in words.start / SECTOR_WORDS..=(words.end - 1) / SECTOR_WORDS {
             waiting.add(sector as u32);
         }
+        let crowded = waiting.sectors.len() > MOST_CHANGED;
+        self.crowded.store(crowded, Ordering::Relaxed);
     }
 
     /// Whether so much waits that it should be flushed before more is added.
     pub(crate) fn is_crowded(&self) -> bool {
-        self.waiting.lock().sectors.len() > MOST_CHANGED
+        self.crowded.load(Ordering::Relaxed)
     }
 
     pub(crate) fn is_clean(&self) -> bool {
@@ -295,7 +303,11 @@ impl Durable {
     /// Takes down the changed sectors as they are now, and forgets that they changed.
     pub(crate) fn capture(&self, map: &Map) -> Captured {
         // First the marks, then the words: a change in between is marked again.
-        let mut sectors = self.waiting.lock().take();
+        let mut sectors = {
+            let mut waiting = self.waiting.lock();
+            self.crowded.store(false, Ordering::Relaxed);
+            waiting.take()
+        };
         sectors.sort_unstable();
         let mut image = vec![0; sectors.len() * SECTOR];
         let (slots, _) = image.as_chunks_mut::<SECTOR>();
@@ -310,6 +322,8 @@ impl Durable {
         let mut waiting = self.waiting.lock();
         let sectors = captured.sectors.iter();
         sectors.for_each(|sector| waiting.add(*sector));
+        let crowded = waiting.sectors.len() > MOST_CHANGED;
+        self.crowded.store(crowded, Ordering::Relaxed);
     }
 
     /// Writes what was captured, neighbours together.
@@ -326,6 +340,11 @@ impl Durable {
 
     pub(crate) fn sync(&self) -> io::Result<()> {
         self.file.sync()
+    }
+
+    /// Notes all sectors that hold anything.
+    pub(crate) fn note_all(&self, map: &Map) {
+        self.note_differences(map, &Map::new(map.blocks()));
     }
 
     /// Notes the sectors in which `map` differs from what `durable` says.

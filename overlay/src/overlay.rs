@@ -241,8 +241,14 @@ impl Overlay {
         }
     }
 
-    /// Puts another disk in this one's place. Evicts.
-    pub(crate) fn replace_all(&self, next: Manifest, stack: Stack) -> Result<()> {
+    /// Puts another disk in this one's place. Evicts. `clear` is called once the old one is out of force and before any
+    /// further layer can be made: what the new manifest does not name may then be cleared away.
+    pub(crate) fn replace_all(
+        &self,
+        next: Manifest,
+        stack: Stack,
+        clear: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
         self.hurry.store(true, Ordering::Relaxed);
         let _change = self.change_layers();
         self.hurry.store(false, Ordering::Relaxed);
@@ -252,7 +258,8 @@ impl Overlay {
         self.commit(next, stack.top())?;
         inside.space = space;
         inside.stack = stack;
-        Ok(())
+        drop(inside);
+        clear()
     }
 
     /// Ends all use of it: once this returns nothing is written in its folder's name any more.

@@ -115,6 +115,9 @@ impl Overlay {
             for word in page * PAGE_WORDS..(page + 1) * PAGE_WORDS {
                 newer.adopt(word, older, around)?;
             }
+            if newer.is_crowded() {
+                newer.sync()?;
+            }
         }
         // The older layer goes away: from now on the newer one alone answers for these blocks.
         newer.sync()

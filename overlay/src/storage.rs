@@ -1,7 +1,8 @@
 //! What the store asks of its host. Everything durable goes through here, so that the crash tests can stand in.
 //!
 //! The rules that a double must model: without a sync, a write may be kept, lost, or torn between 512-byte sectors,
-//! in any order; names change only durably with `sync_dir`.
+//! in any order; names change only durably with `sync_dir`; a write that a failed sync should have made durable is read
+//! back from memory until `forget_cache`, and no later sync makes it durable.
 
 use std::fs::File;
 use std::io;
@@ -81,6 +82,9 @@ pub trait StoredFile: Send + Sync {
     fn allocated(&self) -> io::Result<u64>;
     /// Makes contents and length durable.
     fn sync(&self) -> io::Result<()>;
+    /// Drops what the host holds of the file in memory, so that reads come from the disk. After a failed sync the host
+    /// may hold, as if it were clean, what never got there.
+    fn forget_cache(&self) -> io::Result<()>;
     /// The first stretch at or after `from` that may hold something other than zeros.
     fn next_data(&self, from: u64) -> io::Result<Option<Range<u64>>>;
     /// The file itself, where copies inside the kernel are possible.

@@ -1,9 +1,8 @@
 //! The folder of all overlays: made, opened, reset, deleted, listed.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread;
 
@@ -66,7 +65,7 @@ pub struct Store {
     pool: Arc<Pool>,
     slots: Mutex<HashMap<OverlayId, Slot>>,
     background: bool,
-    emptying: Arc<AtomicBool>,
+    emptying: Arc<Mutex<Emptying>>,
     _lock: Box<dyn Send + Sync>,
 }
 
@@ -229,7 +228,15 @@ impl Store {
         } else {
             Trust::Durable
         };
+        let distrusted = manifest.boot.is_nil();
+        if distrusted {
+            let mut layers = manifest.layers.iter();
+            layers.try_for_each(|layer| layerfile::forget_cache(&*self.host, &dir, layer.uuid))?;
+        }
         let stack = open_stack(&*self.host, &dir, &manifest, base, trust)?;
+        if distrusted {
+            stack.layers.iter().for_each(|layer| layer.renew_map());
+        }
         if trust == Trust::Durable {
             // Only now is the live map right.
             manifest.boot = boot;
@@ -287,7 +294,8 @@ impl Store {
         let overlay = match slot.upgrade() {
             Some(overlay) => {
                 let stack = open_stack(&*self.host, &dir, &next, spec.base, Trust::Live)?;
-                overlay.replace_all(next.clone(), stack)?;
+                let clear = || self.clear_strays(&dir, &next);
+                overlay.replace_all(next.clone(), stack, clear)?;
                 overlay
             }
             None => {
@@ -297,7 +305,6 @@ impl Store {
             }
         };
         *slot = Arc::downgrade(&overlay);
-        self.clear_strays(&dir, &next)?;
         Ok(overlay)
     }
 
@@ -360,25 +367,52 @@ impl Store {
         empty_trash(&*self.host, &self.dir)
     }
 
-    /// Has what was discarded removed, if that is to be done in the background and is not being done.
+    /// Has what was discarded removed, if that is to be done in the background.
     fn tidy(&self) {
-        if !self.background || self.emptying.swap(true, Ordering::AcqRel) {
+        if !self.background || !self.emptying.lock().ask() {
             return;
         }
         let (host, dir, emptying) = (self.host.clone(), self.dir.clone(), self.emptying.clone());
         let work = move || {
-            if let Err(error) = empty_trash(&*host, &dir) {
-                tracing::warn!(%error, "cannot remove discarded overlays");
+            loop {
+                if let Err(error) = empty_trash(&*host, &dir) {
+                    tracing::warn!(%error, "cannot remove discarded overlays");
+                }
+                if emptying.lock().is_done() {
+                    break;
+                }
             }
-            emptying.store(false, Ordering::Release);
         };
-        if thread::Builder::new()
-            .name("overlay-trash".into())
-            .spawn(work)
-            .is_err()
-        {
-            self.emptying.store(false, Ordering::Release);
+        let thread = thread::Builder::new().name("overlay-trash".into());
+        if thread.spawn(work).is_err() {
+            *self.emptying.lock() = Emptying::No;
         }
+    }
+}
+
+/// Whether the trash is being emptied.
+#[derive(Default)]
+enum Emptying {
+    #[default]
+    No,
+    Yes,
+    /// And there may be more than it has seen.
+    Again,
+}
+
+impl Emptying {
+    /// Asks for it; says whether the caller must do it.
+    fn ask(&mut self) -> bool {
+        let idle = matches!(self, Self::No);
+        *self = if idle { Self::Yes } else { Self::Again };
+        idle
+    }
+
+    /// Whether who has emptied it may go.
+    fn is_done(&mut self) -> bool {
+        let done = matches!(self, Self::Yes);
+        *self = if done { Self::No } else { Self::Yes };
+        done
     }
 }
 
@@ -392,23 +426,31 @@ fn make_dir(host: &dyn Storage, dir: &Path) -> io::Result<()> {
     host.sync_dir(parent.unwrap_or(Path::new(".")))
 }
 
+/// Removes all that can be; what cannot does not keep the rest. Fails with the first failure.
 fn empty_trash(host: &dyn Storage, dir: &Path) -> Result<()> {
     let naming = || format!("emptying the trash in {}", dir.display());
+    let mut stuck = HashSet::new();
+    let mut outcome = Ok(());
     loop {
-        let names = host.list(dir).context(naming)?;
-        let mut trash = names
-            .iter()
-            .filter(|name| name.starts_with(TRASH))
-            .peekable();
-        if trash.peek().is_none() {
-            return Ok(());
+        let mut names = host.list(dir).context(naming)?;
+        names.retain(|name| name.starts_with(TRASH) && !stuck.contains(name));
+        if names.is_empty() {
+            return outcome;
         }
-        for name in trash {
-            match host.remove(&dir.join(name)) {
-                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e).context(naming),
-                _ => {}
+        for name in names {
+            let removed = host.remove(&dir.join(&name));
+            if let Err(e) = removed.or_else(unless_gone) {
+                outcome = outcome.and(Err(e).context(naming));
+                stuck.insert(name);
             }
         }
+    }
+}
+
+fn unless_gone(error: io::Error) -> io::Result<()> {
+    match error.kind() {
+        io::ErrorKind::NotFound => Ok(()),
+        _ => Err(error),
     }
 }
 

@@ -8,8 +8,11 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-use overlay::{Base, Durability, ErrorKind, SnapshotName, Storage};
+use overlay::{Attachment, Base, Durability, ErrorKind, Options, SnapshotName, Storage, Store};
+use support::history::TagBase;
 use support::hooked::{Call, Hooked};
+use support::image::Image;
+use support::sim::Sim;
 use support::*;
 
 /// The real disk, whose data files fail to sync while `broken` is set.
@@ -60,6 +63,44 @@ fn after_a_failed_sync_the_last_good_flush_is_what_counts() {
         "what was not flushed is gone, as after a power cut"
     );
     disk.write(&[4; 4096], 0, Durability::Disk).unwrap();
+}
+
+fn on_sim(sim: &Arc<Sim>) -> Attachment {
+    let options = Options {
+        host: sim.clone(),
+        background: false,
+        ..Options::default()
+    };
+    let store = Store::open(Path::new("/store"), options).unwrap();
+    let base: Arc<dyn Base> = Arc::new(TagBase::new(0));
+    let made = store.create(&id("pc"), spec(1 << 20, &base));
+    let found = made.or_else(|_| store.open_overlay(&id("pc"), &|_| Some(base.clone())));
+    found.unwrap().attach()
+}
+
+/// The host keeps in memory what it could not write, as if it were on the disk: no flush may be answered on that.
+#[test]
+fn what_a_failed_sync_left_in_memory_is_not_taken_for_durable() {
+    for part in ["data", "map"] {
+        let sim = Arc::new(Sim::new(Image::default(), 1));
+        let disk = on_sim(&sim);
+        disk.write(&[1; 4096], 0, Durability::Disk).unwrap();
+        disk.write(&[2; 4096], 0, Durability::Process).unwrap();
+        disk.write(&[3; 4096], 8192, Durability::Process).unwrap();
+        sim.fail_syncs_of(Some(part));
+        disk.flush().unwrap_err();
+        sim.fail_syncs_of(None);
+        drop(disk);
+        let disk = on_sim(&sim);
+        let mut before = [0; 12288];
+        disk.read(&mut before, 0).unwrap();
+        disk.flush().unwrap();
+        let sim = Arc::new(Sim::new(sim.power_cut(), 2));
+        let mut after = [0; 12288];
+        on_sim(&sim).read(&mut after, 0).unwrap();
+        assert!(before == after, "a flush was answered: {part}");
+        assert_eq!(after[0], if part == "data" { 1 } else { 2 });
+    }
 }
 
 /// What is to fail.

@@ -113,6 +113,9 @@ impl StoredFile for HookedFile {
         (self.hook)(Call::Sync, &self.path)?;
         self.file.sync()
     }
+    fn forget_cache(&self) -> io::Result<()> {
+        self.file.forget_cache()
+    }
     fn next_data(&self, from: u64) -> io::Result<Option<Range<u64>>> {
         self.file.next_data(from)
     }

@@ -1,5 +1,6 @@
 //! A host in memory that records every storage call.
 
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::{self, ErrorKind};
 use std::ops::Range;
 use std::path::Path;
@@ -9,10 +10,17 @@ use overlay::{Attempt, OpenMode, Storage, StoredFile};
 use parking_lot::Mutex;
 use uuid::Uuid;
 
-use super::image::{Event, Image, Node, SECTOR};
+use super::image::{Event, FileImage, Image, Node, SECTOR};
 
 struct World {
+    /// What calls see.
     image: Image,
+    /// What is on the disk of those contents that were ever synced or there from the start.
+    disk: HashMap<u64, FileImage>,
+    /// Sectors not yet written back.
+    dirty: BTreeSet<(u64, u64)>,
+    /// Files with this extension fail to sync.
+    failing: Option<&'static str>,
     log: Vec<Event>,
     next: u64,
 }
@@ -32,15 +40,88 @@ impl World {
     fn record(&mut self, event: Event) {
         self.image.apply_name(&event);
         self.image.apply_data(&event, &mut |_| true);
+        match &event {
+            Event::Write {
+                inode,
+                first,
+                sectors,
+                ..
+            } => {
+                let last = first + sectors.len() as u64;
+                self.dirty.extend((*first..last).map(|s| (*inode, s)));
+            }
+            Event::Punch { inode, sectors } => {
+                self.dirty.extend(sectors.clone().map(|s| (*inode, s)));
+            }
+            Event::Sync { inode } => self.write_back(*inode),
+            _ => {}
+        }
         self.log.push(event);
     }
 }
 
+impl World {
+    /// The dirty sectors of a file, which are clean from now on.
+    fn clean(&mut self, inode: u64) -> Vec<u64> {
+        let all = self.dirty.range((inode, 0)..=(inode, u64::MAX));
+        let sectors: Vec<_> = all.map(|(_, sector)| *sector).collect();
+        self.dirty.retain(|(dirty, _)| *dirty != inode);
+        sectors
+    }
+
+    fn write_back(&mut self, inode: u64) {
+        let sectors = self.clean(inode);
+        let (seen, disk) = (
+            &self.image.files[&inode],
+            self.disk.entry(inode).or_default(),
+        );
+        for sector in sectors {
+            match seen.sectors.get(&sector) {
+                Some(bytes) => disk.sectors.insert(sector, bytes.clone()),
+                None => disk.sectors.remove(&sector),
+            };
+        }
+        disk.len = seen.len;
+    }
+
+    fn fails(&self, inode: u64) -> bool {
+        let names = self.image.names.iter();
+        let mut paths = names.filter(|(_, node)| **node == Node::File(inode));
+        let bad = |path: &Path| path.extension().and_then(|e| e.to_str()) == self.failing;
+        self.failing.is_some() && paths.any(|(path, _)| bad(path))
+    }
+}
+
 impl Sim {
+    /// From now on syncs of files with this extension fail; what they should have written is lost from memory only
+    /// when that is asked for, or with the power.
+    pub fn fail_syncs_of(&self, extension: Option<&'static str>) {
+        self.world.lock().failing = extension;
+    }
+
+    /// What a power cut leaves now, if nothing was written back but by syncs, and all names are durable.
+    pub fn power_cut(&self) -> Image {
+        let world = self.world.lock();
+        let mut image = world.image.clone();
+        for (inode, file) in &mut image.files {
+            file.sectors = match world.disk.get(inode) {
+                Some(disk) => disk.sectors.clone(),
+                None => BTreeMap::new(),
+            };
+        }
+        image
+    }
+
     pub fn new(image: Image, boot: u64) -> Self {
         let next = 1 + image.files.keys().copied().max().unwrap_or(0);
-        let log = Vec::new();
-        let world = World { image, log, next };
+        let world = World {
+            disk: image.files.clone(),
+            image,
+            dirty: BTreeSet::new(),
+            failing: None,
+            log: Vec::new(),
+            next,
+        };
         Self {
             world: Arc::new(Mutex::new(world)),
             boot: Uuid::from_u64_pair(0xB007, boot),
@@ -214,9 +295,29 @@ impl StoredFile for SimFile {
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.world.lock().record(Event::Sync { inode: self.inode });
+        {
+            let mut world = self.world.lock();
+            if world.fails(self.inode) {
+                world.clean(self.inode);
+                return Err(io::Error::other("a dying disk"));
+            }
+            world.record(Event::Sync { inode: self.inode });
+        }
         // Lets others act between this sync and what follows it.
         (0..3).for_each(|_| std::thread::yield_now());
+        Ok(())
+    }
+
+    fn forget_cache(&self) -> io::Result<()> {
+        let mut world = self.world.lock();
+        let world = &mut *world;
+        let disk = world.disk.entry(self.inode).or_default();
+        let seen = world.image.files.get_mut(&self.inode).unwrap();
+        let dirty = |sector: &u64| world.dirty.contains(&(self.inode, *sector));
+        seen.sectors.retain(|sector, _| dirty(sector));
+        for (sector, bytes) in disk.sectors.iter().filter(|(sector, _)| !dirty(sector)) {
+            seen.sectors.insert(*sector, bytes.clone());
+        }
         Ok(())
     }
 
