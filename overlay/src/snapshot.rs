@@ -70,7 +70,7 @@ impl Overlay {
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`]; [`ErrorKind::Busy`] if it gave way to a reset; [`ErrorKind::NoSpace`] if there is no
-    /// room for the copies. The snapshot stays then.
+    /// room for the copies. The snapshot stays then. [`ErrorKind::SyncFailed`] as for [`Overlay::flush`].
     pub fn drop_snapshot(&self, name: &SnapshotName) -> Result<()> {
         let _change = self.change_layers();
         let (at, stack, space) = {
