@@ -65,8 +65,11 @@ impl Agent {
             self.turn(deadline)?;
         }
         for attachment in &self.attachments {
-            // Worth trying; without it a server with unusual limits answers errors, and says so.
-            let _ = attachment.limit_requests();
+            if let Err(error) = attachment.tune() {
+                // Without it an interrupted request waits for up to 30 s.
+                let line = format!("/dev/{} cannot be tuned: {error}", attachment.device());
+                self.console.say(Level::Warning, &line);
+            }
         }
         Ok(())
     }

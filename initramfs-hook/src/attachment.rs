@@ -13,12 +13,18 @@ use crate::link::{Action, Link, Now};
 use crate::nag::Nag;
 use crate::net::{self, Place};
 use crate::netlink::Setup;
+use crate::pulse::{Pulse, Traffic};
 use crate::security::Security;
+use crate::sys;
 use crate::talk::Talk;
 use crate::terms::Terms;
 
 /// How long the kernel lets I/O wait without a socket: ten years. A teacher's patience ends earlier.
 const DEAD_TIMEOUT: Duration = Duration::from_secs(10 * 365 * 86400);
+
+/// After what time, rounded up to a full second, the kernel looks whether an unanswered request went out over a connection that is no more. Each look at
+/// a request that is merely slow costs a line in the kernel log, at the level that no console shows.
+const RESEND_CHECK: Duration = Duration::from_millis(500);
 
 /// So often the kernel has to say that it knows no such attachment (any more) before the agent believes it.
 const DISOWNED: u8 = 3;
@@ -26,7 +32,7 @@ const DISOWNED: u8 = 3;
 /// How to attach.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Time after which an unanswered request, or unacknowledged data, ends a connection.
+    /// Time after which silence while requests wait, or unacknowledged data, ends a connection.
     pub request_timeout: Duration,
     /// What TLS has to prove, for `nbds://`.
     pub security: Option<Security>,
@@ -69,13 +75,14 @@ pub struct Attachment {
     serving: Option<OwnedFd>,
     candidate: Option<Candidate>,
     nag: Nag,
+    pulse: Pulse,
     /// How often in a row the kernel said that the device is not ours.
     disowned: u8,
 }
 
 impl Attachment {
     /// A disk to be attached; nothing happens before the first [`Attachment::tick`].
-    pub fn new(disk: Disk, places: Vec<Place>, seed: u64, now: Now) -> Self {
+    pub fn new(disk: Disk, places: Vec<Place>, patience: Duration, seed: u64, now: Now) -> Self {
         let link = Link::new(places.len(), seed, now);
         let identity = identity(&disk);
         Self {
@@ -87,6 +94,7 @@ impl Attachment {
             serving: None,
             candidate: None,
             nag: Nag::new(now),
+            pulse: Pulse::new(patience, now),
             disowned: 0,
         }
     }
@@ -103,7 +111,8 @@ impl Attachment {
 
     /// When [`Attachment::tick`] wants to be called.
     pub fn deadline(&self) -> Option<Now> {
-        [self.link.deadline(), self.nag.deadline()]
+        let look = self.link.is_up().then(|| self.pulse.deadline());
+        [self.link.deadline(), self.nag.deadline(), look]
             .into_iter()
             .flatten()
             .min()
@@ -145,7 +154,8 @@ impl Attachment {
     /// The awaited thing has come.
     pub fn ready(&mut self, around: &mut Around<'_>, now: Now) -> Result<Option<Happened>> {
         if self.link.is_up() {
-            self.lost(around, now);
+            self.pulse.forgive();
+            self.lost("connection lost", around, now);
             return Ok(None);
         }
         let result = if self.link.is_dialing() {
@@ -164,8 +174,21 @@ impl Attachment {
                 &format!("waiting for {}: {line}", self.place()),
             );
         }
+        if self.link.is_up() && self.pulse.deadline() <= now && !self.answers(now) {
+            self.lost("no answer", around, now);
+            return Ok(None);
+        }
         let action = self.link.tick(now);
         self.follow(Ok(action), around, now)
+    }
+
+    fn answers(&mut self, now: Now) -> bool {
+        let Some(fd) = &self.serving else { return true };
+        // A socket that cannot be asked has ended, which is noticed on its own.
+        let Ok((sent, received)) = sys::tcp_traffic(fd.as_fd()) else {
+            return true;
+        };
+        self.pulse.look(Traffic { sent, received }, now)
     }
 
     /// The kernel says that it has given up the socket.
@@ -178,16 +201,16 @@ impl Attachment {
         &self.places[self.link.server()].name
     }
 
-    fn lost(&mut self, around: &mut Around<'_>, now: Now) {
+    fn lost(&mut self, why: &str, around: &mut Around<'_>, now: Now) {
         around.console.say(
             Level::Warning,
             &format!(
-                "lost server {}; this machine waits and goes on by itself",
+                "lost server {} ({why}); this machine waits and goes on by itself",
                 self.place()
             ),
         );
         self.link.lost(now);
-        self.nag.begin(now, "connection lost");
+        self.nag.begin(now, why);
         if let Some(fd) = &self.serving {
             net::shut(fd);
         }
@@ -261,7 +284,7 @@ impl Attachment {
         net::set_blocking(&fd).map_err(|e| Error::with(Kind::Network, "no connection", e))?;
         let first = self.agreed.is_none();
         let terms = self.agreed.get_or_insert(terms);
-        let setup = setup(self.disk.device, terms, &self.identity, around.settings)?;
+        let setup = setup(self.disk.device, terms, &self.identity)?;
         let given = match first {
             true => around.kernel.connect(&setup, fd.as_fd()),
             false => around.kernel.reconfigure(&setup, fd.as_fd()),
@@ -273,6 +296,7 @@ impl Attachment {
         })?;
         self.serving = Some(fd);
         self.disowned = 0;
+        self.pulse.begin(now);
         let away = self.link.installed(now);
         Ok(Some(self.announce(away, around)))
     }
@@ -300,7 +324,7 @@ impl Attachment {
         let (Some(fd), Some(terms)) = (&self.serving, &self.agreed) else {
             return Ok(());
         };
-        let setup = setup(self.disk.device, terms, &self.identity, around.settings)?;
+        let setup = setup(self.disk.device, terms, &self.identity)?;
         around.kernel.reconfigure(&setup, fd.as_fd())
     }
 
@@ -335,18 +359,12 @@ impl Attachment {
     }
 }
 
-fn setup<'a>(
-    device: DeviceIndex,
-    terms: &Terms,
-    identity: &'a str,
-    settings: &Settings,
-) -> Result<Setup<'a>> {
+fn setup<'a>(device: DeviceIndex, terms: &Terms, identity: &'a str) -> Result<Setup<'a>> {
     Ok(Setup {
         device,
         size: terms.size,
         block: terms.block()?,
         flags: terms.flags,
-        request_timeout: settings.request_timeout.as_secs().max(1),
         dead_timeout: DEAD_TIMEOUT.as_secs(),
         identity,
     })
@@ -369,14 +387,16 @@ fn vanished() -> Error {
 }
 
 impl Attachment {
-    /// Keeps the kernel from sending larger requests than the server takes. Only while files can still be written.
-    pub fn limit_requests(&self) -> std::io::Result<()> {
-        match self.agreed.as_ref().and_then(Terms::max_sectors_kb) {
-            None => Ok(()),
-            Some(kb) => std::fs::write(
-                format!("/sys/block/{}/queue/max_sectors_kb", self.disk.device),
-                kb.to_string(),
-            ),
+    /// Settings that the kernel takes through files; only while files can still be used. Keeps it from sending larger
+    /// requests than the server takes, and makes it look soon whether a request has to be sent again.
+    pub fn tune(&self) -> std::io::Result<()> {
+        let queue = format!("/sys/block/{}/queue", self.disk.device);
+        if let Some(kb) = self.agreed.as_ref().and_then(Terms::max_sectors_kb) {
+            std::fs::write(format!("{queue}/max_sectors_kb"), kb.to_string())?;
         }
+        std::fs::write(
+            format!("{queue}/io_timeout"),
+            RESEND_CHECK.as_millis().to_string(),
+        )
     }
 }

@@ -26,6 +26,7 @@ pub mod nag;
 pub mod net;
 pub mod netlink;
 pub mod post;
+pub mod pulse;
 pub mod report;
 pub mod security;
 pub mod sys;

@@ -37,7 +37,7 @@ const FIRST_SPREAD: Duration = Duration::from_millis(250);
 /// Pause after the first round of failures; doubles with each round.
 const BASE_PAUSE: Duration = Duration::from_millis(100);
 /// The pause never grows beyond this, so that a server that comes back is noticed within two seconds.
-const MAX_PAUSE: Duration = Duration::from_millis(1600);
+const MAX_PAUSE: Duration = Duration::from_millis(800);
 /// Pause when every server has said no: an answer that will hardly change by itself.
 const REFUSED_PAUSE: Duration = Duration::from_secs(10);
 /// How long a server may take to accept a connection.
@@ -393,7 +393,7 @@ mod tests {
             last = now;
         }
         assert!(
-            last.0 > Duration::from_secs(700),
+            last.0 > Duration::from_secs(350),
             "and yet it is not hammered: {last:?}"
         );
     }

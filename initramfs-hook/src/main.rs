@@ -153,7 +153,7 @@ fn serve(attach: Attach, attached: impl FnOnce(&mut Console) -> std::io::Result<
         request_timeout: attach.request_timeout,
         security: Security::load(&attach.tls)?,
     };
-    let attachments = attachments(&plan)?;
+    let attachments = attachments(&plan, settings.request_timeout)?;
     let reporting = attach
         .report
         .or(plan.report)
@@ -169,12 +169,13 @@ fn serve(attach: Attach, attached: impl FnOnce(&mut Console) -> std::io::Result<
     Ok(())
 }
 
-fn attachments(plan: &Plan) -> Result<Vec<Attachment>> {
+fn attachments(plan: &Plan, patience: std::time::Duration) -> Result<Vec<Attachment>> {
     let seed = clock::seed();
     let attachment = |disk: &bootroom_attach::cmdline::Disk| {
         Ok(Attachment::new(
             disk.clone(),
             net::resolve(&disk.target.servers)?,
+            patience,
             seed,
             clock::now(),
         ))

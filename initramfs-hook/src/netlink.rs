@@ -39,6 +39,10 @@ const ATTR_SERVER_FLAGS: u16 = 5;
 const ATTR_SOCKETS: u16 = 7;
 const ATTR_DEAD_CONN_TIMEOUT: u16 = 8;
 const ATTR_BACKEND_IDENTIFIER: u16 = 10;
+/// The kernel never ends a connection over an unanswered request, but sends the request again as soon as it finds that
+/// the connection has been replaced. It looks when the queue's own `io_timeout` is over; this attribute resets that to
+/// 30 s, so it is sent only once, before `io_timeout` is set.
+const NO_TIMEOUT: u64 = 0;
 const SOCK_ITEM: u16 = 1;
 const SOCK_FD: u16 = 1;
 
@@ -62,8 +66,6 @@ pub struct Setup<'a> {
     pub block: u64,
     /// Transmission flags as the server sent them.
     pub flags: u16,
-    /// Seconds until an unanswered request makes the kernel give up the socket.
-    pub request_timeout: u64,
     /// Seconds for which the kernel lets I/O wait when it has no socket.
     pub dead_timeout: u64,
     /// Bound to the device; the kernel refuses to reconfigure it under another one.
@@ -159,7 +161,7 @@ pub fn connect(out: &mut Vec<u8>, family: Family, seq: u32, setup: &Setup<'_>, f
         .u32(ATTR_INDEX, setup.device.0)
         .u64(ATTR_SIZE_BYTES, setup.size)
         .u64(ATTR_BLOCK_SIZE_BYTES, setup.block)
-        .u64(ATTR_TIMEOUT, setup.request_timeout)
+        .u64(ATTR_TIMEOUT, NO_TIMEOUT)
         .u64(ATTR_SERVER_FLAGS, u64::from(setup.flags))
         .u64(ATTR_DEAD_CONN_TIMEOUT, setup.dead_timeout)
         .text(ATTR_BACKEND_IDENTIFIER, setup.identity)
@@ -172,7 +174,6 @@ pub fn connect(out: &mut Vec<u8>, family: Family, seq: u32, setup: &Setup<'_>, f
 pub fn reconfigure(out: &mut Vec<u8>, family: Family, seq: u32, setup: &Setup<'_>, fd: u32) {
     Builder::new(out, family.id, seq, CMD_RECONFIGURE)
         .u32(ATTR_INDEX, setup.device.0)
-        .u64(ATTR_TIMEOUT, setup.request_timeout)
         .u64(ATTR_DEAD_CONN_TIMEOUT, setup.dead_timeout)
         .text(ATTR_BACKEND_IDENTIFIER, setup.identity)
         .socket(fd)
@@ -279,7 +280,6 @@ mod tests {
             size: 1 << 30,
             block: 512,
             flags: 5,
-            request_timeout: 10,
             dead_timeout: 99,
             identity: "abc",
         }
@@ -311,7 +311,12 @@ mod tests {
     fn reconfigure_never_touches_the_size() {
         let mut out = Vec::new();
         reconfigure(&mut out, NBD, 8, &setup(), 42);
-        assert!(find(&out[NLMSG_HEADER + GENL_HEADER..], ATTR_SIZE_BYTES).is_none());
+        let attrs = &out[NLMSG_HEADER + GENL_HEADER..];
+        assert!(find(attrs, ATTR_SIZE_BYTES).is_none());
+        assert!(
+            find(attrs, ATTR_TIMEOUT).is_none(),
+            "it would reset io_timeout"
+        );
     }
 
     #[test]

@@ -159,3 +159,30 @@ pub fn end_machine(power_off: bool) -> io::Result<()> {
     // SAFETY: takes a plain integer.
     check(unsafe { libc::reboot(how) }).map(drop)
 }
+
+/// What a TCP connection has carried: `tcpi_data_segs_out` and `tcpi_bytes_received` of `struct tcp_info`
+/// (`linux/tcp.h`; both since Linux 4.6).
+pub fn tcp_traffic(fd: BorrowedFd<'_>) -> io::Result<(u32, u64)> {
+    const RECEIVED: usize = 128;
+    const SEGMENTS: usize = 156;
+    let mut info = [0u8; 232];
+    let mut length = info.len() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes into `info`, which is that long, and says how many.
+    let result = unsafe {
+        libc::getsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_TCP,
+            libc::TCP_INFO,
+            info.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    };
+    check(result)?;
+    let segments = info[SEGMENTS..SEGMENTS + 4]
+        .try_into()
+        .map(u32::from_ne_bytes);
+    let received = info[RECEIVED..RECEIVED + 8]
+        .try_into()
+        .map(u64::from_ne_bytes);
+    Ok((segments.unwrap_or(0), received.unwrap_or(0)))
+}

@@ -60,7 +60,10 @@ fn last_start(events: &[Event]) -> usize {
         .map_or(0, |at| at + 1)
 }
 
-fn judge(events: &[Event], last: &Happening) -> Option<(&'static str, String, Duration)> {
+/// The step, the advice, and how long to wait before giving it.
+type Judgement = (&'static str, String, Duration);
+
+fn judge(events: &[Event], last: &Happening) -> Option<Judgement> {
     let count = |wanted: fn(&Happening) -> bool| events.iter().filter(|e| wanted(&e.what)).count();
     Some(match last {
         Happening::Discover { .. } => (
@@ -111,6 +114,12 @@ fn judge(events: &[Event], last: &Happening) -> Option<(&'static str, String, Du
         Happening::Ack {
             boot: Some(file), ..
         } => ("dhcp", unfetched(file), PATIENCE),
+        _ => return judge_transfer(events, last),
+    })
+}
+
+fn judge_transfer(events: &[Event], last: &Happening) -> Option<Judgement> {
+    Some(match last {
         Happening::NotFound { path, .. } => (
             step_of(last),
             format!("it asked for `{path}`, which is not here"),
@@ -172,7 +181,7 @@ fn ended(
     path: &str,
     done: u64,
     outcome: &Outcome,
-) -> Option<(&'static str, String, Duration)> {
+) -> Option<Judgement> {
     let step = step_of(last);
     Some(match outcome {
         Outcome::TimedOut if done == 0 => {

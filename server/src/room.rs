@@ -1,6 +1,7 @@
 //! One server: its services, wired together, from start to a stop that loses nothing.
 
 use std::{
+    collections::HashSet,
     path::Path,
     sync::Arc,
     time::{Duration, Instant},
@@ -9,6 +10,7 @@ use std::{
 use anyhow::Context;
 use images::Catalogue;
 use overlay::Store;
+use parking_lot::Mutex;
 use pxe::{
     Leases, Policy,
     dhcp::{Dhcp, DhcpConfig, Mode, Range, RedbLeases, Subnet},
@@ -16,7 +18,7 @@ use pxe::{
     tftp::{Tftp, TftpConfig},
 };
 use tokio::{
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
@@ -64,7 +66,10 @@ impl Room {
         let tftp = TftpConfig::new(interface, config.server.ip());
         let mut http = HttpConfig::new(interface, config.server.ip());
         http.port = config.server.http_port;
-        let disks = Listener::tcp((config.server.ip(), config.server.nbd_port).into())?;
+        let disks = Listener::tcp_on(
+            Some(interface),
+            (config.server.ip(), config.server.nbd_port).into(),
+        )?;
         Ok(Room {
             disks,
             tftp: Tftp::bind(tftp, leases.clone(), policy.clone())?,
@@ -76,7 +81,7 @@ impl Room {
         })
     }
 
-    /// Serves until SIGTERM or SIGINT, then stops in order: no new boots, then no disks, then the control socket.
+    /// Serves until SIGTERM or SIGINT, then stops in order: no new boots and no control, then the disks, whose last answers are flushed.
     ///
     /// # Errors
     /// When a service fails while it should serve.
@@ -96,8 +101,9 @@ impl Room {
             started: Instant::now(),
         };
         services.spawn(control::serve(self.control, sources, stop.clone()));
+        let signals = Signals::register()?;
         announce(&self.clients.config());
-        let outcome = wait_for_end(&mut services).await;
+        let outcome = signals.wait(&mut services).await;
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
         stop.cancel();
         while services.join_next().await.is_some() {}
@@ -112,17 +118,35 @@ impl Room {
 const DRAIN: Duration = Duration::from_secs(10);
 
 fn serve_disks(listener: Listener, clients: Arc<Clients>) -> anyhow::Result<Service> {
+    let said = Said::default();
     let service = Service::start(ServiceOptions {
         listeners: vec![(listener, Arc::new(Tls::off()))],
         exports: Arc::new(ClientExports::new(clients)),
         limits: Limits::default(),
-        events: Box::new(log_disk_event),
+        events: Box::new(move |event| log_disk_event(&said, event)),
     });
     service.context("cannot start the NBD service")
 }
 
+/// What was logged of peers that are turned away: once is enough for each, however often it tries.
+#[derive(Default)]
+struct Said(Mutex<HashSet<(service::PeerAddress, String)>>);
+
+impl Said {
+    fn first(&self, peer: &service::PeerAddress, reason: &str) -> bool {
+        let mut said = self.0.lock();
+        if said.len() >= MOST_SAID {
+            said.clear();
+        }
+        said.insert((*peer, reason.to_owned()))
+    }
+}
+
+/// Peers and reasons that are remembered.
+const MOST_SAID: usize = 1024;
+
 /// The boot trace has a client's own steps already; the log gets what only the connection knows.
-fn log_disk_event(event: service::Event) {
+fn log_disk_event(said: &Said, event: service::Event) {
     use service::Event::{Attached, Detached, Evicted, Failed, Refused};
     match event {
         Attached { peer, owner, .. } => {
@@ -142,7 +166,10 @@ fn log_disk_event(event: service::Event) {
         Evicted { peer, owner } => {
             tracing::warn!("{peer} lost the disk of {owner} to a newer connection");
         }
-        Refused { peer, reason } => tracing::warn!("{peer} was turned away: {reason}"),
+        Refused { peer, reason } if said.first(&peer, &reason) => {
+            tracing::warn!("{peer} was turned away: {reason}");
+        }
+        Refused { .. } => {}
         Failed { peer, error, .. } => tracing::error!("a request of {peer} failed: {error}"),
     }
 }
@@ -167,19 +194,34 @@ fn announce(config: &Config) {
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
 }
 
-/// A signal ends it well; a service that ends by itself does not.
-async fn wait_for_end(services: &mut JoinSet<anyhow::Result<()>>) -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::select! {
-        _ = terminate.recv() => tracing::info!("SIGTERM: stopping"),
-        _ = interrupt.recv() => tracing::info!("SIGINT: stopping"),
-        Some(ended) = services.join_next() => {
-            ended??;
-            anyhow::bail!("a service ended by itself");
-        }
+/// What ends a server. Registered before anyone is told that it is ready.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn register() -> anyhow::Result<Self> {
+        let terminate = signal(SignalKind::terminate())?;
+        let interrupt = signal(SignalKind::interrupt())?;
+        Ok(Signals {
+            terminate,
+            interrupt,
+        })
     }
-    Ok(())
+
+    /// A signal ends it well; a service that ends by itself does not.
+    async fn wait(mut self, services: &mut JoinSet<anyhow::Result<()>>) -> anyhow::Result<()> {
+        tokio::select! {
+            _ = self.terminate.recv() => tracing::info!("SIGTERM: stopping"),
+            _ = self.interrupt.recv() => tracing::info!("SIGINT: stopping"),
+            Some(ended) = services.join_next() => {
+                ended??;
+                anyhow::bail!("a service ended by itself");
+            }
+        }
+        Ok(())
+    }
 }
 
 fn open_leases(data: &Path) -> anyhow::Result<Arc<Leases>> {
@@ -247,6 +289,13 @@ fn subnet(config: &Config) -> Subnet {
             first: range.value.first,
             last: range.value.last,
         })
+        .collect();
+    let reserved = config
+        .clients
+        .values()
+        .filter_map(|client| client.address.as_ref());
+    subnet.exclude = reserved
+        .map(|address| Range::new(address.value, address.value))
         .collect();
     subnet.routers = router.iter().copied().collect();
     subnet.dns = dns.clone();

@@ -40,18 +40,17 @@ fn openssl(directory: &Path, arguments: &str) {
     );
 }
 
-fn scene(pki: &Path, file: &str) -> Scene {
-    let files = vec![("etc/proof.pem", std::fs::read(pki.join(file)).unwrap())];
+/// A server with the certificates in `pki`, and a guest that believes in `proof`, as the agent's `file`.
+fn scene(pki: &Path, proof: &Path, file: &str) -> Scene {
+    let files = vec![("etc/proof.pem", std::fs::read(proof).unwrap())];
     let server = vec!["--tls", "required", "--pki", pki.to_str().unwrap()];
     let port = free_port();
-    let mut scene = Scene::unattached(
-        port,
-        &Special {
-            server,
-            files,
-            ..Special::default()
-        },
-    );
+    let special = Special {
+        server,
+        files,
+        ..Special::default()
+    };
+    let mut scene = Scene::unattached(port, &special);
     scene.guest.run(&format!(
         "mkdir -p /etc/bootroom/tls && cp /etc/proof.pem /etc/bootroom/tls/{file}"
     ));
@@ -63,7 +62,7 @@ fn scene(pki: &Path, file: &str) -> Scene {
 fn the_kernel_encrypts_and_outages_change_nothing() {
     let pki = pki();
     for proof in ["ca.pem", "server.pem"] {
-        let mut scene = scene(pki.path(), proof);
+        let mut scene = scene(pki.path(), &pki.path().join(proof), proof);
         scene.begin(&format!(
             "bootroom-attach nbds://{HOST}:{}/disk /dev/nbd0",
             scene.port
@@ -90,12 +89,7 @@ fn the_kernel_encrypts_and_outages_change_nothing() {
 #[ignore = "half a minute"]
 fn an_unproven_server_is_refused() {
     let (ours, theirs) = (pki(), pki());
-    let mut scene = scene(theirs.path(), "server.pem");
-    let ours = String::from_utf8(std::fs::read(ours.path().join("server.pem")).unwrap()).unwrap();
-    scene.guest.run(&format!(
-        "cat >/etc/bootroom/tls/server.pem <<'END'\n{}\nEND",
-        ours.trim()
-    ));
+    let mut scene = scene(theirs.path(), &ours.path().join("server.pem"), "server.pem");
     let attach = format!(
         "bootroom-attach --timeout 4 nbds://{HOST}:{}/disk /dev/nbd0",
         scene.port

@@ -1,6 +1,8 @@
 //! The server's side of RFC 2131 §4.3 and of proxyDHCP, free of sockets, clocks and disks: a packet and the time go
 //! in, an answer and what must be on disk before it is sent come out.
 
+mod answer;
+
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
@@ -12,7 +14,7 @@ use super::boot;
 use super::config::{DhcpConfig, Mode, Subnet};
 use super::lease::{Lease, LeaseChange, Leases, UnixTime};
 use super::packet::{MessageType, Packet, code, suboptions};
-use super::reply::{self, BINL_PORT, Boot, Destination, Reply, SERVER_PORT};
+use super::reply::{self, BINL_PORT, Reply, SERVER_PORT};
 use super::table::Ask;
 use crate::limit::Once;
 use crate::machine::{Mac, Machine, Stage};
@@ -102,7 +104,7 @@ impl Engine {
         let machine = boot::machine(packet, mac, &self.config.interface);
         let stage = boot::stage(packet, &machine);
         if self.config.mode == Mode::Proxy {
-            self.learn(packet, mac);
+            self.learn(packet, mac, now);
             if stage == Stage::Os {
                 return Outcome::default();
             }
@@ -126,14 +128,14 @@ impl Engine {
     }
 
     /// Which address a machine has is known to the site's server only; but the machine says it in its REQUEST.
-    fn learn(&self, packet: &Packet, mac: Mac) {
+    fn learn(&self, packet: &Packet, mac: Mac, now: Now) {
         let wished = packet.options.address(code::REQUESTED_ADDRESS);
         let has = Some(packet.ciaddr).filter(|a| *a != Ipv4Addr::UNSPECIFIED);
         if let Some(address) = has
             .or(wished)
             .filter(|_| packet.kind == MessageType::Request)
         {
-            self.leases.learn(mac, address);
+            self.leases.learn(mac, address, now.mono);
         }
     }
 
@@ -391,130 +393,6 @@ impl Engine {
         self.send(case, reply, ip, sent)
     }
 
-    /// An OFFER or ACK in full mode, and the boot file in it.
-    fn answer(
-        &mut self,
-        case: &Case<'_>,
-        subnet: &Subnet,
-        kind: MessageType,
-        address: Ipv4Addr,
-    ) -> (Packet, Option<String>) {
-        let mut reply = self.start(case, kind);
-        reply.yiaddr = address;
-        if kind == MessageType::Ack {
-            reply.ciaddr = case.packet.ciaddr;
-        }
-        if address != Ipv4Addr::UNSPECIFIED {
-            reply::put_times(
-                &mut reply,
-                case.identity.lease_time.unwrap_or(subnet.lease_time),
-            );
-        }
-        let boot = self.boot(case);
-        if let Some(boot) = &boot {
-            reply::put_boot(
-                &mut reply,
-                case.packet,
-                boot,
-                &case.machine,
-                case.stage,
-                Mode::Full,
-            );
-        }
-        reply::put_network(&mut reply, subnet, &case.identity);
-        reply::put_extra(&mut reply, &subnet.options);
-        reply::put_extra(&mut reply, &case.identity.options);
-        (reply, boot.map(|b| b.file))
-    }
-
-    fn start(&self, case: &Case<'_>, kind: MessageType) -> Packet {
-        let mut reply = Packet::answer(case.packet, kind);
-        reply
-            .options
-            .set(code::SERVER_ID, self.server_id(case.packet).octets());
-        self.echo(case.packet, &mut reply);
-        reply
-    }
-
-    /// What a client and its relay want back as they sent it (RFC 6842, RFC 3046).
-    fn echo(&self, request: &Packet, reply: &mut Packet) {
-        for code in [code::CLIENT_ID, code::RELAY] {
-            if let Some(value) = request.options.get(code) {
-                reply.options.set(code, value);
-            }
-        }
-    }
-
-    fn boot(&mut self, case: &Case<'_>) -> Option<Boot> {
-        if case.stage == Stage::Os {
-            return None;
-        }
-        let mac = case.machine.mac;
-        let answer = self.policy.boot(&case.machine, case.stage)?;
-        let chained = self
-            .chained
-            .get(&mac)
-            .is_some_and(|until| case.now.wall <= *until);
-        let chains = reply::chains(case.stage, &answer, chained);
-        match reply::settle(&self.config, answer, &case.machine, case.stage, chained) {
-            Ok(boot) => {
-                if chains && case.packet.kind == MessageType::Request {
-                    self.remember_chain(mac, case.now.wall);
-                }
-                Some(boot)
-            }
-            Err(arch) => {
-                if self.said.first(Said::UnknownArch(mac), case.now.mono) {
-                    warn!(%mac, ?arch, "no boot loader is known for this architecture; it gets an address only");
-                }
-                self.tell(case.now, Some(mac), None, Happening::UnknownArch { arch });
-                None
-            }
-        }
-    }
-
-    fn remember_chain(&mut self, mac: Mac, now: UnixTime) {
-        if self.chained.len() >= CHAINED_MAX {
-            self.chained.retain(|_, until| now <= *until);
-        }
-        if self.chained.len() < CHAINED_MAX {
-            self.chained.insert(mac, now.after(CHAINED));
-        }
-    }
-
-    fn send(
-        &self,
-        case: &Case<'_>,
-        reply: Packet,
-        ip: Option<Ipv4Addr>,
-        what: Happening,
-    ) -> Outcome {
-        let mac = case.machine.mac;
-        let binl = case.via.port == BINL_PORT;
-        let to = if binl {
-            Destination::Unicast(case.via.source)
-        } else {
-            reply::destination(case.packet, &reply, mac)
-        };
-        let packet = reply.encode(reply::size_limit(case.packet));
-        let reply = Reply {
-            packet,
-            to,
-            from_port: case.via.port,
-        };
-        let event = Event {
-            at: case.now.mono,
-            mac: Some(mac),
-            ip,
-            what,
-        };
-        Outcome {
-            reply: Some(reply),
-            event: Some(event),
-            ..Outcome::default()
-        }
-    }
-
     fn ask<'a>(&self, case: &'a Case<'_>, subnet: &'a Subnet) -> Ask<'a> {
         let identity = &case.identity;
         Ask {
@@ -591,5 +469,4 @@ impl Engine {
 }
 
 #[cfg(test)]
-#[path = "engine_tests.rs"]
 mod tests;

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
 
@@ -11,8 +11,9 @@ use super::table::{Ask, Choice, Table};
 use crate::error::Result;
 use crate::machine::Mac;
 
-/// How many addresses of other servers are remembered; a flood makes them be learned anew.
-const MOST_FOREIGN: usize = 16_384;
+/// How many addresses of other servers are remembered, and for how long: while a machine boots.
+const MOST_FOREIGN: usize = 4096;
+const FOREIGN: Duration = Duration::from_secs(900);
 
 /// Seconds since 1970 on the wall clock: what leases count in, since they outlive a boot of the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -67,7 +68,7 @@ pub struct Leases {
     table: Mutex<Table>,
     log: Mutex<Box<dyn LeaseLog>>,
     /// Addresses that another server gave, as seen in proxy mode.
-    foreign: Mutex<HashMap<Ipv4Addr, Mac>>,
+    foreign: Mutex<HashMap<Ipv4Addr, (Mac, Instant)>>,
 }
 
 impl std::fmt::Debug for Leases {
@@ -94,7 +95,10 @@ impl Leases {
     /// The machine that holds `address` now, by our lease or, in proxy mode, by what it was seen asking for.
     pub fn mac_of(&self, address: Ipv4Addr) -> Option<Mac> {
         let own = self.table.lock().owner(address, SystemTime::now().into());
-        own.or_else(|| self.foreign.lock().get(&address).copied())
+        own.or_else(|| {
+            let (mac, seen) = self.foreign.lock().get(&address).copied()?;
+            (seen.elapsed() < FOREIGN).then_some(mac)
+        })
     }
 
     /// The address of a machine, if it ever had one that nobody took since.
@@ -123,12 +127,14 @@ impl Leases {
     }
 
     /// A machine asks another server for `address`, and most likely gets it.
-    pub(crate) fn learn(&self, mac: Mac, address: Ipv4Addr) {
+    pub(crate) fn learn(&self, mac: Mac, address: Ipv4Addr, now: Instant) {
         let mut foreign = self.foreign.lock();
-        if foreign.len() >= MOST_FOREIGN && !foreign.contains_key(&address) {
-            foreign.clear();
+        foreign.retain(|_, (holder, seen)| {
+            *holder != mac && now.saturating_duration_since(*seen) < FOREIGN
+        });
+        if foreign.len() < MOST_FOREIGN {
+            foreign.insert(address, (mac, now));
         }
-        foreign.insert(address, mac);
     }
 
     pub(crate) fn offer(&self, ask: &Ask<'_>, now: UnixTime) -> Option<Choice> {

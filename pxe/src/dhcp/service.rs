@@ -194,10 +194,8 @@ async fn receive_port(socket: &Socket, port: u16, jobs: &SyncSender<Job>) -> Res
                     source: got.source,
                     port,
                 };
-                queue(
-                    jobs,
-                    Job::Packet(buffer[..got.len].into(), via, Instant::now()),
-                );
+                let packet = buffer[..got.len].into();
+                queue(jobs, Job::Packet(packet, via, Instant::now()))?;
             }
             Err(error) => pause(&error).await,
         }
@@ -220,7 +218,7 @@ async fn receive_arp(socket: &Socket, jobs: &SyncSender<Job>) -> Result<()> {
         {
             Ok((len, _)) => {
                 if let Some((mac, address)) = frame::arp_sender(&buffer[..len]) {
-                    queue(jobs, Job::Seen(mac, address));
+                    queue(jobs, Job::Seen(mac, address))?;
                 }
             }
             Err(error) => pause(&error).await,
@@ -236,9 +234,17 @@ fn watch(socket: &Socket) -> Result<UdpSocket> {
     watched.map_err(|e| Error::io("cannot watch a socket", e))
 }
 
-fn queue(jobs: &SyncSender<Job>, job: Job) {
-    if let Err(TrySendError::Full(_)) = jobs.try_send(job) {
-        debug!("too many packets at once, dropping one");
+fn queue(jobs: &SyncSender<Job>, job: Job) -> Result<()> {
+    match jobs.try_send(job) {
+        Ok(()) => Ok(()),
+        Err(TrySendError::Full(_)) => {
+            debug!("too many packets at once, dropping one");
+            Ok(())
+        }
+        // Only a panic ends the thread before its queue: the policy's, most likely.
+        Err(TrySendError::Disconnected(_)) => {
+            Err(Error::new(ErrorKind::Io, "the DHCP thread failed"))
+        }
     }
 }
 

@@ -293,5 +293,4 @@ impl Transfer {
 }
 
 #[cfg(test)]
-#[path = "transfer_tests.rs"]
 mod tests;

@@ -431,3 +431,6 @@ impl ServerHandshake {
             .with_if(TransmissionFlags::BLOCK_STATUS_PAYLOAD, filters)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,8 +12,8 @@ pub fn confirm(question: &str, reason: &str) -> anyhow::Result<bool> {
     if !io::stdin().is_terminal() {
         bail!("{reason}: say --yes to do it all the same");
     }
-    print!("{question} [y/N] ");
-    io::stdout().flush()?;
+    eprint!("{question} [y/N] ");
+    io::stderr().flush()?;
     let mut answer = String::new();
     io::stdin().read_line(&mut answer)?;
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))

@@ -14,7 +14,7 @@ pub struct CheckOptions {
     /// The configuration file
     #[arg(value_name = "FILE", default_value = config::DEFAULT_PATH)]
     file: PathBuf,
-    /// Look at the file alone, not at this machine's interfaces, directories, images and ports
+    /// Look at the file alone, not at this machine's interfaces, directories and images
     #[arg(long)]
     file_only: bool,
     /// Print JSON
@@ -59,7 +59,7 @@ fn find(options: &CheckOptions) -> Option<Problems> {
     let list = if options.file_only {
         Vec::new()
     } else {
-        host::check(&config, false)
+        host::check(&config)
     };
     let source = std::fs::read_to_string(&options.file).unwrap_or_default();
     let path = options.file.clone();

@@ -183,11 +183,17 @@ async fn trace(named: &Named) -> anyhow::Result<Exit> {
     Ok(Exit::Ok)
 }
 
+/// Whether its disk is meant to last, by what is configured now or was when the disk was made.
+fn lasts(client: &ClientView) -> bool {
+    let made_to_last = client.overlay_lasts == Some(true);
+    made_to_last || client.overlay.is_some() && client.retention != Some(Retention::Boot)
+}
+
 async fn reset(options: &ResetOptions) -> anyhow::Result<Exit> {
     let Named { name, target } = &options.named;
     let control = target.control()?;
     let client = fetch(&control, name).await?;
-    if client.retention == Some(Retention::Keep) && !options.yes && !confirm(name)? {
+    if lasts(&client) && !options.yes && !confirm(name)? {
         bail!("nothing was done");
     }
     let answer = control

@@ -22,20 +22,28 @@ pub struct ServeOptions {
 pub fn run(options: &ServeOptions) -> anyhow::Result<Exit> {
     start_log();
     let config = load(&options.config)?;
-    let list = host::check(&config, true);
-    if !list.is_empty() {
+    let refuse = |list| {
         let source = std::fs::read_to_string(&options.config).unwrap_or_default();
-        return Err(Problems {
+        anyhow::Error::from(Problems {
             path: options.config.clone(),
             source,
             list,
-        }
-        .into());
+        })
+    };
+    let problems = host::check(&config);
+    if !problems.is_empty() {
+        return Err(refuse(problems));
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
-    let outcome = runtime.block_on(async { Room::open(config)?.serve().await });
+    let outcome = runtime.block_on(async {
+        let room = Room::open(config.clone()).map_err(|error| {
+            let problem = host::port_problem(&config, &error);
+            problem.map_or(error, |problem| refuse(vec![problem]))
+        });
+        room?.serve().await
+    });
     // Only an answer to a client that no longer listens can still be under way.
     runtime.shutdown_background();
     outcome.map(|()| Exit::Ok)

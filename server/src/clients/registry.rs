@@ -16,7 +16,7 @@ use crate::config::units::ClientName;
 
 const CLIENTS: TableDefinition<&str, &[u8]> = TableDefinition::new("clients");
 
-/// Machines that are remembered at most; a flood of invented addresses ends here.
+/// Machines that are remembered at most.
 const MOST_CLIENTS: usize = 20_000;
 
 /// What is known of one machine for good.
@@ -38,6 +38,7 @@ pub struct Record {
 pub struct Registry {
     database: Database,
     records: RwLock<HashMap<Mac, Record>>,
+    names: RwLock<HashMap<ClientName, Mac>>,
     /// Held over read, decide, write: two new machines must not get one name.
     change: Mutex<()>,
 }
@@ -51,10 +52,14 @@ impl Registry {
         let context = || format!("cannot open the state database {}", path.display());
         let database = Database::create(path).map_err(|error| Error::state(context(), error))?;
         let records = load(&database).map_err(|error| error.within(context()))?;
-        let records = RwLock::new(records);
+        let names = records
+            .values()
+            .map(|record| (record.name.clone(), record.mac))
+            .collect();
         Ok(Registry {
             database,
-            records,
+            records: RwLock::new(records),
+            names: RwLock::new(names),
             change: Mutex::new(()),
         })
     }
@@ -66,11 +71,8 @@ impl Registry {
 
     /// The record of the machine that has this name.
     pub fn by_name(&self, name: &str) -> Option<Record> {
-        self.records
-            .read()
-            .values()
-            .find(|record| record.name.as_str() == name)
-            .cloned()
+        let mac = *self.names.read().get(&name.parse::<ClientName>().ok()?)?;
+        self.get(mac)
     }
 
     /// The record for which `search` finds something, with that.
@@ -90,8 +92,8 @@ impl Registry {
 
     /// The record of `mac`; if there is none, `make` decides it, knowing which names are taken.
     ///
-    /// # Errors
-    /// When the database cannot be written, or too many machines are known already.
+    /// It is in memory only until something is to be remembered ([`Registry::update`]): whoever sends DHCP packets
+    /// from invented addresses costs no disk, and makes room for the next when there are too many.
     pub fn get_or_make(
         &self,
         mac: Mac,
@@ -105,10 +107,30 @@ impl Registry {
             return Ok(record);
         }
         if self.records.read().len() >= MOST_CLIENTS {
-            return Err(Error::full(MOST_CLIENTS));
+            self.forget_one()?;
         }
         let record = make(&|name| self.by_name(name).is_some());
-        self.store(record)
+        self.keep(record.clone());
+        Ok(record)
+    }
+
+    /// Makes room: of the machines that never had a disk, the one that was seen first goes.
+    fn forget_one(&self) -> Result<()> {
+        let never = |record: &&Record| record.boots.active.is_none() && !record.boots.fresh_next;
+        let records = self.records.read();
+        let oldest = records
+            .values()
+            .filter(never)
+            .min_by_key(|record| record.first_seen)
+            .cloned();
+        drop(records);
+        let record = oldest.ok_or_else(|| Error::full(MOST_CLIENTS))?;
+        if record.boots != Boots::default() {
+            self.write(&record.mac, None)?;
+        }
+        self.records.write().remove(&record.mac);
+        self.names.write().remove(&record.name);
+        Ok(())
     }
 
     /// Changes the record of `mac` and returns it as it is then; on disk when this returns.
@@ -129,28 +151,36 @@ impl Registry {
     }
 
     fn store(&self, record: Record) -> Result<Record> {
-        self.write(&record)?;
-        self.records.write().insert(record.mac, record.clone());
+        let bytes = serde_json::to_vec(&record);
+        let bytes = bytes.map_err(|error| Error::state("cannot encode a client", error))?;
+        self.write(&record.mac, Some(&bytes))?;
+        self.keep(record.clone());
         Ok(record)
     }
 
-    fn write(&self, record: &Record) -> Result<()> {
-        let failed = |error: redb::Error| {
-            Error::state(
-                format!("cannot record {} in the state database", record.name),
-                error,
-            )
-        };
-        let bytes =
-            serde_json::to_vec(record).map_err(|e| Error::state("cannot encode a client", e))?;
+    fn keep(&self, record: Record) {
+        let (mac, name) = (record.mac, record.name.clone());
+        let old = self.records.write().insert(mac, record);
+        let mut names = self.names.write();
+        let renamed = old.filter(|old| old.name != name && names.get(&old.name) == Some(&mac));
+        renamed.and_then(|old| names.remove(&old.name));
+        names.insert(name, mac);
+    }
+
+    /// Writes a row, or takes it away.
+    fn write(&self, mac: &Mac, row: Option<&[u8]>) -> Result<()> {
         let commit = || -> std::result::Result<(), redb::Error> {
             let transaction = self.database.begin_write()?;
-            transaction
-                .open_table(CLIENTS)?
-                .insert(record.mac.hex().as_str(), bytes.as_slice())?;
+            let mut table = transaction.open_table(CLIENTS)?;
+            match row {
+                Some(row) => drop(table.insert(mac.hex().as_str(), row)?),
+                None => drop(table.remove(mac.hex().as_str())?),
+            }
+            drop(table);
             Ok(transaction.commit()?)
         };
-        commit().map_err(failed)
+        let context = || format!("cannot record {mac} in the state database");
+        commit().map_err(|error| Error::state(context(), error))
     }
 }
 
@@ -206,6 +236,32 @@ mod tests {
         let registry = Registry::open(&path).unwrap();
         assert!(registry.get(mac).unwrap().boots.making);
         assert_eq!(registry.by_name("pc-1").unwrap().mac, mac);
+    }
+
+    #[test]
+    fn a_flood_of_addresses_costs_no_disk_and_locks_nobody_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state.redb");
+        let registry = Registry::open(&path).unwrap();
+        registry.get_or_make(record(1).mac, |_| record(1)).unwrap();
+        registry
+            .update(record(1).mac, |record| record.boots.fresh_next = true)
+            .unwrap();
+        for number in 0..MOST_CLIENTS as u32 + 5 {
+            let [a, b, c, d] = number.to_be_bytes();
+            let mac = Mac([6, 0, a, b, c, d]);
+            let name = format!("flood-{number}").parse().unwrap();
+            registry
+                .get_or_make(mac, |_| Record {
+                    mac,
+                    name,
+                    ..record(2)
+                })
+                .unwrap();
+        }
+        assert!(registry.get(record(1).mac).is_some());
+        drop(registry);
+        assert_eq!(Registry::open(&path).unwrap().all().len(), 1);
     }
 
     #[test]

@@ -128,9 +128,10 @@ fn a_boot_gets_the_version_whose_kernel_its_script_named() {
 #[test]
 fn a_new_boot_evicts_the_old_one_and_its_token() {
     let room = room("keep");
-    let (old, new) = (room.boot(MAC), room.boot(MAC));
+    let old = room.boot(MAC);
     let old_disk = room.attach(&old).unwrap();
     write(&old_disk, 7);
+    let new = room.boot(MAC);
     let new_disk = room.attach(&new).unwrap();
     assert!(old_disk.write(&[9; 512], 0, Durability::Process).is_err());
     assert_eq!(first_byte(&new_disk), 7);

@@ -1,30 +1,26 @@
 //! Holds a configuration against the machine that it is to run on.
 
-use std::{io, net::TcpListener, net::UdpSocket};
+use std::{fs, io, path::Path};
 
 use images::{Catalogue, ImageRef};
 
-use super::{Config, DhcpMode, problem::Problem, reader::Located};
+use super::{Config, problem::Problem, reader::Located};
 
-/// What on this machine stands in the way; `ports` also tries to take the ports.
-pub fn check(config: &Config, ports: bool) -> Vec<Problem> {
+/// What on this machine stands in the way. Changes nothing on it.
+pub fn check(config: &Config) -> Vec<Problem> {
     let mut problems = Vec::new();
-    let interface_is_there = check_interface(config, &mut problems);
-    let data_is_there = check_data(config, &mut problems);
-    if data_is_there {
+    check_interface(config, &mut problems);
+    if check_data(config, &mut problems) {
         check_images(config, &mut problems);
-    }
-    if ports && interface_is_there {
-        check_ports(config, &mut problems);
     }
     problems
 }
 
-fn check_interface(config: &Config, problems: &mut Vec<Problem>) -> bool {
+fn check_interface(config: &Config, problems: &mut Vec<Problem>) {
     let interface = &config.server.interface;
     let there = interfaces();
     if there.contains(&interface.value) {
-        return true;
+        return;
     }
     let message = format!(
         "there is no network interface `{}` on this machine",
@@ -32,7 +28,6 @@ fn check_interface(config: &Config, problems: &mut Vec<Problem>) -> bool {
     );
     let fix = format!("interfaces here: {}", there.join(", "));
     problems.push(Problem::at(interface.span.clone(), message).fix(fix));
-    false
 }
 
 /// The interfaces of this process's own network namespace, which /sys/class/net need not be.
@@ -44,21 +39,41 @@ fn interfaces() -> Vec<String> {
     names
 }
 
+/// Says whether there is a data directory with something in it to look at.
 fn check_data(config: &Config, problems: &mut Vec<Problem>) -> bool {
     let data = &config.server.data;
-    let made = std::fs::create_dir_all(&data.value);
-    match made.and_then(|()| tempfile::tempfile_in(&data.value)) {
-        Ok(_) => true,
-        Err(error) => {
-            let message = format!(
-                "the data directory {} is not writable: {error}",
-                data.value.display()
-            );
-            let fix = "run as the user that owns it, or name another with server.data";
-            problems.push(Problem::at(data.span.clone(), message).fix(fix));
-            false
-        }
+    let Some(there) = data.value.ancestors().find(|dir| dir.exists()) else {
+        return false;
+    };
+    if let Err(error) = writable(there) {
+        let message = format!(
+            "the data directory {} is not writable: {error}",
+            data.value.display()
+        );
+        let fix = "run as the user that owns it, or name another with server.data";
+        problems.push(Problem::at(data.span.clone(), message).fix(fix));
+        return false;
     }
+    if there != data.value {
+        let message = format!("the data directory {} does not exist", data.value.display());
+        let fix = format!(
+            "make it, with an image in it: bootroom image build debian --data {}",
+            data.value.display()
+        );
+        problems.push(Problem::at(data.span.clone(), message).fix(fix));
+        return false;
+    }
+    true
+}
+
+fn writable(dir: &Path) -> io::Result<()> {
+    if !fs::metadata(dir)?.is_dir() {
+        return Err(io::Error::other(format!(
+            "{} is no directory",
+            dir.display()
+        )));
+    }
+    tempfile::tempfile_in(dir).map(drop)
 }
 
 fn check_images(config: &Config, problems: &mut Vec<Problem>) {
@@ -86,37 +101,31 @@ fn check_image(catalogue: &Catalogue, image: &Located<ImageRef>, problems: &mut 
     problems.push(Problem::at(image.span.clone(), error.to_string()));
 }
 
-fn check_ports(config: &Config, problems: &mut Vec<Problem>) {
+/// A failure to take a port, as a problem of the configuration; nothing if it is another failure.
+///
+/// Tried by taking the ports for real: only that tells whether another service on another interface is in the way.
+pub fn port_problem(config: &Config, error: &anyhow::Error) -> Option<Problem> {
     let server = &config.server;
-    let mut note = |what: &str, port: u16, result: io::Result<()>| {
-        let Err(error) = result else { return };
-        let message = format!(
-            "cannot take port {port} ({what}) on {}: {error}",
-            server.ip()
-        );
-        let fix = match error.kind() {
-            io::ErrorKind::AddrInUse => {
-                format!("another service has it: `ss -lntup sport = :{port}` names it")
-            }
-            io::ErrorKind::AddrNotAvailable => {
-                format!(
-                    "give the interface its address: ip address add {} dev {}",
-                    server.address.value, server.interface.value
-                )
-            }
-            io::ErrorKind::PermissionDenied => {
-                "ports below 1024 need root or CAP_NET_BIND_SERVICE".into()
-            }
-            _ => "see `ip address` and `ss -lntup`".into(),
-        };
-        problems.push(Problem::at(server.address.span.clone(), message).fix(fix));
+    let kind = error
+        .chain()
+        .find_map(|cause| cause.downcast_ref::<io::Error>())
+        .map(io::Error::kind);
+    let pxe_kind = error.downcast_ref::<pxe::Error>().map(pxe::Error::kind);
+    let fix = match (pxe_kind, kind) {
+        (Some(pxe::ErrorKind::PortTaken), _) | (_, Some(io::ErrorKind::AddrInUse)) => {
+            "another service has the port: `ss -lntup` names it".into()
+        }
+        (Some(pxe::ErrorKind::Permission), _) | (_, Some(io::ErrorKind::PermissionDenied)) => {
+            "ports below 1024 need root or CAP_NET_BIND_SERVICE, CAP_NET_RAW".into()
+        }
+        (_, Some(io::ErrorKind::AddrNotAvailable)) => format!(
+            "give the interface its address: ip address add {} dev {}",
+            server.address.value, server.interface.value
+        ),
+        (Some(pxe::ErrorKind::NoInterface | pxe::ErrorKind::Config), _) => {
+            "see [server] and [dhcp]".into()
+        }
+        _ => return None,
     };
-    let tcp = |port| TcpListener::bind((server.ip(), port)).map(drop);
-    let udp = |port| UdpSocket::bind((server.ip(), port)).map(drop);
-    note("HTTP", server.http_port, tcp(server.http_port));
-    note("NBD", server.nbd_port, tcp(server.nbd_port));
-    note("TFTP", 69, udp(69));
-    if config.dhcp.mode != DhcpMode::Off {
-        note("DHCP", 67, udp(67));
-    }
+    Some(Problem::at(server.address.span.clone(), format!("{error:#}")).fix(fix))
 }

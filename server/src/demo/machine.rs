@@ -71,37 +71,34 @@ fn command(plan: &Plan, desk: &Desk, socket: &Path, said: &Path) -> anyhow::Resu
     let log =
         std::fs::File::create(said).with_context(|| format!("cannot write {}", said.display()))?;
     let mut qemu = Command::new("qemu-system-x86_64");
-    // The default processor of QEMU lacks the random numbers in hardware that real ones have; early in its boot a
-    // kernel has none of its own yet.
-    qemu.args(["-cpu", "max"])
-        .args([
-            "-nodefaults",
-            "-no-user-config",
-            "-nographic",
-            "-boot",
-            "n",
-            "-smp",
-            "1",
-        ])
-        .args(["-name", &desk.name, "-accel", plan.accel.name()])
-        .args(["-m", &plan.memory.to_string()])
-        .args([
-            "-chardev",
-            &format!(
-                "socket,id=console,path={},server=on,wait=on",
-                escape(socket)
-            ),
-        ])
-        .args(["-serial", "chardev:console"])
-        .args([
-            "-netdev",
-            &format!("tap,id=lan,ifname={},script=no,downscript=no", desk.tap),
-        ])
-        .args([
-            "-device",
-            &format!("virtio-net-pci,netdev=lan,mac={}", desk.mac),
-        ])
-        .args(["-device", "virtio-rng-pci"]);
+    qemu.args([
+        "-nodefaults",
+        "-no-user-config",
+        "-nographic",
+        "-boot",
+        "n",
+        "-smp",
+        "1",
+    ])
+    .args(["-name", &desk.name, "-accel", plan.accel.name()])
+    .args(["-m", &plan.memory.to_string()])
+    .args([
+        "-chardev",
+        &format!(
+            "socket,id=console,path={},server=on,wait=on",
+            escape(socket)
+        ),
+    ])
+    .args(["-serial", "chardev:console"])
+    .args([
+        "-netdev",
+        &format!("tap,id=lan,ifname={},script=no,downscript=no", desk.tap),
+    ])
+    .args([
+        "-device",
+        &format!("virtio-net-pci,netdev=lan,mac={}", desk.mac),
+    ])
+    .args(["-device", "virtio-rng-pci"]);
     qemu.stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(log)

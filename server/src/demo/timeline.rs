@@ -36,7 +36,7 @@ impl Step {
         Self::Login,
     ];
 
-    /// The step's name, as the server's boot trace spells it.
+    /// The step's name.
     pub fn name(self) -> &'static str {
         match self {
             Self::Dhcp => "dhcp",
@@ -49,9 +49,12 @@ impl Step {
         }
     }
 
-    /// The step of this name; the trace also has steps that the timeline does not show.
+    /// The step of this name in the server's trace, which also has steps that the timeline does not show.
     pub fn named(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|step| step.name() == name)
+        match name {
+            "initrd" => Some(Self::Initramfs),
+            name => Self::ALL.into_iter().find(|step| step.name() == name),
+        }
     }
 }
 
@@ -278,6 +281,7 @@ mod tests {
         for step in Step::ALL {
             assert_eq!(Step::named(step.name()), Some(step));
         }
+        assert_eq!(Step::named("initrd"), Some(Step::Initramfs));
         assert_eq!(Step::named("up"), None);
     }
 }

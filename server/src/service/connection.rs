@@ -1,5 +1,8 @@
 //! The transmission phase of one connection.
 
+mod reads;
+mod writes;
+
 use std::{
     io,
     os::fd::AsFd,
@@ -7,13 +10,13 @@ use std::{
     time::Duration,
 };
 
-use nbd::{HeaderStyle, IoError, MetaContext, Operation, Request, Rules, Session, Verdict, reply};
+use nbd::{IoError, MetaContext, Operation, Request, Rules, Session, Verdict, reply};
 
 use super::{
-    device::{Device, Fault, PeerAddress, Segment, Source},
+    device::{Device, Fault, PeerAddress, Segment},
     input::Input,
     jobs::{Job, Mailbox},
-    output::{self, Output},
+    output::Output,
     pool::{Lane, Pool},
     registry::Live,
     transport::Transport,
@@ -377,100 +380,6 @@ impl<'d> Transmission<'_, 'd> {
         })
     }
 
-    fn begin_write(&mut self, request: Request, fua: bool, header: usize) -> Result<Next, End> {
-        let length = request.length as usize;
-        let whole = header + length;
-        if self.device.writes_wait() || self.input.bytes().len() >= whole {
-            return self.write_whole(request, fua, header);
-        }
-        if Input::fits(whole) {
-            return Ok(Next::Receive);
-        }
-        self.input.consume(header);
-        self.go_on(Partial {
-            request,
-            at: request.offset,
-            left: request.length,
-            fua,
-            result: Ok(()),
-        })
-    }
-
-    /// The payload is all there, or has to be collected for a device whose writes wait.
-    fn write_whole(&mut self, request: Request, fua: bool, header: usize) -> Result<Next, End> {
-        let length = request.length as usize;
-        let Some(payload) = self.input.bytes().get(header..header + length) else {
-            if Input::fits(header + length) {
-                return Ok(Next::Receive);
-            }
-            self.input.consume(header);
-            let result = Ok(());
-            return self.go_on(Partial {
-                request,
-                at: request.offset,
-                left: request.length,
-                fua,
-                result,
-            });
-        };
-        if self.device.writes_wait() {
-            let payload = payload.to_vec();
-            self.input.consume(header + length);
-            self.submit(request, Operation::Write { fua }, payload, 0);
-            return Ok(Next::Request);
-        }
-        let result = self.device.write(payload, request.offset);
-        self.input.consume(header + length);
-        self.end_write(&request, fua, result)
-            .map(|()| Next::Request)
-    }
-
-    /// Stores, or throws away, what has come of a long payload.
-    fn go_on(&mut self, mut partial: Partial) -> Result<Next, End> {
-        let there = self.input.bytes();
-        let mut count = (there.len() as u64).min(partial.left);
-        if count < partial.left && partial.result.is_ok() {
-            // Whole blocks of the device, so that none is copied up for a part of it.
-            count = ((partial.at + count) & !4095).saturating_sub(partial.at);
-        }
-        if count > 0 && partial.result.is_ok() {
-            partial.result = self.device.write(&there[..count as usize], partial.at);
-        }
-        self.input.consume(count as usize);
-        partial.at += count;
-        partial.left -= count;
-        if partial.left > 0 {
-            self.partial = Some(partial);
-            return Ok(Next::Receive);
-        }
-        self.end_write(&partial.request, partial.fua, partial.result)
-            .map(|()| Next::Request)
-    }
-
-    fn end_write(
-        &mut self,
-        request: &Request,
-        fua: bool,
-        result: Result<(), Fault>,
-    ) -> Result<(), End> {
-        match result {
-            Ok(()) if fua => {
-                self.submit(*request, Operation::Flush, Vec::new(), 0);
-                self.engine
-                    .live
-                    .counters
-                    .written
-                    .fetch_add(request.length, Relaxed);
-            }
-            Ok(()) => {
-                self.count(&self.engine.live.counters.written, request.length);
-                self.output.head(&reply::done(self.rules.style, request))?;
-            }
-            Err(fault) => self.fail(request, fault)?,
-        }
-        Ok(())
-    }
-
     fn fail(&mut self, request: &Request, fault: Fault) -> Result<(), End> {
         let Fault::Request(error, text) = fault else {
             return Err(End::Gone);
@@ -494,146 +403,6 @@ impl<'d> Transmission<'_, 'd> {
             self.told_error = true;
             (self.engine.on_error)(text);
         }
-    }
-
-    fn read(
-        &mut self,
-        request: &Request,
-        whole: bool,
-        transport: &mut Transport<'_>,
-    ) -> Result<Next, End> {
-        let copied = request.length.min(output::LARGEST_COPY) as usize;
-        if self.output.is_full(copied) {
-            self.send(transport)?;
-        }
-        let mark = self.output.mark();
-        let answered = match request.length {
-            0 if self.rules.style != HeaderStyle::Simple => self.read_nothing(request),
-            length if length >= LOOKED_UP => self.read_pieces(request, whole),
-            _ => self.read_copy(request),
-        };
-        match answered {
-            Ok(true) => self.count(&self.engine.live.counters.read, request.length),
-            Ok(false) => {
-                self.output.back_to(mark);
-                self.submit(*request, Operation::Read { whole }, Vec::new(), 0);
-            }
-            Err(fault) => {
-                self.output.back_to(mark);
-                self.fail(request, fault)?;
-            }
-        }
-        Ok(Next::Request)
-    }
-
-    /// A chunk of data holds at least one byte.
-    fn read_nothing(&mut self, request: &Request) -> Result<bool, Fault> {
-        self.output.head(&reply::end(self.rules.style, request))?;
-        Ok(true)
-    }
-
-    fn read_copy(&mut self, request: &Request) -> Result<bool, Fault> {
-        let length = request.length as u32;
-        self.output.head(&reply::data(
-            self.rules.style,
-            request,
-            request.offset,
-            length,
-            true,
-        ))?;
-        let space = self.output.space(length as usize)?;
-        self.device.try_read(space, request.offset)
-    }
-
-    /// Answers from memory maps where the data lies in one, with holes where there is none; false if a part would
-    /// have to wait for a disk.
-    fn read_pieces(&mut self, request: &Request, whole: bool) -> Result<bool, Fault> {
-        let style = self.rules.style;
-        let end = request.offset + request.length;
-        let mut segments = std::mem::take(&mut self.segments);
-        segments.clear();
-        self.device.segments(request.offset..end, &mut segments)?;
-        let chunked = style != HeaderStyle::Simple && !whole;
-        if !chunked {
-            self.output.head(&reply::data(
-                style,
-                request,
-                request.offset,
-                request.length as u32,
-                true,
-            ))?;
-        }
-        let mut done = true;
-        for segment in &segments {
-            done = done && self.read_segment(request, segment, chunked, end)?;
-        }
-        self.segments = segments;
-        Ok(done)
-    }
-
-    fn read_segment(
-        &mut self,
-        request: &Request,
-        segment: &Segment,
-        chunked: bool,
-        end: u64,
-    ) -> Result<bool, Fault> {
-        let style = self.rules.style;
-        let range = &segment.range;
-        let length = range.end - range.start;
-        let last = range.end == end;
-        if chunked && segment.source == Source::Zero {
-            self.output.head(&reply::hole(
-                style,
-                request,
-                range.start,
-                length as u32,
-                last,
-            ))?;
-            return Ok(true);
-        }
-        if chunked {
-            self.output.head(&reply::data(
-                style,
-                request,
-                range.start,
-                length as u32,
-                last,
-            ))?;
-        }
-        match segment.source {
-            Source::Zero => {
-                self.output.zeros(length);
-                Ok(!self.output.is_full(0))
-            }
-            Source::Mapped if self.maps => self.read_mapped(range.clone()),
-            Source::Mapped | Source::Stored => self.read_stored(range.clone()),
-        }
-    }
-
-    fn read_mapped(&mut self, range: std::ops::Range<u64>) -> Result<bool, Fault> {
-        let mut at = range.start;
-        while at < range.end {
-            let end = (at + MAP_STRIDE).min(range.end);
-            let Some(bytes) = self.device.resident(at..end) else {
-                return self.read_stored(at..range.end);
-            };
-            if self.output.is_full(0) {
-                return Ok(false);
-            }
-            self.output.mapped(bytes);
-            at = end;
-        }
-        Ok(true)
-    }
-
-    fn read_stored(&mut self, range: std::ops::Range<u64>) -> Result<bool, Fault> {
-        let length = (range.end - range.start) as usize;
-        if self.output.is_full(length) {
-            return Ok(false);
-        }
-        self.device
-            .try_read(self.output.space(length)?, range.start)
     }
 
     fn filtered_status(

@@ -43,12 +43,22 @@ impl Listener {
     /// # Errors
     /// Naming the address.
     pub fn tcp(address: SocketAddr) -> anyhow::Result<Self> {
+        Self::tcp_on(None, address)
+    }
+
+    /// Listens on a TCP address, and takes only what comes in by `interface`: Linux otherwise takes packets for any
+    /// of its addresses on any interface.
+    ///
+    /// # Errors
+    /// Naming the address.
+    pub fn tcp_on(interface: Option<&str>, address: SocketAddr) -> anyhow::Result<Self> {
         let bind = || -> io::Result<TcpListener> {
             let socket = RawSocket::new(Domain::for_address(address), Type::STREAM, None)?;
             socket.set_reuse_address(true)?;
             if address.is_ipv6() {
                 socket.set_only_v6(true)?;
             }
+            socket.bind_device(interface.map(str::as_bytes))?;
             socket.bind(&address.into())?;
             socket.listen(BACKLOG)?;
             Ok(socket.into())

@@ -124,18 +124,19 @@ impl<'d> Output<'d> {
 
     /// What to send, in order.
     pub fn slices(&self) -> Vec<IoSlice<'_>> {
-        let slices = self.pieces.iter().map(|piece| {
-            IoSlice::new(match piece {
-                Piece::Copied(range) => self
-                    .arena
-                    .as_deref()
-                    .map_or(&[][..], |arena| &arena[range.clone()]),
-                Piece::Mapped(bytes) => bytes,
-                Piece::Zeros(length) => &ZEROS[..*length],
-                Piece::Owned(bytes) => bytes,
-            })
+        let slices = self.pieces.iter().map(|piece| match piece {
+            Piece::Copied(range) => IoSlice::new(self.copied(range)),
+            Piece::Mapped(bytes) => IoSlice::new(bytes),
+            Piece::Zeros(length) => IoSlice::new(&ZEROS[..*length]),
+            Piece::Owned(bytes) => IoSlice::new(bytes),
         });
         slices.collect()
+    }
+
+    fn copied(&self, range: &Range<usize>) -> &[u8] {
+        self.arena
+            .as_deref()
+            .map_or(&[], |arena| &arena[range.clone()])
     }
 
     /// Everything was sent.

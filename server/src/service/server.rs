@@ -4,7 +4,7 @@ use std::{
     io,
     os::fd::{AsFd, OwnedFd},
     sync::Arc,
-    thread,
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
@@ -73,6 +73,7 @@ pub struct ServiceOptions {
 }
 
 struct Shared {
+    acceptor: Mutex<Option<JoinHandle<()>>>,
     listeners: Mutex<Option<Listeners>>,
     tls: Vec<Arc<Tls>>,
     exports: Arc<dyn Exports>,
@@ -99,6 +100,7 @@ impl Service {
     /// When the thread cannot be started.
     pub fn start(options: ServiceOptions) -> io::Result<Self> {
         let shared = Arc::new(Shared {
+            acceptor: Mutex::default(),
             tls: options
                 .listeners
                 .iter()
@@ -116,7 +118,8 @@ impl Service {
         let name = thread::Builder::new()
             .name("nbd-accept".into())
             .stack_size(STACK);
-        name.spawn(move || acceptor.accept_all())?;
+        let thread = name.spawn(move || acceptor.accept_all())?;
+        *shared.acceptor.lock() = Some(thread);
         Ok(Self { shared })
     }
 
@@ -137,6 +140,10 @@ impl Service {
     /// the rest is cut off. Blocks.
     pub fn drain(&self, limit: Duration) -> bool {
         let _ = rustix::io::write(&self.shared.stop, &1u64.to_ne_bytes());
+        if let Some(acceptor) = self.shared.acceptor.lock().take() {
+            // It closes the listening sockets, and removes those in the filesystem.
+            let _ = acceptor.join();
+        }
         self.shared.registry.drain(limit)
     }
 }

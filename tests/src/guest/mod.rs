@@ -145,7 +145,7 @@ impl Guest {
     /// When it does not begin.
     pub fn start_load(&mut self, file: &str) {
         self.run(&format!(
-            "rm -f /run/load.*; load {file} >/run/load.out 2>&1 &"
+            "rm -f /run/load.*; (load {file} >/run/load.out 2>&1 &)"
         ));
         self.wait_for_writes(1);
     }

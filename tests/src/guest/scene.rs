@@ -115,9 +115,15 @@ impl Scene {
             away.as_secs_f64(),
             pause.as_secs_f64()
         );
+        let late = pause > away + BACK_WITHIN;
+        let said = if late {
+            self.guest.run("dmesg | tail -12")
+        } else {
+            String::new()
+        };
         assert!(
-            pause <= away + BACK_WITHIN,
-            "{what}: paused for {pause:?}, away for {away:?}"
+            !late,
+            "{what}: paused for {pause:?}, away for {away:?}; the kernel's last words:\n{said}"
         );
         pause
     }
@@ -130,7 +136,7 @@ impl Scene {
         let log = self.guest.stop_load();
         let [operations, errors, wrong] = log.done.expect("the load has ended");
         assert_eq!((errors, wrong), (0, 0), "{:?}", log.errors);
-        assert!(operations > 50, "{operations} writes are not a load");
+        assert!(operations > 20, "{operations} writes are not a load");
         let complaints = "dmesg | grep -iE 'i/o error|EXT4-fs (error|warning)|Remounting' || true";
         assert_eq!(self.guest.run(complaints), "");
         self.guest.run("umount /mnt && sync");

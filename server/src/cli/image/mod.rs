@@ -295,7 +295,7 @@ fn verify(options: &VerifyOptions) -> anyhow::Result<Exit> {
         outcomes.iter().for_each(say_verified);
     }
     let good = outcomes.iter().all(|outcome| outcome.ok);
-    Ok(if good { Exit::Ok } else { Exit::Failed })
+    Ok(if good { Exit::Ok } else { Exit::Unhealthy })
 }
 
 /// What was asked for, or everything; a version that cannot even be read is an error here.

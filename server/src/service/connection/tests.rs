@@ -4,7 +4,7 @@ use std::{
     thread,
 };
 
-use nbd::{Command, CommandFlags, Cookie};
+use nbd::{Command, CommandFlags, Cookie, HeaderStyle};
 
 use super::*;
 use crate::service::{

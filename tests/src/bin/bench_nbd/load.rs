@@ -113,7 +113,7 @@ pub fn measure(
         client.run(row.work, time / 10)?;
         let before = server.cpu();
         let (done, took) = client.run(row.work, time)?;
-        let cpu = (server.cpu() - before).as_secs_f64() * 1e6 / done as f64;
+        let cpu = server.cpu().saturating_sub(before).as_secs_f64() * 1e6 / done as f64;
         figures.push(Figure {
             rate: done as f64 / took.as_secs_f64(),
             cpu,

@@ -127,7 +127,7 @@ pub fn eight_clients() -> anyhow::Result<()> {
         let done = done?;
         let sum: u64 = done.iter().sum();
         let slowest = *done.iter().min().unwrap_or(&0) as f64 / (sum as f64 / 8.0);
-        let cpu = (server.cpu_of_all()? - before).as_secs_f64() * 1e6 / sum as f64;
+        let cpu = server.cpu_of_all()?.saturating_sub(before).as_secs_f64() * 1e6 / sum as f64;
         println!(
             "{:<14}{:>10.1}k{:>8.1} µs{:>8.2}",
             kind.name(),

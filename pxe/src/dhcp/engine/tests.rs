@@ -1,6 +1,7 @@
 use super::*;
 use crate::dhcp::config::Range;
 use crate::dhcp::lease::NoLog;
+use crate::dhcp::reply::Destination;
 use crate::machine::Arch;
 use crate::policy::{BootAnswer, Content, DhcpOption, FileRequest, Loader, Report};
 use parking_lot::Mutex;

@@ -1,0 +1,153 @@
+//! Reads: copied when short, gathered from memory maps and holes when long, handed to a disk thread when neither can
+//! be done without waiting.
+
+use nbd::{HeaderStyle, Operation, Request, reply};
+
+use super::{End, LOOKED_UP, MAP_STRIDE, Next, Transmission};
+use crate::service::{
+    device::{Fault, Segment, Source},
+    output,
+    transport::Transport,
+};
+
+impl Transmission<'_, '_> {
+    pub(super) fn read(
+        &mut self,
+        request: &Request,
+        whole: bool,
+        transport: &mut Transport<'_>,
+    ) -> Result<Next, End> {
+        let copied = request.length.min(output::LARGEST_COPY) as usize;
+        if self.output.is_full(copied) {
+            self.send(transport)?;
+        }
+        let mark = self.output.mark();
+        let answered = match request.length {
+            0 if self.rules.style != HeaderStyle::Simple => self.read_nothing(request),
+            length if length >= LOOKED_UP => self.read_pieces(request, whole),
+            _ => self.read_copy(request),
+        };
+        match answered {
+            Ok(true) => self.count(&self.engine.live.counters.read, request.length),
+            Ok(false) => {
+                self.output.back_to(mark);
+                self.submit(*request, Operation::Read { whole }, Vec::new(), 0);
+            }
+            Err(fault) => {
+                self.output.back_to(mark);
+                self.fail(request, fault)?;
+            }
+        }
+        Ok(Next::Request)
+    }
+
+    /// A chunk of data holds at least one byte.
+    fn read_nothing(&mut self, request: &Request) -> Result<bool, Fault> {
+        self.output.head(&reply::end(self.rules.style, request))?;
+        Ok(true)
+    }
+
+    fn read_copy(&mut self, request: &Request) -> Result<bool, Fault> {
+        let length = request.length as u32;
+        self.output.head(&reply::data(
+            self.rules.style,
+            request,
+            request.offset,
+            length,
+            true,
+        ))?;
+        let space = self.output.space(length as usize)?;
+        self.device.try_read(space, request.offset)
+    }
+
+    /// Answers from memory maps where the data lies in one, with holes where there is none; false if a part would
+    /// have to wait for a disk.
+    fn read_pieces(&mut self, request: &Request, whole: bool) -> Result<bool, Fault> {
+        let style = self.rules.style;
+        let end = request.offset + request.length;
+        let mut segments = std::mem::take(&mut self.segments);
+        segments.clear();
+        self.device.segments(request.offset..end, &mut segments)?;
+        let chunked = style != HeaderStyle::Simple && !whole;
+        if !chunked {
+            self.output.head(&reply::data(
+                style,
+                request,
+                request.offset,
+                request.length as u32,
+                true,
+            ))?;
+        }
+        let mut done = true;
+        for segment in &segments {
+            done = done && self.read_segment(request, segment, chunked, end)?;
+        }
+        self.segments = segments;
+        Ok(done)
+    }
+
+    fn read_segment(
+        &mut self,
+        request: &Request,
+        segment: &Segment,
+        chunked: bool,
+        end: u64,
+    ) -> Result<bool, Fault> {
+        let style = self.rules.style;
+        let range = &segment.range;
+        let length = range.end - range.start;
+        let last = range.end == end;
+        if chunked && segment.source == Source::Zero {
+            self.output.head(&reply::hole(
+                style,
+                request,
+                range.start,
+                length as u32,
+                last,
+            ))?;
+            return Ok(true);
+        }
+        if chunked {
+            self.output.head(&reply::data(
+                style,
+                request,
+                range.start,
+                length as u32,
+                last,
+            ))?;
+        }
+        match segment.source {
+            Source::Zero => {
+                self.output.zeros(length);
+                Ok(!self.output.is_full(0))
+            }
+            Source::Mapped if self.maps => self.read_mapped(range.clone()),
+            Source::Mapped | Source::Stored => self.read_stored(range.clone()),
+        }
+    }
+
+    fn read_mapped(&mut self, range: std::ops::Range<u64>) -> Result<bool, Fault> {
+        let mut at = range.start;
+        while at < range.end {
+            let end = (at + MAP_STRIDE).min(range.end);
+            let Some(bytes) = self.device.resident(at..end) else {
+                return self.read_stored(at..range.end);
+            };
+            if self.output.is_full(0) {
+                return Ok(false);
+            }
+            self.output.mapped(bytes);
+            at = end;
+        }
+        Ok(true)
+    }
+
+    fn read_stored(&mut self, range: std::ops::Range<u64>) -> Result<bool, Fault> {
+        let length = (range.end - range.start) as usize;
+        if self.output.is_full(length) {
+            return Ok(false);
+        }
+        self.device
+            .try_read(self.output.space(length)?, range.start)
+    }
+}
