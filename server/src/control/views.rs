@@ -2,6 +2,7 @@
 
 use std::{net::Ipv4Addr, process, sync::Arc, time::Instant};
 
+use overlay::OverlayInfo;
 use pxe::{Leases, Mac};
 
 use super::model::{BindingView, ClientView, ImageView, Status};
@@ -145,11 +146,19 @@ fn add_overlay(view: &mut ClientView, clients: &Clients, mac: Mac) {
             view.disk_bytes = Some(info.size);
             view.overlay_bytes = Some(info.allocated);
             view.quota_bytes = info.quota;
+            view.trouble = view.trouble.take().or_else(|| nearly_full(&info));
             view.overlay_lasts = Some(info.retention == overlay::Retention::Keep);
         }
         Ok(None) => {}
         Err(error) => view.trouble = Some(error.to_string()),
     }
+}
+
+/// A warning from 80 % of the quota on; at 100 % the machine gets ENOSPC.
+fn nearly_full(info: &OverlayInfo) -> Option<String> {
+    let percent = info.allocated.saturating_mul(100) / info.quota?.max(1);
+    let advice = "raise the quota of its group and reset it, or free space on it";
+    (percent >= 80).then(|| format!("its overlay takes {percent} % of its quota: {advice}"))
 }
 
 /// Which overlay, or promised boot, needs which version.
