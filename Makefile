@@ -41,7 +41,7 @@ unit:
 	$(CARGO) test --workspace --exclude bootroom-tests --locked
 
 e2e: build
-	BOOTROOM_BIN=$(CURDIR)/$(BOOTROOM) $(CARGO) test --locked -p bootroom-tests -- --test-threads=1
+	BOOTROOM_BIN=$(CURDIR)/$(BOOTROOM) $(CARGO) test --locked --no-fail-fast -p bootroom-tests -- --test-threads=1
 
 test: packages lint unit e2e
 

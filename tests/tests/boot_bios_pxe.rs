@@ -18,11 +18,11 @@ fn machines_without_a_disk_come_to_their_login() {
         is_known(&room, name);
     }
     let bios = steps(&room, "bios");
-    assert_in_order(&bios, &["dhcp", "ipxe", "kernel", "initrd", "attached"]);
+    assert_in_order(&bios, &["dhcp", "ipxe", "kernel", "initramfs", "attached"]);
     // UEFI's own PXE fetches iPXE first; the card's ROM of the BIOS machine is iPXE already.
     assert_in_order(
         &steps(&room, "uefi"),
-        &["dhcp", "tftp", "ipxe", "kernel", "initrd", "attached"],
+        &["dhcp", "tftp", "ipxe", "kernel", "initramfs", "attached"],
     );
     assert!(!bios.contains(&"tftp".to_owned()), "{bios:?}");
 }
