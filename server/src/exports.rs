@@ -38,7 +38,7 @@ impl Exports for ClientExports {
         let (client, token) = rest.split_once('/').ok_or_else(Refusal::unknown)?;
         let (mac, size) = self
             .clients
-            .disk_of(token)
+            .disk_of(client, token)
             .map_err(|error| refusal(&error))?;
         Ok(Arc::new(ClientDisk {
             clients: self.clients.clone(),
@@ -84,7 +84,7 @@ impl Export for ClientDisk {
     }
 
     fn open(&self) -> Result<Arc<dyn Device>, Refusal> {
-        let attachment = self.clients.attach(&self.token);
+        let attachment = self.clients.attach(&self.client, &self.token);
         let attachment = attachment.map_err(|error| refusal(&error))?;
         Ok(Arc::new(OverlayDevice::new(attachment, &self.suspects)))
     }

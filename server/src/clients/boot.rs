@@ -14,7 +14,7 @@ use images::VersionId;
 use serde::{Deserialize, Serialize};
 use subtle::{Choice, ConstantTimeEq};
 
-use crate::config::units::BadValue;
+use crate::config::units::{BadValue, ClientName};
 
 /// Pending boots that are remembered: firmware may fetch a script twice, and only the last few can still be used.
 const MOST_PENDING: usize = 16;
@@ -85,6 +85,8 @@ pub struct Boot {
     pub version: VersionId,
     /// When the script was fetched.
     pub fetched: SystemTime,
+    /// What the machine was called then: its export keeps this name for as long as the boot lasts.
+    pub name: ClientName,
 }
 
 /// The boots of one client.
@@ -109,6 +111,14 @@ pub enum Admission {
     Reconnect(Boot),
     /// A new boot, attaching for the first time.
     NewBoot(Boot),
+}
+
+impl Admission {
+    /// The boot that it is about.
+    pub fn boot(&self) -> &Boot {
+        let (Admission::Reconnect(boot) | Admission::NewBoot(boot)) = self;
+        boot
+    }
 }
 
 impl Boots {
@@ -174,6 +184,7 @@ mod tests {
             token: Token::new([number; 16]),
             version,
             fetched: SystemTime::UNIX_EPOCH,
+            name: "r-1".parse().unwrap(),
         }
     }
 

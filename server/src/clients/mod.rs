@@ -187,18 +187,19 @@ impl Clients {
             token,
             version: version.id(),
             fetched: now,
+            name: record.name.clone(),
         };
         self.registry
             .update(mac, |record| record.boots.expect(boot))?;
         Ok(Script::new(&record, &profile, &version, token, place))
     }
 
-    /// Whose disk `token` opens, and how large it is. Changes nothing.
+    /// Whose disk `client/NAME/TOKEN` is, and how large. Changes nothing.
     ///
     /// # Errors
-    /// [`ErrorKind::Refused`] when it opens none.
-    pub fn disk_of(&self, token: &str) -> Result<(Mac, u64)> {
-        let (record, admission) = self.admit(token)?;
+    /// [`ErrorKind::Refused`] when it is none.
+    pub fn disk_of(&self, name: &str, token: &str) -> Result<(Mac, u64)> {
+        let (record, admission) = self.admit_as(name, token)?;
         let profile = self.profile(record.mac);
         let (boot, fresh) = match admission {
             Admission::Reconnect(boot) => (boot, record.boots.making),
@@ -210,8 +211,16 @@ impl Clients {
         Ok((record.mac, size))
     }
 
-    /// Whoever has the token has the disk, whatever the machine is called by now: a machine that is given another
-    /// name while it runs still comes back with the old one.
+    /// The name must be the one that the boot began with: a machine that is given another while it runs still comes
+    /// back with the old one.
+    fn admit_as(&self, name: &str, token: &str) -> Result<(Record, Admission)> {
+        let found = self.admit(token)?;
+        match found.1.boot().name.as_str() == name {
+            true => Ok(found),
+            false => Err(Error::new(ErrorKind::Refused, "no such export")),
+        }
+    }
+
     fn admit(&self, token: &str) -> Result<(Record, Admission)> {
         let refused = || Error::new(ErrorKind::Refused, "no such export");
         let token: Token = token.parse().map_err(|_| refused())?;
@@ -226,19 +235,19 @@ impl Clients {
         record.boots.fresh_next || at_every_boot || none_yet()
     }
 
-    /// Opens the disk of the boot that `token` stands for, and evicts whoever had it.
+    /// Opens the disk of the boot that name and token stand for, and evicts whoever had it.
     ///
     /// The first attach of a boot makes it the active one. That is on disk before a `boot` client's overlay is
     /// made afresh, and the overlay before the first answer: a crash in between is made good at the next attach.
     ///
     /// # Errors
-    /// [`ErrorKind::Refused`] when the token opens nothing; [`ErrorKind::Disk`] when the overlay cannot be made or
+    /// [`ErrorKind::Refused`] when they open nothing; [`ErrorKind::Disk`] when the overlay cannot be made or
     /// opened.
-    pub fn attach(&self, token: &str) -> Result<Attachment> {
-        let mac = self.admit(token)?.0.mac;
+    pub fn attach(&self, name: &str, token: &str) -> Result<Attachment> {
+        let mac = self.admit_as(name, token)?.0.mac;
         let lock = self.lock_of(mac);
         let _deciding = lock.lock();
-        let (record, admission) = self.admit(token)?;
+        let (record, admission) = self.admit_as(name, token)?;
         let profile = self.profile(mac);
         let (record, boot, detail) = match admission {
             Admission::Reconnect(boot) => (record, boot, "reconnected"),

@@ -75,8 +75,8 @@ impl Room {
         (name.to_owned(), token.to_owned())
     }
 
-    fn attach(&self, (_, token): &(String, String)) -> Result<Attachment> {
-        self.clients.attach(token)
+    fn attach(&self, (name, token): &(String, String)) -> Result<Attachment> {
+        self.clients.attach(name, token)
     }
 }
 
@@ -145,11 +145,10 @@ fn a_token_opens_its_own_client_only() {
     assert_ne!(one.0, two.0);
     write(&room.attach(&one).unwrap(), 7);
     assert_eq!(first_byte(&room.attach(&two).unwrap()), 1);
-    assert_eq!(room.clients.disk_of(&one.1).unwrap().0, MAC);
-    assert!(refused(
-        room.clients.attach("00000000000000000000000000000000")
-    ));
-    assert!(refused(room.clients.attach("")));
+    assert_eq!(room.clients.disk_of(&one.0, &one.1).unwrap().0, MAC);
+    assert!(refused(room.clients.attach(&two.0, &one.1)));
+    assert!(refused(room.clients.attach(&one.0, &"0".repeat(32))));
+    assert!(refused(room.clients.attach(&one.0, "")));
 }
 
 #[test]
