@@ -9,9 +9,9 @@ qemu-system-x86 qemu-utils ipxe-qemu seabios ovmf ipxe
 mmdebstrap e2fsprogs
 iproute2 bridge-utils tcpdump socat curl
 nbdkit nbd-server nbd-client libnbd-bin python3-libnbd fio
-isc-dhcp-client udhcpc dhcpcd5 dnsmasq-base
+isc-dhcp-client isc-dhcp-relay udhcpc dhcpcd5 dnsmasq-base
 atftp tftp-hpa busybox-static
-shellcheck strace
+shellcheck strace openssl cpio kmod util-linux
 "
 
 missing=
