@@ -13,7 +13,7 @@ use overlay::Store;
 use parking_lot::Mutex;
 use pxe::{
     Leases, Policy,
-    dhcp::{Dhcp, DhcpConfig, Mode, Range, RedbLeases, Subnet},
+    dhcp::{Dhcp, DhcpConfig, Range, RedbLeases, Subnet},
     http::{Http, HttpConfig},
     tftp::{Tftp, TftpConfig},
 };
@@ -260,10 +260,6 @@ fn dhcp_config(config: &Config) -> DhcpConfig {
         DhcpMode::Proxy => DhcpConfig::proxy(interface, server.ip()),
         _ => DhcpConfig::full(interface, server.ip(), subnet(config)),
     };
-    debug_assert_eq!(
-        dhcp.mode == Mode::Proxy,
-        config.dhcp.mode == DhcpMode::Proxy
-    );
     dhcp.http_base = format!("http://{}:{}/", server.ip(), server.http_port);
     dhcp
 }

@@ -1,6 +1,6 @@
 //! Answers what the boot services ask: who is this, what does it boot, what does a path hold.
 
-use std::sync::Arc;
+use std::{net::Ipv4Addr, sync::Arc};
 
 use bytes::Bytes;
 use images::{ImageRef, Version};
@@ -15,7 +15,10 @@ use super::{
     error::{Error, ErrorKind, Result},
     script::{Lease, Place, Script, refusal},
 };
-use crate::{config::DhcpMode, trace::Step};
+use crate::{
+    config::{Config, DhcpMode},
+    trace::Step,
+};
 
 /// The policy of a server's clients.
 pub struct BootPolicy {
@@ -26,15 +29,6 @@ impl BootPolicy {
     /// Answers for `clients`.
     pub fn new(clients: Arc<Clients>) -> Self {
         BootPolicy { clients }
-    }
-
-    fn place(&self, request: &FileRequest) -> Place {
-        let server = &self.clients.config().server;
-        Place {
-            address: request.local,
-            http_port: server.http_port,
-            nbd_port: server.nbd_port,
-        }
     }
 
     fn ipxe_script(&self, mac: Mac, request: &FileRequest) -> Content {
@@ -60,7 +54,8 @@ impl BootPolicy {
             let context = "this is the boot script of another machine";
             return Err(Error::new(ErrorKind::Refused, context));
         }
-        self.clients.script(mac, self.place(request))
+        self.clients
+            .script(mac, place(&self.clients.config(), request.local))
     }
 
     /// What GRUB and PXELINUX are told; their own words for "there is none" if the machine cannot boot.
@@ -102,6 +97,16 @@ impl BootPolicy {
     }
 }
 
+/// The server as a client reaches it at `address`.
+fn place(config: &Config, address: Ipv4Addr) -> Place {
+    let server = &config.server;
+    Place {
+        address,
+        http_port: server.http_port,
+        nbd_port: server.nbd_port,
+    }
+}
+
 fn text(script: String) -> Content {
     Content::Bytes(Bytes::from(script))
 }
@@ -126,13 +131,8 @@ impl Policy for BootPolicy {
     fn boot(&self, machine: &Machine, _stage: Stage) -> Option<BootAnswer> {
         let config = self.clients.config();
         let profile = self.clients.profile(machine.mac)?;
-        let server = &config.server;
-        let port = if server.http_port == 80 {
-            String::new()
-        } else {
-            format!(":{}", server.http_port)
-        };
-        let script = format!("http://{}{port}/ipxe/{}", server.ip(), machine.mac.dashed());
+        let script =
+            place(&config, config.server.ip()).url(&format!("ipxe/{}", machine.mac.dashed()));
         Some(BootAnswer::Standard {
             loader: profile.loader,
             script,

@@ -21,7 +21,8 @@ pub struct Place {
 }
 
 impl Place {
-    fn url(&self, path: &str) -> String {
+    /// The URL of a boot file.
+    pub fn url(&self, path: &str) -> String {
         match self.http_port {
             80 => format!("http://{}/{path}", self.address),
             port => format!("http://{}:{port}/{path}", self.address),
