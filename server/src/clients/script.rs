@@ -108,7 +108,7 @@ impl Script {
         );
         Target::Linux {
             kernel: self.kernel.clone(),
-            initrd: self.initrd.clone(),
+            initrds: vec![self.initrd.clone()],
             command_line: format!("{ip} {}", self.arguments),
         }
     }
