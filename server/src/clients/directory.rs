@@ -36,6 +36,15 @@ pub struct Profile {
     pub loader: Loader,
     /// Whether its disk is encrypted on the wire.
     pub tls: TlsMode,
+    /// Whether it gets ssh host keys that last.
+    pub ssh_host_keys: bool,
+}
+
+impl Profile {
+    /// Whether its boots have a second initrd.
+    pub fn has_identity(&self) -> bool {
+        self.tls != TlsMode::Off || self.ssh_host_keys
+    }
 }
 
 /// What the configuration says of the machine `mac`; nothing if it is not to be served.
@@ -78,6 +87,7 @@ pub fn profile(config: &Config, mac: Mac) -> Option<Profile> {
             .iter()
             .find_map(|layer| layer.tls)
             .unwrap_or(config.server.tls),
+        ssh_host_keys: config.server.ssh_host_keys,
     })
 }
 
