@@ -33,9 +33,12 @@ impl Exports for ClientExports {
         Vec::new()
     }
 
-    fn find(&self, name: &str, _peer: &Peer) -> Result<Arc<dyn Export>, Refusal> {
+    fn find(&self, name: &str, peer: &Peer) -> Result<Arc<dyn Export>, Refusal> {
         let rest = name.strip_prefix("client/").ok_or_else(Refusal::unknown)?;
         let (client, token) = rest.split_once('/').ok_or_else(Refusal::unknown)?;
+        if !may_be(client, peer) {
+            return Err(Refusal::unknown());
+        }
         let (mac, size) = self
             .clients
             .disk_of(client, token)
@@ -49,6 +52,11 @@ impl Exports for ClientExports {
             size,
         }))
     }
+}
+
+/// Whoever shows a certificate opens only the disk of whom it names (design §5).
+fn may_be(client: &str, peer: &Peer) -> bool {
+    peer.names.is_empty() || peer.names.iter().any(|name| name == client)
 }
 
 /// What went wrong is told in words only to who had the right token.

@@ -18,6 +18,7 @@ pub fn check(config: &Config, problems: &mut Vec<Problem>) {
     check_clients(config, problems);
     check_patterns(config, problems);
     check_images(config, problems);
+    super::exports::check(config, problems);
 }
 
 fn check_server(config: &Config, problems: &mut Vec<Problem>) {
