@@ -28,9 +28,14 @@ use crate::{
     config::{Config, Dhcp as DhcpSettings, DhcpMode},
     control::{self, ControlSocket},
     exports::ClientExports,
-    service::{self, Limits, Listener, Service, ServiceOptions, tls::Tls},
+    service::{self, Limits, Service, ServiceOptions},
     trace::Trace,
 };
+
+mod listeners;
+
+use listeners::Listeners;
+pub use listeners::tls_states;
 
 /// Everything that serves a room, bound and ready.
 pub struct Room {
@@ -40,8 +45,7 @@ pub struct Room {
     tftp: Tftp,
     http: Http,
     control: ControlSocket,
-    disks: Listener,
-    tls: Tls,
+    disks: Listeners,
 }
 
 impl Room {
@@ -67,12 +71,11 @@ impl Room {
         let tftp = TftpConfig::new(interface, config.server.ip());
         let mut http = HttpConfig::new(interface, config.server.ip());
         http.port = config.server.http_port;
-        let disks = Listener::tcp_on(
-            Some(interface),
-            (config.server.ip(), config.server.nbd_port).into(),
-        )?;
+        if let Some(site) = SiteTls::of(&config) {
+            site.prepare()?;
+        }
+        let disks = Listeners::bind(&config)?;
         Ok(Room {
-            tls: room_tls(&config)?,
             disks,
             tftp: Tftp::bind(tftp, leases.clone(), policy.clone())?,
             http: Http::bind(http, leases.clone(), policy)?,
@@ -95,7 +98,7 @@ impl Room {
         }
         services.spawn(named("TFTP", self.tftp.run(stop.clone().cancelled_owned())));
         services.spawn(named("HTTP", self.http.run(stop.clone().cancelled_owned())));
-        let disks = serve_disks(self.disks, self.tls, self.clients.clone())?;
+        let disks = serve_disks(self.disks, self.clients.clone())?;
         let sources = control::Sources {
             clients: self.clients.clone(),
             leases: self.leases,
@@ -119,24 +122,15 @@ impl Room {
 /// How long clients have to take the answers to what they have asked before the server stops.
 const DRAIN: Duration = Duration::from_secs(10);
 
-fn serve_disks(listener: Listener, tls: Tls, clients: Arc<Clients>) -> anyhow::Result<Service> {
+fn serve_disks(listeners: Listeners, clients: Arc<Clients>) -> anyhow::Result<Service> {
     let said = Said::default();
     let service = Service::start(ServiceOptions {
-        listeners: vec![(listener, Arc::new(tls))],
+        listeners: listeners.sockets,
         exports: Arc::new(ClientExports::new(clients)),
         limits: Limits::default(),
         events: Box::new(move |event| log_disk_event(&said, event)),
     });
     service.context("cannot start the NBD service")
-}
-
-/// TLS of the machines' disks; makes the certificates that are not there yet.
-fn room_tls(config: &Config) -> anyhow::Result<Tls> {
-    let Some(site) = SiteTls::of(config) else {
-        return Ok(Tls::off());
-    };
-    site.prepare()?;
-    Tls::load(site.files(), config.only_tls())
 }
 
 /// What was logged of peers that are turned away: once is enough for each, however often it tries.

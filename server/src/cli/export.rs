@@ -17,7 +17,7 @@ use crate::service::{
     Event, Export, Limits, Listener, Service, ServiceOptions,
     devices::{CowExport, FileExport, OneExport, OverlayExport, Wide},
     passed_sockets,
-    tls::{Tls, TlsFiles},
+    tls::{Tls, TlsFiles, TlsState},
 };
 
 /// How long connections may take to end after SIGTERM.
@@ -90,7 +90,7 @@ enum TlsMode {
 pub fn run(options: &ExportOptions) -> anyhow::Result<Exit> {
     super::serve::start_log();
     let (export, _scratch) = open(options)?;
-    let tls = Arc::new(tls(options)?);
+    let tls = Arc::new(Tls::new(tls(options)?));
     let listeners: Vec<_> = listeners(options)?
         .into_iter()
         .map(|listener| (listener, tls.clone()))
@@ -161,16 +161,16 @@ fn log(event: Event) {
     }
 }
 
-fn tls(options: &ExportOptions) -> anyhow::Result<Tls> {
+fn tls(options: &ExportOptions) -> anyhow::Result<TlsState> {
     let Some(pki) = options
         .pki
         .as_deref()
         .filter(|_| options.tls != TlsMode::Off)
     else {
-        return Ok(Tls::off());
+        return Ok(TlsState::off());
     };
     let files = TlsFiles::in_folder(pki, options.client_certificates);
-    Tls::load(files, options.tls == TlsMode::Required)
+    TlsState::load(files, options.tls == TlsMode::Required)
 }
 
 fn listeners(options: &ExportOptions) -> anyhow::Result<Vec<Listener>> {

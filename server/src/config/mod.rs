@@ -1,26 +1,32 @@
-//! The configuration: one TOML file, read whole or refused with every mistake shown.
+//! The configuration: one TOML file, and what `conf.d/*.toml` beside it adds; read whole or refused with every
+//! mistake shown.
 //!
 //! [`load`] reads and checks what the file alone can tell; [`host::check`] compares it with the machine
 //! that it is to run on (interfaces, directories, images).
 
 mod checks;
+pub mod exports;
 pub mod host;
 mod parse;
 pub mod problem;
 pub mod reader;
 pub mod units;
 
-use std::{collections::BTreeMap, net::Ipv4Addr, path::Path, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+};
 
 use images::ImageRef;
 use ipnet::Ipv4Net;
 use pxe::{Loader, Mac};
 
-use problem::{Problem, Problems};
+use exports::{ExportSettings, Listener, ListenerTls, TlsMode, TlsSettings};
+use problem::{Problem, Problems, Sources};
 use reader::Located;
-use units::{
-    AddressRange, ByteSize, ClientName, MacPattern, NameTemplate, Retention, Seconds, TlsMode,
-};
+use units::{AddressRange, ByteSize, ClientName, MacPattern, NameTemplate, Retention, Seconds};
 
 /// Where `serve` and the other verbs look when no file is named.
 pub const DEFAULT_PATH: &str = "/etc/bootroom/bootroom.toml";
@@ -32,30 +38,25 @@ pub struct Config {
     pub server: Server,
     /// `[dhcp]`.
     pub dhcp: Dhcp,
-    /// `[tls]`.
-    pub tls: Tls,
     /// `[groups.NAME]`.
     pub groups: BTreeMap<String, Group>,
     /// `[clients.NAME]`.
     pub clients: BTreeMap<ClientName, Client>,
+    /// `[tls]`: certificates; the server's own if it is not written.
+    pub tls: Option<TlsSettings>,
+    /// `[listeners.NAME]`: where NBD is served besides the room's own address.
+    pub listeners: BTreeMap<String, Listener>,
+    /// `[exports.NAME]`.
+    pub exports: BTreeMap<String, ExportSettings>,
+    /// The files that all of it comes from.
+    pub sources: Sources,
 }
 
 impl Config {
-    /// Whether any machine's disk is given out over TLS.
-    pub fn uses_tls(&self) -> bool {
-        self.tls_modes().any(|mode| mode != TlsMode::Off)
-    }
-
-    /// Whether no machine's disk is given out without TLS.
-    pub fn only_tls(&self) -> bool {
-        self.tls_modes().all(|mode| mode == TlsMode::Required)
-    }
-
-    fn tls_modes(&self) -> impl Iterator<Item = TlsMode> + '_ {
-        let groups = self.groups.values().map(|group| &group.settings);
-        let settings = groups.chain(self.clients.values().map(|client| &client.settings));
-        let own = settings.filter_map(|settings| settings.tls);
-        own.chain([self.server.tls])
+    /// What is wrong with it, with the text that it came from.
+    pub fn refuse(&self, list: Vec<Problem>) -> Problems {
+        let sources = self.sources.clone();
+        Problems { sources, list }
     }
 }
 
@@ -72,10 +73,10 @@ pub struct Server {
     pub http_port: u16,
     /// TCP port of the clients' disks.
     pub nbd_port: u16,
+    /// TLS on that port.
+    pub tls: ListenerTls,
     /// Path of the control socket.
     pub control: PathBuf,
-    /// Whether the clients' disks are encrypted on the wire.
-    pub tls: TlsMode,
     /// Whether machines get ssh host keys that last, over the boot files' plain HTTP.
     pub ssh_host_keys: bool,
 }
@@ -91,7 +92,7 @@ impl Server {
         self.data.value.join("overlays")
     }
 
-    /// Where the site's own CA and the certificates that it issued are, unless `[tls]` names others.
+    /// Where the server makes CA and certificates by itself, if there is no `[tls]`.
     pub fn pki(&self) -> PathBuf {
         self.data.value.join("pki")
     }
@@ -105,19 +106,6 @@ impl Server {
     pub fn ip(&self) -> Ipv4Addr {
         self.address.value.addr()
     }
-}
-
-/// `[tls]`: what `[server] tls` works with. Without it the server makes what is needed in the data directory.
-#[derive(Debug, Clone, Default)]
-pub struct Tls {
-    /// The server's certificate and those between it and its CA, PEM.
-    pub certificate: Option<Located<PathBuf>>,
-    /// The certificate's private key, PEM.
-    pub key: Option<Located<PathBuf>>,
-    /// What machines trust instead of exactly this certificate, PEM.
-    pub ca: Option<Located<PathBuf>>,
-    /// Whether a machine has to show a certificate in its own name.
-    pub client_certificates: bool,
 }
 
 /// How DHCP is served.
@@ -167,7 +155,7 @@ pub struct Settings {
     /// Boot loader family.
     pub loader: Option<Loader>,
     /// Whether their disks are encrypted on the wire; as `[server] tls` says if none.
-    pub tls: Option<TlsMode>,
+    pub tls: Option<Located<TlsMode>>,
 }
 
 /// `[groups.NAME]`: machines configured alike.
@@ -196,27 +184,52 @@ pub struct Client {
     pub settings: Settings,
 }
 
-/// Reads a configuration file.
+/// Reads a configuration file and `conf.d/*.toml` beside it, in the order of their names.
 ///
 /// # Errors
-/// Every problem that the file alone shows, each with its place.
+/// Every problem that the files alone show, each with its place.
 pub fn load(path: &Path) -> Result<Config, Problems> {
-    let refuse = |source: &str, list| Problems {
-        path: path.to_owned(),
-        source: source.to_owned(),
-        list,
+    let mut sources = Sources::default();
+    let mut unread = Vec::new();
+    let fix = "name the configuration with --config FILE; README.md has one to start from";
+    read_source(&mut sources, &mut unread, path, fix);
+    match additions(path) {
+        Ok(paths) => paths.iter().for_each(|path| {
+            let fix = "make it readable, or take it out of conf.d";
+            read_source(&mut sources, &mut unread, path, fix);
+        }),
+        Err(problem) => unread.push(problem),
+    }
+    if !unread.is_empty() {
+        return Err(Problems {
+            sources,
+            list: unread,
+        });
+    }
+    parse::parse(&sources).map_err(|list| Problems { sources, list })
+}
+
+fn read_source(sources: &mut Sources, unread: &mut Vec<Problem>, path: &Path, fix: &str) {
+    let text = fs::read_to_string(path).unwrap_or_else(|error| {
+        unread.push(Problem::of_file(path, &error).fix(fix));
+        String::new()
+    });
+    sources.add(path, text);
+}
+
+/// The files of `conf.d` beside the main file.
+fn additions(main: &Path) -> Result<Vec<PathBuf>, Problem> {
+    let dir = main.parent().unwrap_or(Path::new("")).join("conf.d");
+    let failed = |error: io::Error| Problem::of_file(&dir, &error);
+    let entries = match fs::read_dir(&dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(failed)?,
     };
-    let source = std::fs::read_to_string(path).map_err(|error| {
-        let message = format!("cannot read {}: {error}", path.display());
-        let fix = "name the configuration with --config FILE; README.md has one to start from";
-        let problem = Problem {
-            message,
-            span: None,
-            fix: Some(fix.into()),
-        };
-        refuse("", vec![problem])
-    })?;
-    parse::parse(&source).map_err(|list| refuse(&source, list))
+    let paths: io::Result<Vec<_>> = entries.map(|entry| Ok(entry?.path())).collect();
+    let mut paths = paths.map_err(failed)?;
+    paths.retain(|path| path.extension().is_some_and(|ending| ending == "toml"));
+    paths.sort();
+    Ok(paths)
 }
 
 #[cfg(test)]

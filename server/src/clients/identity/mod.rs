@@ -23,7 +23,7 @@ use super::{
     registry::Record,
 };
 use crate::{
-    config::{Config, units::TlsMode},
+    config::{Config, exports::TlsMode},
     files::{PRIVATE, PUBLIC, private_folder, write_whole},
 };
 use cpio::Archive;
@@ -248,7 +248,7 @@ mod tests {
     #[test]
     fn each_machine_has_its_own_certificate() {
         let dir = tempfile::tempdir().unwrap();
-        let with = "tls = \"required\"\n[tls]\nclient_certificates = true";
+        let with = "tls = \"required\"\nclient_certificates = \"required\"";
         let config = config(dir.path(), with, "");
         let [one, two] = [MAC, OTHER].map(|mac| initrd(&config, mac).unwrap());
         assert!(one.contains("/tls/client.key") && one.contains("BEGIN PRIVATE KEY"));
@@ -259,7 +259,7 @@ mod tests {
     #[test]
     fn a_group_without_tls_is_told_nothing_of_it() {
         let dir = tempfile::tempdir().unwrap();
-        let config = config(dir.path(), "tls = \"required\"", "tls = \"off\"");
+        let config = config(dir.path(), "tls = \"on\"", "tls = \"off\"");
         assert!(!initrd(&config, MAC).unwrap().contains("/tls"));
     }
 }
