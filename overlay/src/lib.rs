@@ -16,6 +16,7 @@
 
 mod attachment;
 mod base;
+mod changes;
 mod check;
 mod disk;
 mod error;
@@ -39,6 +40,7 @@ mod view;
 
 pub use attachment::{Attachment, Durability};
 pub use base::{Base, Extent, FileBase, ZeroBase};
+pub use changes::SnapshotId;
 pub use check::{Finding, Report, Resolve, Severity, check};
 pub use disk::HostDisk;
 pub use error::{Error, ErrorKind, Result};

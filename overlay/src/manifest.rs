@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::changes::SnapshotId;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::ids::{BLOCK, BaseId, MAX_SIZE, SnapshotName};
 use crate::space::Retention;
@@ -122,6 +123,15 @@ impl Manifest {
             .iter()
             .filter_map(|layer| layer.snapshot.clone());
         snapshots.collect()
+    }
+
+    /// Names and identities of the snapshots, oldest first.
+    pub(crate) fn snapshot_ids(&self) -> Vec<(SnapshotName, SnapshotId)> {
+        let id = |layer: &LayerEntry| {
+            let snapshot = layer.snapshot.as_ref()?;
+            Some((snapshot.name.clone(), SnapshotId(layer.uuid)))
+        };
+        self.layers.iter().filter_map(id).collect()
     }
 
     /// Number of the layer that `name` froze.
