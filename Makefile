@@ -5,7 +5,7 @@ BOOTROOM := target/release/bootroom
 DEB := target/deb/bootroom-client.deb
 SHELL_SCRIPTS := $(sort $(shell git ls-files "*.sh"; git grep -lE "^\#!/bin/(ba)?sh"))
 
-.PHONY: help demo test test-full bench crash build deb fmt lint unit e2e packages clean
+.PHONY: help demo test test-full bench crash fuzz build deb fmt lint unit e2e packages clean
 
 help:
 	@echo 'make demo       two diskless machines boot from this computer (QEMU)'
@@ -13,6 +13,7 @@ help:
 	@echo 'make test-full  the same with the long scenarios'
 	@echo 'make bench      bootroom beside its peers, as ratios'
 	@echo 'make crash      the overlay store through 100,000 crashes and 200 kills'
+	@echo 'make fuzz       every decoder, ten million inputs each (RUNS=… for fewer; nightly Rust)'
 	@echo 'make build      target/release/bootroom and the client package'
 	@echo 'make fmt lint   format; clippy, shellcheck'
 
@@ -57,6 +58,9 @@ bench: packages build
 crash:
 	BOOTROOM_CRASH_STATES=100000 BOOTROOM_KILL_ROUNDS=200 \
 		$(CARGO) test --release --locked -p overlay --test crash --test kill -- --nocapture
+
+fuzz:
+	tests/fuzz.sh
 
 clean:
 	$(CARGO) clean

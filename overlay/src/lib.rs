@@ -18,6 +18,8 @@ mod attachment;
 mod base;
 mod changes;
 mod check;
+#[cfg(fuzzing)]
+pub mod decoders;
 mod disk;
 mod error;
 mod group;
