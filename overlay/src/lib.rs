@@ -49,7 +49,7 @@ pub use error::{Error, ErrorKind, Result};
 pub use ids::{BLOCK, BaseId, Digest, MAX_SIZE, OverlayId, SnapshotName};
 pub use manifest::Snapshot;
 pub use overlay::{Overlay, OverlayInfo};
-pub use space::{Level, Retention, Usage};
+pub use space::{Level, Limits, Retention, Usage};
 pub use stack::{Run, RunKind};
 pub use storage::{Attempt, OpenMode, Storage, StoredFile};
 pub use store::{Options, OverlaySpec, Store};

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use crate::changes::SnapshotId;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::ids::{BLOCK, BaseId, MAX_SIZE, SnapshotName};
-use crate::space::Retention;
+use crate::space::{Limits, Retention};
 use crate::storage::{OpenMode, Storage};
 
 /// The format that this release writes, and the newest that it reads.
@@ -114,6 +114,16 @@ impl Manifest {
             return Err("names a layer twice");
         }
         Ok(())
+    }
+
+    /// How far the overlay may grow.
+    pub(crate) fn limits(&self) -> Limits {
+        let (quota, retention) = (self.quota, self.retention);
+        Limits { quota, retention }
+    }
+
+    pub(crate) fn set_limits(&mut self, limits: Limits) {
+        (self.quota, self.retention) = (limits.quota, limits.retention);
     }
 
     /// The snapshots, oldest first.
