@@ -125,6 +125,8 @@ impl Raw {
             (false, n) if n > 0 && n % 2 == 0 => Some(Plan {
                 disks: self.disks()?,
                 report: None,
+                // The running system's own DHCP client does.
+                hold_lease: false,
             }),
             _ => {
                 return Err(usage(

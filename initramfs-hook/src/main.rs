@@ -163,6 +163,9 @@ fn serve(attach: Attach, attached: impl FnOnce(&mut Console) -> std::io::Result<
     }
     let mut agent = Agent::new(Kernel::open()?, console, settings, attachments, reporting);
     agent.attach(attach.patience)?;
+    if plan.hold_lease {
+        agent.hold_lease(clock::seed());
+    }
     attached(agent.console())
         .map_err(|e| Error::with(Kind::Kernel, "the agent cannot let go of its streams", e))?;
     agent.run();
