@@ -34,7 +34,7 @@ pub struct Renewal {
 impl Renewal {
     /// For the interface that holds `address`. `None`: no Ethernet interface does.
     pub fn new(address: Ipv4Addr, seed: u64, now: Now) -> Option<Self> {
-        let (interface, mac) = sys::interface_of(address).ok().flatten()?;
+        let (interface, mac) = sys::interface_of(address.into()).ok().flatten()?;
         let holder = Holder { mac, address };
         Some(Self {
             holder,

@@ -3,7 +3,7 @@
 #![allow(unsafe_code)]
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {
@@ -53,11 +53,11 @@ pub fn bind_to_device(fd: BorrowedFd<'_>, interface: &str) -> io::Result<()> {
 }
 
 /// The Ethernet interface that holds `address`: its name and its own address.
-pub fn interface_of(address: Ipv4Addr) -> io::Result<Option<(String, [u8; 6])>> {
+pub fn interface_of(address: IpAddr) -> io::Result<Option<(String, [u8; 6])>> {
     let list = InterfaceList::get()?;
     let holder = list
         .entries()
-        .find(|entry| entry.ipv4() == Some(address))
+        .find(|entry| entry.ip() == Some(address))
         .map(Entry::name);
     let Some(name) = holder else { return Ok(None) };
     let mac = list
@@ -110,22 +110,31 @@ impl<'a> Entry<'a> {
         unsafe { self.0.ifa_addr.as_ref() }.map(|address| address.sa_family.into())
     }
 
-    fn ipv4(self) -> Option<Ipv4Addr> {
-        (self.family() == Some(libc::AF_INET)).then(|| {
-            // SAFETY: the family says that it is a sockaddr_in; read unaligned, since nothing promises alignment.
-            let address: libc::sockaddr_in =
-                unsafe { self.0.ifa_addr.cast::<libc::sockaddr_in>().read_unaligned() };
-            Ipv4Addr::from(u32::from_be(address.sin_addr.s_addr))
-        })
+    fn ip(self) -> Option<IpAddr> {
+        let address = self.0.ifa_addr;
+        match self.family()? {
+            libc::AF_INET => {
+                // SAFETY: the family says that it is a sockaddr_in; nothing promises its alignment.
+                let address = unsafe { address.cast::<libc::sockaddr_in>().read_unaligned() };
+                let bits = u32::from_be(address.sin_addr.s_addr);
+                Some(Ipv4Addr::from(bits).into())
+            }
+            libc::AF_INET6 => {
+                // SAFETY: the family says that it is a sockaddr_in6; nothing promises its alignment.
+                let address = unsafe { address.cast::<libc::sockaddr_in6>().read_unaligned() };
+                Some(Ipv6Addr::from(address.sin6_addr.s6_addr).into())
+            }
+            _ => None,
+        }
     }
 
     fn mac(self) -> Option<[u8; 6]> {
         if self.family() != Some(libc::AF_PACKET) {
             return None;
         }
-        // SAFETY: the family says that it is a sockaddr_ll; read unaligned, since nothing promises alignment.
-        let link: libc::sockaddr_ll =
-            unsafe { self.0.ifa_addr.cast::<libc::sockaddr_ll>().read_unaligned() };
+        let address = self.0.ifa_addr;
+        // SAFETY: the family says that it is a sockaddr_ll; nothing promises its alignment.
+        let link = unsafe { address.cast::<libc::sockaddr_ll>().read_unaligned() };
         let ethernet = link.sll_hatype == libc::ARPHRD_ETHER && link.sll_halen == 6;
         ethernet.then(|| std::array::from_fn(|at| link.sll_addr[at]))
     }
