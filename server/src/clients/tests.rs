@@ -291,3 +291,50 @@ fn a_cancelled_commit_publishes_nothing() {
     let current = room.clients.disks.catalogue().current(&image).unwrap();
     assert_eq!(current.map(images::VersionNumber::get), Some(1));
 }
+
+#[test]
+fn an_identity_is_given_until_the_first_attach_and_to_no_old_token() {
+    let room = room("boot\"\ntls = \"on");
+    crate::clients::identity::SiteTls::of(&room.clients.config())
+        .unwrap()
+        .prepare()
+        .unwrap();
+    let identity = |token: &str| room.clients.identity(token);
+    let boot = room.boot(MAC);
+    let (mac, initrd) = identity(&boot.1).unwrap();
+    assert_eq!(mac, MAC);
+    assert!(initrd.starts_with(b"070701"));
+    room.attach(&boot).unwrap();
+    let kind = |token: &str| identity(token).unwrap_err().kind();
+    assert_eq!(
+        kind(&boot.1),
+        ErrorKind::Refused,
+        "any program on the machine knows it now"
+    );
+    assert_eq!(kind("00112233445566778899aabbccddeeff"), ErrorKind::Refused);
+    room.attach(&room.boot(MAC)).unwrap();
+    assert_eq!(kind(&boot.1), ErrorKind::Refused);
+}
+
+#[test]
+fn with_tls_the_script_says_so_and_names_the_identity() {
+    let place = Place {
+        address: Ipv4Addr::new(10, 12, 0, 1),
+        http_port: 80,
+        nbd_port: 10809,
+    };
+    let script = |retention| room(retention).clients.script(MAC, place).unwrap().ipxe();
+    let with = script("boot\"\ntls = \"required");
+    assert!(
+        with.contains(" nbdroot=nbds://10.12.0.1:10809/client/r-1/"),
+        "{with}"
+    );
+    assert!(with.contains(" initrd=initrd0 initrd=initrd1 "), "{with}");
+    assert!(
+        with.contains("initrd --name initrd1 http://10.12.0.1/identity/"),
+        "{with}"
+    );
+    let without = script("boot");
+    assert!(without.contains(" nbdroot=10.12.0.1:10809/"), "{without}");
+    assert!(!without.contains("identity"), "{without}");
+}
