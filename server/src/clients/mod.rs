@@ -297,6 +297,9 @@ impl Clients {
             true => self.disks.make(mac, profile.as_ref(), boot.version)?,
             false => self.disks.open_existing(mac)?,
         };
+        if let Some(profile) = &profile {
+            self.disks.apply_limits(&overlay, profile);
+        }
         self.registry
             .update(mac, |record| record.boots.making = false)?;
         self.trace

@@ -254,6 +254,20 @@ fn a_crash_between_activation_and_fresh_overlay_is_made_good() {
 }
 
 #[test]
+fn a_kept_disk_takes_a_changed_quota_at_its_next_attachment() {
+    let old = room("keep");
+    write(&old.attach(&old.boot(MAC)).unwrap(), 7);
+    let Room { dir, clients } = old;
+    drop(clients);
+    let clients = open(dir.path(), "keep\"\nquota = \"4KiB");
+    let room = Room { dir, clients };
+    let disk = room.attach(&room.boot(MAC)).unwrap();
+    assert_eq!(first_byte(&disk), 7);
+    let refused = disk.write(&[1; 4096], 64 << 10, Durability::Process);
+    assert_eq!(refused.unwrap_err().kind(), overlay::ErrorKind::QuotaFull);
+}
+
+#[test]
 fn a_commit_makes_the_disk_of_a_running_machine_the_next_version() {
     let room = room("keep");
     let disk = room.attach(&room.boot(MAC)).unwrap();
