@@ -6,5 +6,6 @@
 
 if [ -e /run/bootroom/attached ]; then
 	br_overlay "${NEWROOT:?}" || die "bootroom: the overlay of memory over the root could not be made"
+	br_identity "$NEWROOT"
 	br_hand_over >/dev/null
 fi
