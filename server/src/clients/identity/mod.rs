@@ -6,6 +6,7 @@
 //! machine can read the token of its boot.
 
 mod cpio;
+mod gzip;
 mod openssh;
 mod trust;
 
@@ -57,6 +58,10 @@ impl Identities {
     /// # Errors
     /// What cannot be read, made or written.
     pub fn initrd(&self, config: &Config, record: &Record, profile: &Profile) -> Result<Vec<u8>> {
+        Ok(gzip::stored(&self.archive(config, record, profile)?))
+    }
+
+    fn archive(&self, config: &Config, record: &Record, profile: &Profile) -> Result<Vec<u8>> {
         let _making = self.making.lock();
         let mut archive = Archive::default();
         archive.folder(ROOT, FOLDER);
@@ -189,7 +194,7 @@ mod tests {
             boots: Boots::default(),
         };
         let profile = directory::profile(config, mac).unwrap();
-        let initrd = identities.initrd(config, &record, &profile)?;
+        let initrd = identities.archive(config, &record, &profile)?;
         Ok(String::from_utf8(initrd).unwrap())
     }
 
