@@ -1,4 +1,5 @@
-//! The exports of a server: every client's disk, under a name that only its current boot knows.
+//! The exports of a server: every client's disk, under a name that only its current boot knows, and snapshots of
+//! them, under names that only who may use the control API can ask for.
 
 use std::sync::Arc;
 
@@ -6,15 +7,15 @@ use nbd::{ExportInfo, OptionError, Refusal};
 use pxe::Mac;
 
 use crate::{
-    clients::{Clients, error::Error},
+    clients::{Clients, error::Error, snapshots::Opened},
     config::exports::{ClientCertificates, TlsMode},
     service::{
         Device, Export, Exports, Peer,
-        devices::{OverlayDevice, Suspects, overlay_info},
+        devices::{OverlayDevice, SnapshotExport, Suspects, overlay_info},
     },
 };
 
-/// Finds the disk behind `client/NAME/TOKEN`.
+/// Finds the disk behind `client/NAME/TOKEN`, and the snapshot behind `snapshot/TOKEN`.
 pub struct ClientExports {
     clients: Arc<Clients>,
     suspects: Suspects,
@@ -45,6 +46,9 @@ impl Exports for ClientExports {
     }
 
     fn find(&self, name: &str, peer: &Peer) -> Result<Arc<dyn Export>, Refusal> {
+        if let Some(token) = name.strip_prefix("snapshot/") {
+            return self.snapshot(token);
+        }
         let rest = name.strip_prefix("client/").ok_or_else(Refusal::unknown)?;
         let (client, token) = rest.split_once('/').ok_or_else(Refusal::unknown)?;
         if !self.may_be(client, peer) {
@@ -62,6 +66,15 @@ impl Exports for ClientExports {
             mac,
             size,
         }))
+    }
+}
+
+impl ClientExports {
+    fn snapshot(&self, token: &str) -> Result<Arc<dyn Export>, Refusal> {
+        let opened = self.clients.opened_snapshot(token);
+        let Opened { client, name, view } = opened.map_err(|error| refusal(&error))?;
+        let shown = format!("snapshot {name} of {client}");
+        Ok(Arc::new(SnapshotExport::new(view, shown)))
     }
 }
 
