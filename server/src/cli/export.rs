@@ -7,17 +7,20 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use clap::{Args, ValueEnum};
-use overlay::{Base, BaseId, Digest, FileBase, OverlayId, OverlaySpec, Retention, Store};
+use overlay::{BaseId, OverlayId, OverlaySpec, Retention, Store};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::Exit;
-use crate::service::{
-    Event, Export, Limits, Listener, Service, ServiceOptions,
-    devices::{CowExport, FileExport, OneExport, OverlayExport, Wide},
-    passed_sockets,
-    tls::{Tls, TlsFiles, TlsState},
+use crate::{
+    exports::source::file_base,
+    service::{
+        Event, Export, Limits, Listener, Service, ServiceOptions,
+        devices::{CowExport, FileExport, OneExport, OverlayExport, Wide},
+        passed_sockets,
+        tls::{Tls, TlsFiles, TlsState},
+    },
 };
 
 /// How long connections may take to end after SIGTERM.
@@ -89,7 +92,7 @@ enum TlsMode {
 /// Serves until SIGTERM or SIGINT; SIGHUP reads the certificates again.
 pub fn run(options: &ExportOptions) -> anyhow::Result<Exit> {
     super::serve::start_log();
-    let (export, _scratch) = open(options)?;
+    let export = open(options)?;
     let tls = Arc::new(Tls::new(tls(options)?));
     let listeners: Vec<_> = listeners(options)?
         .into_iter()
@@ -184,25 +187,19 @@ fn listeners(options: &ExportOptions) -> anyhow::Result<Vec<Listener>> {
     }])
 }
 
-type Opened = (Arc<dyn Export>, Option<tempfile::TempDir>);
-
-fn open(options: &ExportOptions) -> anyhow::Result<Opened> {
+fn open(options: &ExportOptions) -> anyhow::Result<Arc<dyn Export>> {
     let file = &options.file;
     if options.cow {
-        let scratch =
-            tempfile::tempdir_in("/var/tmp").context("cannot make a folder in /var/tmp")?;
-        let base = base(file)?;
-        let size = base.size();
-        let store = store(scratch.path())?;
-        return Ok((Arc::new(CowExport::new(store, base, size)), Some(scratch)));
+        let export = CowExport::new(Path::new("/var/tmp"), file_base(file)?, None, 0)?;
+        return Ok(Arc::new(export));
     }
     if let Some(folder) = &options.overlay {
-        return Ok((overlaid(file, folder)?, None));
+        return overlaid(file, folder);
     }
     let description = Some(options.description.clone());
     let export = FileExport::open(file, options.read_only, description);
     let export = export.with_context(|| format!("cannot open {}", file.display()))?;
-    Ok((Arc::new(export), None))
+    Ok(Arc::new(export))
 }
 
 fn store(folder: &Path) -> anyhow::Result<Store> {
@@ -210,7 +207,7 @@ fn store(folder: &Path) -> anyhow::Result<Store> {
 }
 
 fn overlaid(file: &Path, folder: &Path) -> anyhow::Result<Arc<dyn Export>> {
-    let base = base(file)?;
+    let base = file_base(file)?;
     let store = store(folder)?;
     let id = OverlayId::new("export")?;
     let known = store.list()?.iter().any(|(other, _)| *other == id);
@@ -255,29 +252,4 @@ impl Export for Kept {
     fn open(&self) -> Result<Arc<dyn crate::service::Device>, nbd::Refusal> {
         self.export.open()
     }
-}
-
-/// The file as a base. Its identity is what tells a file that was changed: size and time of its last change.
-fn base(file: &Path) -> anyhow::Result<Arc<dyn Base>> {
-    use std::os::unix::fs::MetadataExt;
-    let meta =
-        std::fs::metadata(file).with_context(|| format!("cannot open {}", file.display()))?;
-    if !meta.is_file() {
-        bail!(
-            "{} is no regular file: --cow and --overlay need one",
-            file.display()
-        );
-    }
-    let mut hash = blake3::Hasher::new();
-    for number in [meta.len(), meta.mtime() as u64, meta.mtime_nsec() as u64] {
-        hash.update(&number.to_be_bytes());
-    }
-    let digest = *hash.finalize().as_bytes();
-    let mut version = [0; 16];
-    version.copy_from_slice(&digest[..16]);
-    let id = BaseId {
-        version: uuid::Uuid::from_bytes(version),
-        digest: Digest(digest),
-    };
-    Ok(Arc::new(FileBase::open(file, id)?))
 }

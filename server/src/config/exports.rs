@@ -183,6 +183,12 @@ impl ExportSpec {
     pub fn needs_tls(&self) -> bool {
         self.tls == TlsMode::Required || !self.certificates.is_empty()
     }
+
+    /// Whether `other` serves the same source in the same way, if perhaps to others.
+    pub fn same_use(&self, other: &Self) -> bool {
+        let of = |spec: &Self| (spec.source.clone(), spec.mode, spec.shared, spec.quota);
+        of(self) == of(other)
+    }
 }
 
 /// `[exports.NAME]`, and where its parts were written.

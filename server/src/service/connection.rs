@@ -19,7 +19,7 @@ use super::{
     jobs::{Job, Mailbox},
     output::Output,
     pool::{Lane, Pool},
-    registry::Live,
+    registry::{Ending, Live},
     transport::Transport,
 };
 
@@ -39,7 +39,7 @@ pub enum End {
     Closed,
     /// It was evicted, or its export is gone.
     Gone,
-    /// The service stops.
+    /// It was asked to end.
     Drained,
     /// It broke the protocol, or the socket failed.
     Failed(String),
@@ -338,13 +338,15 @@ impl<'d> Transmission<'_, 'd> {
             || (self.jobs > 0 && self.engine.pool.is_full())
     }
 
-    /// The service stops: clients that come back by themselves are cut off, others are told.
+    /// The connection ends: clients that come back by themselves, or for what the export is now, are cut off; others
+    /// are told.
     fn turn_away(&mut self, request: Request, header: usize) -> Result<Next, End> {
-        if self.engine.returns {
+        let changed = self.engine.live.ending() == Some(Ending::Changed);
+        if self.engine.returns || changed {
             return Err(End::Drained);
         }
         self.input.consume(header);
-        self.refuse(request, IoError::Shutdown, "the service is stopping")
+        self.refuse(request, IoError::Shutdown, "the export is being withdrawn")
     }
 
     /// Answers with `error` after skipping the payload.

@@ -129,6 +129,11 @@ pub trait Export: Send + Sync {
         None
     }
 
+    /// By which name its connections are found, if they are to end when the export is changed or removed.
+    fn claim(&self) -> Option<Claim> {
+        None
+    }
+
     /// Whether its clients come back by themselves after a lost connection. They are then never told ESHUTDOWN,
     /// which a kernel would hand to its filesystem as an I/O error.
     fn clients_return(&self) -> bool {
@@ -137,6 +142,15 @@ pub trait Export: Send + Sync {
 
     /// Opens it for one connection; what had it before is closed and drained by now.
     fn open(&self) -> Result<Arc<dyn Device>, Refusal>;
+}
+
+/// What a connection says of itself before it opens an export.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    /// The export's name.
+    pub export: String,
+    /// Whether nobody else may have it meanwhile.
+    pub alone: bool,
 }
 
 /// The directory of exports.

@@ -1,4 +1,4 @@
-//! The exports of a server: every client's disk, under a name that only its current boot knows.
+//! Every machine's disk, under a name that only its current boot knows.
 
 use std::sync::Arc;
 
@@ -12,6 +12,9 @@ use crate::{
         devices::{OverlayDevice, Suspects, overlay_info},
     },
 };
+
+/// How the names of the machines' disks begin.
+pub(super) const PREFIX: &str = "client/";
 
 /// Finds the disk behind `client/NAME/TOKEN`.
 pub struct ClientExports {
@@ -34,7 +37,7 @@ impl Exports for ClientExports {
     }
 
     fn find(&self, name: &str, peer: &Peer) -> Result<Arc<dyn Export>, Refusal> {
-        let rest = name.strip_prefix("client/").ok_or_else(Refusal::unknown)?;
+        let rest = name.strip_prefix(PREFIX).ok_or_else(Refusal::unknown)?;
         let (client, token) = rest.split_once('/').ok_or_else(Refusal::unknown)?;
         if !may_be(client, peer) {
             return Err(Refusal::unknown());
