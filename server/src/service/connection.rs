@@ -346,6 +346,8 @@ impl<'d> Transmission<'_, 'd> {
             return Err(End::Drained);
         }
         self.input.consume(header);
+        // Not worth a line in the log: that it ends is told anyway.
+        self.told_error = true;
         self.refuse(request, IoError::Shutdown, "the export is being withdrawn")
     }
 
