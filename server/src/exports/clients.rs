@@ -7,6 +7,7 @@ use pxe::Mac;
 
 use crate::{
     clients::{Clients, error::Error},
+    config::units::TlsMode,
     service::{
         Device, Export, Exports, Peer,
         devices::{OverlayDevice, Suspects, overlay_info},
@@ -28,6 +29,18 @@ impl ClientExports {
         let suspects = Suspects::default();
         ClientExports { clients, suspects }
     }
+
+    /// A certificate of the site's CA is not enough: it has to be this machine's. Also one that nobody asked for.
+    fn check_certificate(&self, client: &str, peer: &Peer) -> Result<(), Refusal> {
+        let asked = peer.secure && self.clients.config().tls.client_certificates;
+        let shown = !peer.names.is_empty();
+        if !(asked || shown) || peer.names.iter().any(|name| name == client) {
+            return Ok(());
+        }
+        let shown = peer.names.join(", ");
+        let words = format!("this disk wants the certificate of {client}, not that of {shown:?}");
+        Err(Refusal::new(OptionError::Policy, words))
+    }
 }
 
 impl Exports for ClientExports {
@@ -39,13 +52,11 @@ impl Exports for ClientExports {
     fn find(&self, name: &str, peer: &Peer) -> Result<Arc<dyn Export>, Refusal> {
         let rest = name.strip_prefix(PREFIX).ok_or_else(Refusal::unknown)?;
         let (client, token) = rest.split_once('/').ok_or_else(Refusal::unknown)?;
-        if !may_be(client, peer) {
-            return Err(Refusal::unknown());
-        }
         let (mac, size) = self
             .clients
             .disk_of(client, token)
             .map_err(|error| refusal(&error))?;
+        self.check_certificate(client, peer)?;
         Ok(Arc::new(ClientDisk {
             clients: self.clients.clone(),
             suspects: self.suspects.clone(),
@@ -55,11 +66,6 @@ impl Exports for ClientExports {
             size,
         }))
     }
-}
-
-/// Whoever shows a certificate opens only the disk of whom it names (design §5).
-fn may_be(client: &str, peer: &Peer) -> bool {
-    peer.names.is_empty() || peer.names.iter().any(|name| name == client)
 }
 
 /// What went wrong is told in words only to who had the right token.
@@ -84,6 +90,10 @@ impl Export for ClientDisk {
         let mut info = overlay_info(self.size);
         info.description = Some(format!("disk of {}", self.client));
         Ok(info)
+    }
+
+    fn needs_tls(&self) -> bool {
+        self.clients.tls_of(self.mac) == TlsMode::Required
     }
 
     fn owner(&self) -> Option<String> {

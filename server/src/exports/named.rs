@@ -13,7 +13,10 @@ use nbd::{ExportInfo, OptionError, Refusal, TransmissionFlags};
 
 use super::source::Disk;
 use crate::{
-    config::exports::{Allowed, ExportSpec, Mode, Source, TlsMode},
+    config::{
+        exports::{Allowed, ExportSpec, Mode, Source},
+        units::TlsMode,
+    },
     service::{Claim, Device, Export, Exports, Peer, PeerAddress},
 };
 

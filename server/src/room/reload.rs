@@ -6,12 +6,19 @@ use parking_lot::Mutex;
 use pxe::dhcp::DhcpControl;
 use serde::{Deserialize, Serialize};
 
-use super::{dhcp_config, listeners::tls_states, opener};
+use super::{
+    dhcp_config,
+    listeners::{make_certificates, tls_states},
+    opener,
+};
 use crate::{
     clients::Clients,
     config::{self, Config, host, problem::Problems, restart},
     exports::{Changes, NamedExports},
-    service::{Service, tls::Tls},
+    service::{
+        Service,
+        tls::{Tls, TlsState},
+    },
 };
 
 /// How long clients of a changed or removed export have to take the answers to what they have asked.
@@ -54,6 +61,7 @@ impl Reloader {
         let old = self.clients.config();
         let new = config::load(&old.sources.path())?;
         check(&old, &new)?;
+        make_certificates(&new)?;
         let mut tls = tls_states(&new)?;
         let plan = self.named.plan(&new, &opener(&self.clients));
         let plan = plan.map_err(|list| new.refuse(list))?;
@@ -64,9 +72,7 @@ impl Reloader {
             dhcp.reconfigure(addresses)?;
         }
         for (table, listener) in &self.tls {
-            if let Some(state) = tls.remove(table) {
-                listener.replace(state);
-            }
+            listener.replace(tls.remove(table).unwrap_or_else(TlsState::off));
         }
         Ok(Reloaded {
             exports: self.named.apply(plan, &self.disks, DRAIN),

@@ -13,8 +13,6 @@ address = "10.12.0.1/24"
 tls = "on"
 [dhcp]
 mode = "proxy"
-[tls]
-folder = "/etc/bootroom/pki"
 [exports.room]
 file = "/f"
 allow = ["10.12.0.0/24", "unix"]
