@@ -9,15 +9,17 @@ use std::{
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
-use overlay::{BaseId, OverlayId, OverlaySpec, Retention, Store};
+use overlay::{BaseId, Overlay, OverlayId, OverlaySpec, Retention, Store};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
 
 use super::Exit;
 use crate::{
+    control::{self, ControlSocket},
     exports::source::file_base,
     service::{
-        Event, Export, Limits, Listener, Service, ServiceOptions,
-        devices::{CowExport, FileExport, OneExport, OverlayExport, Wide},
+        Event, Export, Exports, Limits, Listener, Service, ServiceOptions,
+        devices::{CowExport, FileExport, OneExport, OverlayExport, Wide, WithSnapshots},
         passed_sockets,
         tls::{Tls, TlsFiles, TlsState},
     },
@@ -92,7 +94,7 @@ enum TlsMode {
 /// Serves until SIGTERM or SIGINT; SIGHUP reads the certificates again.
 pub fn run(options: &ExportOptions) -> anyhow::Result<Exit> {
     super::serve::start_log();
-    let export = open(options)?;
+    let opened = open(options)?;
     let tls = Arc::new(Tls::new(tls(options)?));
     let listeners: Vec<_> = listeners(options)?
         .into_iter()
@@ -101,10 +103,9 @@ pub fn run(options: &ExportOptions) -> anyhow::Result<Exit> {
     for (listener, _) in &listeners {
         println!("listening on {}", listener.address());
     }
-    let name = options.name.clone().map_or(Wide::AnyName, Wide::Named);
     let service = Service::start(ServiceOptions {
         listeners,
-        exports: Arc::new(OneExport::new(name, options.description.clone(), export)),
+        exports: exports(options, &opened),
         limits: Limits {
             per_peer: options.per_peer,
             ..Limits::default()
@@ -112,9 +113,38 @@ pub fn run(options: &ExportOptions) -> anyhow::Result<Exit> {
         events: Box::new(log),
     })?;
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-    super::block_on(wait(&service))?;
+    super::block_on(async {
+        let stop = CancellationToken::new();
+        let snapshots = tokio::spawn(serve_snapshots(opened.kept.clone(), stop.clone()));
+        wait(&service).await?;
+        stop.cancel();
+        Ok(snapshots.await?)
+    })?;
     service.drain(DRAIN);
     Ok(Exit::Ok)
+}
+
+fn exports(options: &ExportOptions, opened: &Opened) -> Arc<dyn Exports> {
+    let name = options.name.clone().map_or(Wide::AnyName, Wide::Named);
+    let one = OneExport::new(name, options.description.clone(), opened.export.clone());
+    match &opened.kept {
+        Some((overlay, _)) => Arc::new(WithSnapshots::new(one, overlay.clone())),
+        None => Arc::new(one),
+    }
+}
+
+/// Answers `bootroom snapshot --overlay`. Where that is not possible the disk is served all the same.
+async fn serve_snapshots(kept: Option<(Arc<Overlay>, PathBuf)>, stop: CancellationToken) {
+    let Some((overlay, folder)) = kept else {
+        return;
+    };
+    let served = match ControlSocket::bind(&super::snapshot::socket_in(&folder)) {
+        Ok(socket) => control::serve_overlay(socket, overlay, stop).await,
+        Err(error) => Err(error),
+    };
+    if let Err(error) = served {
+        tracing::warn!("snapshots can be neither taken nor dropped: {error:#}");
+    }
 }
 
 async fn wait(service: &Service) -> anyhow::Result<()> {
@@ -187,11 +217,27 @@ fn listeners(options: &ExportOptions) -> anyhow::Result<Vec<Listener>> {
     }])
 }
 
-fn open(options: &ExportOptions) -> anyhow::Result<Arc<dyn Export>> {
+/// What is served.
+struct Opened {
+    export: Arc<dyn Export>,
+    /// An overlay that lasts, and its folder.
+    kept: Option<(Arc<Overlay>, PathBuf)>,
+}
+
+impl Opened {
+    fn new(export: impl Export + 'static) -> Self {
+        Self {
+            export: Arc::new(export),
+            kept: None,
+        }
+    }
+}
+
+fn open(options: &ExportOptions) -> anyhow::Result<Opened> {
     let file = &options.file;
     if options.cow {
         let export = CowExport::new(Path::new("/var/tmp"), file_base(file)?, None, 0)?;
-        return Ok(Arc::new(export));
+        return Ok(Opened::new(export));
     }
     if let Some(folder) = &options.overlay {
         return overlaid(file, folder);
@@ -199,14 +245,14 @@ fn open(options: &ExportOptions) -> anyhow::Result<Arc<dyn Export>> {
     let description = Some(options.description.clone());
     let export = FileExport::open(file, options.read_only, description);
     let export = export.with_context(|| format!("cannot open {}", file.display()))?;
-    Ok(Arc::new(export))
+    Ok(Opened::new(export))
 }
 
 fn store(folder: &Path) -> anyhow::Result<Store> {
     Ok(Store::open(folder, overlay::Options::default())?)
 }
 
-fn overlaid(file: &Path, folder: &Path) -> anyhow::Result<Arc<dyn Export>> {
+fn overlaid(file: &Path, folder: &Path) -> anyhow::Result<Opened> {
     let base = file_base(file)?;
     let store = store(folder)?;
     let id = OverlayId::new("export")?;
@@ -228,10 +274,14 @@ fn overlaid(file: &Path, folder: &Path) -> anyhow::Result<Arc<dyn Export>> {
     let overlay =
         overlay.with_context(|| format!("cannot use the overlay in {}", folder.display()))?;
     let size = overlay.info().size;
-    Ok(Arc::new(Kept {
-        export: OverlayExport::new(overlay, size),
+    let export = Kept {
+        export: OverlayExport::new(overlay.clone(), size),
         _store: store,
-    }))
+    };
+    Ok(Opened {
+        kept: Some((overlay, folder.to_owned())),
+        ..Opened::new(export)
+    })
 }
 
 /// An overlay together with the lock on its folder.

@@ -10,6 +10,7 @@ mod overlay_check;
 mod pki;
 mod reload;
 mod serve;
+mod snapshot;
 mod status;
 
 use std::{
@@ -95,6 +96,9 @@ enum Command {
     /// Look at the machines' overlays
     #[command(subcommand)]
     Overlay(overlay_check::OverlayCommand),
+    /// Take, list, read and drop snapshots of disks, for backups
+    #[command(subcommand)]
+    Snapshot(snapshot::SnapshotCommand),
     /// Make and withdraw certificates for TLS
     #[command(subcommand)]
     Pki(pki::PkiCommand),
@@ -142,6 +146,7 @@ pub fn run() -> ExitCode {
         Command::Image(command) => image::run(command),
         Command::Pki(command) => pki::run(command),
         Command::Export(options) => export::run(options),
+        Command::Snapshot(command) => snapshot::run(command),
         Command::Overlay(command) => overlay_check::run(command),
         Command::Demo(options) => return finish_demo(demo::run(options)),
     };

@@ -13,6 +13,7 @@ pub mod identity;
 mod policy;
 pub mod registry;
 pub mod script;
+pub mod snapshots;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -52,6 +53,8 @@ pub struct Clients {
     /// One boot of a machine is decided at a time.
     locks: Mutex<HashMap<Mac, Arc<Mutex<()>>>>,
     committing: Mutex<HashSet<Mac>>,
+    /// Snapshots that were opened for reading.
+    tickets: Mutex<Vec<snapshots::Ticket>>,
 }
 
 /// What `client reset` did.
@@ -84,6 +87,7 @@ impl Clients {
             trace,
             locks: Mutex::default(),
             committing: Mutex::default(),
+            tickets: Mutex::default(),
         };
         clients.apply_names(&clients.config())?;
         Ok(clients)

@@ -338,3 +338,67 @@ fn with_tls_the_script_says_so_and_names_the_identity() {
     assert!(without.contains(" nbdroot=10.12.0.1:10809/"), "{without}");
     assert!(!without.contains("identity"), "{without}");
 }
+
+fn snapshot(name: &str) -> overlay::SnapshotName {
+    overlay::SnapshotName::new(name).unwrap()
+}
+
+fn first_byte_of(opened: &snapshots::Opened) -> u8 {
+    let mut byte = [0; 1];
+    opened.view.read(&mut byte, 0).unwrap();
+    byte[0]
+}
+
+#[test]
+fn a_snapshot_is_read_by_its_token_and_by_no_other() {
+    let room = room("keep");
+    let disk = room.attach(&room.boot(MAC)).unwrap();
+    disk.write(&[5; 512], 0, Durability::Process).unwrap();
+    let monday = snapshot("monday");
+    room.clients.take_snapshot("r-1", &monday).unwrap();
+    disk.write(&[6; 512], 0, Durability::Process).unwrap();
+    let token = room
+        .clients
+        .open_snapshot("r-1", &monday)
+        .unwrap()
+        .to_string();
+    let opened = room.clients.opened_snapshot(&token).unwrap();
+    assert_eq!((first_byte_of(&opened), opened.client.as_str()), (5, "r-1"));
+    let (_, boot) = room.boot(MAC);
+    for guess in [boot.as_str(), &"0".repeat(32), ""] {
+        let error = room.clients.opened_snapshot(guess).err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::Refused);
+    }
+    let taken = room.clients.take_snapshot("r-1", &monday).unwrap_err();
+    assert_eq!(taken.kind(), ErrorKind::Refused);
+}
+
+/// The token stands for what was frozen when it was made, and neither for a later snapshot nor for another disk.
+#[test]
+fn a_token_does_not_open_a_later_snapshot_of_the_same_name() {
+    let room = room("keep");
+    room.attach(&room.boot(MAC)).unwrap();
+    let monday = snapshot("monday");
+    room.clients.take_snapshot("r-1", &monday).unwrap();
+    let token = room
+        .clients
+        .open_snapshot("r-1", &monday)
+        .unwrap()
+        .to_string();
+    room.clients.drop_snapshot("r-1", &monday).unwrap();
+    room.clients.opened_snapshot(&token).err().unwrap();
+    room.clients.take_snapshot("r-1", &monday).unwrap();
+    let error = room.clients.opened_snapshot(&token).err().unwrap();
+    assert_eq!(error.kind(), ErrorKind::Refused);
+    assert_eq!(room.clients.snapshots("r-1").unwrap().len(), 1);
+    room.clients.reset("r-1", true).unwrap();
+    assert_eq!(room.clients.snapshots("r-1").unwrap(), []);
+}
+
+#[test]
+fn the_name_that_commits_use_is_not_given_away() {
+    let room = room("keep");
+    room.attach(&room.boot(MAC)).unwrap();
+    let taken = room.clients.take_snapshot("r-1", &snapshot("commit"));
+    assert_eq!(taken.unwrap_err().kind(), ErrorKind::Refused);
+}

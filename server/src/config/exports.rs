@@ -287,10 +287,10 @@ fn check_name(name: &str) -> Result<(), BadValue> {
             "`{name}` cannot be the name of an export: use 1 to {LONGEST_NAME} letters, digits and ._-/"
         )));
     }
-    match name.starts_with("client/") {
-        true => Err(BadValue(
-            "names that begin with client/ belong to the machines' own disks".into(),
-        )),
+    match crate::exports::is_reserved(name) {
+        true => Err(BadValue(format!(
+            "`{name}` cannot be the name of an export: client/ and snapshot/ are the machines' own"
+        ))),
         false => Ok(()),
     }
 }

@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     commit,
     model::{CommitRequest, Failure, ReloadAnswer, ResetDone, ResetRequest},
+    snapshots,
     views::{self, Sources},
 };
 use crate::{
@@ -32,8 +33,8 @@ use crate::{
 
 /// What the requests are answered from.
 #[derive(Clone)]
-struct Server {
-    sources: Sources,
+pub(super) struct Server {
+    pub(super) sources: Sources,
     stop: CancellationToken,
 }
 
@@ -96,7 +97,16 @@ pub async fn serve(
         sources,
         stop: stop.clone(),
     };
-    let served = axum::serve(socket.listener, routes(server))
+    answer_all(socket, routes(server), stop).await
+}
+
+/// Answers what `routes` says until `stop` is cancelled.
+pub(super) async fn answer_all(
+    socket: ControlSocket,
+    routes: Router,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let served = axum::serve(socket.listener, routes)
         .with_graceful_shutdown(async move { stop.cancelled().await })
         .await;
     let _ = fs::remove_file(&socket.path);
@@ -112,13 +122,14 @@ fn routes(server: Server) -> Router {
         .route("/v1/clients/{name}/reset", post(reset))
         .route("/v1/clients/{name}/commit", post(commit))
         .route("/v1/reload", post(reload))
+        .merge(snapshots::routes())
         .route("/v1/bindings", get(bindings))
         .route("/v1/events", get(events))
         .with_state(server)
 }
 
 /// Runs what may touch the disk away from the runtime's threads, and answers with what it gives.
-async fn answer<T: Serialize + Send + 'static>(
+pub(super) async fn answer<T: Serialize + Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Response {
     match task::spawn_blocking(work).await {

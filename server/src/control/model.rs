@@ -136,6 +136,22 @@ pub enum ReloadAnswer {
     Refused(String),
 }
 
+/// A snapshot of a disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotView {
+    /// Its name.
+    pub name: overlay::SnapshotName,
+    /// When it was taken, in seconds since 1970.
+    pub taken: Option<u64>,
+}
+
+/// Where an opened snapshot can be read until the server stops. Whoever knows it may read it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenedSnapshot {
+    /// An NBD URI.
+    pub uri: String,
+}
+
 /// An overlay and the version it needs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BindingView {

@@ -1,4 +1,5 @@
-//! Every machine's disk, under a name that only its current boot knows.
+//! Every machine's disk, under a name that only its current boot knows, and snapshots of
+//! them, under names that only who may use the control API can ask for.
 
 use std::sync::Arc;
 
@@ -6,18 +7,24 @@ use nbd::{ExportInfo, OptionError, Refusal};
 use pxe::Mac;
 
 use crate::{
-    clients::{Clients, error::Error},
+    clients::{Clients, error::Error, snapshots::Opened},
     config::units::TlsMode,
     service::{
         Device, Export, Exports, Peer,
-        devices::{OverlayDevice, Suspects, overlay_info},
+        devices::{OverlayDevice, SnapshotExport, Suspects, overlay_info},
     },
 };
 
-/// How the names of the machines' disks begin.
-pub(super) const PREFIX: &str = "client/";
+/// How the names begin that are not for the configuration to give.
+const DISK: &str = "client/";
+const SNAPSHOT: &str = "snapshot/";
 
-/// Finds the disk behind `client/NAME/TOKEN`.
+/// Whether only [`ClientExports`] can know of an export called `name`.
+pub fn is_reserved(name: &str) -> bool {
+    name.starts_with(DISK) || name.starts_with(SNAPSHOT)
+}
+
+/// Finds the disk behind `client/NAME/TOKEN`, and the snapshot behind `snapshot/TOKEN`.
 pub struct ClientExports {
     clients: Arc<Clients>,
     suspects: Suspects,
@@ -50,7 +57,10 @@ impl Exports for ClientExports {
     }
 
     fn find(&self, name: &str, peer: &Peer) -> Result<Arc<dyn Export>, Refusal> {
-        let rest = name.strip_prefix(PREFIX).ok_or_else(Refusal::unknown)?;
+        if let Some(token) = name.strip_prefix(SNAPSHOT) {
+            return self.snapshot(token);
+        }
+        let rest = name.strip_prefix(DISK).ok_or_else(Refusal::unknown)?;
         let (client, token) = rest.split_once('/').ok_or_else(Refusal::unknown)?;
         let (mac, size) = self
             .clients
@@ -65,6 +75,15 @@ impl Exports for ClientExports {
             mac,
             size,
         }))
+    }
+}
+
+impl ClientExports {
+    fn snapshot(&self, token: &str) -> Result<Arc<dyn Export>, Refusal> {
+        let opened = self.clients.opened_snapshot(token);
+        let Opened { client, name, view } = opened.map_err(|error| refusal(&error))?;
+        let shown = format!("snapshot {name} of {client}");
+        Ok(Arc::new(SnapshotExport::new(view, shown)))
     }
 }
 

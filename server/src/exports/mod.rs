@@ -1,4 +1,4 @@
-//! The exports of a room: every machine's disk, under a name that only its current boot knows, and what `[exports]`
+//! The exports of a room: every machine's disk and its snapshots, under names that are secrets, and what `[exports]`
 //! names for other uses.
 
 mod clients;
@@ -12,7 +12,7 @@ use nbd::Refusal;
 
 use crate::service::{Export, Exports, Peer};
 
-pub use clients::ClientExports;
+pub use clients::{ClientExports, is_reserved};
 pub use named::NamedExports;
 pub use reload::Changes;
 
@@ -32,7 +32,7 @@ impl Exports for RoomExports {
     }
 
     fn find(&self, name: &str, peer: &Peer) -> Result<Arc<dyn Export>, Refusal> {
-        match name.starts_with(clients::PREFIX) {
+        match is_reserved(name) {
             true => self.clients.find(name, peer),
             false => self.named.find(name, peer),
         }

@@ -149,6 +149,11 @@ pub trait Export: Send + Sync {
         None
     }
 
+    /// What logs call it, where the name that opens it is a secret.
+    fn shown(&self) -> Option<String> {
+        self.owner()
+    }
+
     /// Whether its clients come back by themselves after a lost connection. They are then never told ESHUTDOWN,
     /// which a kernel would hand to its filesystem as an I/O error.
     fn clients_return(&self) -> bool {

@@ -317,11 +317,11 @@ impl Shared {
     }
 }
 
-/// The name for logs: of an owned export the owner, since the name itself contains a token.
+/// The name for logs: never one with a token in it.
 fn shown(opened: &Opened) -> String {
     opened
         .export
-        .owner()
+        .shown()
         .unwrap_or_else(|| opened.session.name.clone())
 }
 

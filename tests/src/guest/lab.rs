@@ -1,7 +1,7 @@
 //! Initramfs images as the generators of a whole Debian system make them, with the client package's hooks in them.
 
 use std::fs::{self, File};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::binary;
@@ -83,6 +83,23 @@ impl Lab {
         image
     }
 
+    /// A copy of a root disk with all of the system on it, at `to`. Its interface is `ens2`, which ifupdown,
+    /// systemd-networkd and NetworkManager are all set up to run a DHCP client on.
+    ///
+    /// # Panics
+    /// When it cannot be made.
+    pub fn disk(&self, to: &Path) {
+        let disk = self.dir.join("disk.img");
+        if !disk.exists() {
+            self.run(&["disk", "system", path(&disk)]);
+        }
+        let copied = Command::new("cp")
+            .args(["--sparse=always", "--reflink=auto"])
+            .args([&disk, to])
+            .status();
+        assert!(copied.expect("cp runs").success());
+    }
+
     fn make_system(&self) {
         if !self.dir.join("system").exists() {
             let _ = fs::remove_dir_all(self.dir.join("new"));
@@ -106,6 +123,7 @@ impl Lab {
         ] {
             let _ = fs::remove_file(self.dir.join(format!("{}.img", maker.name())));
         }
+        let _ = fs::remove_file(self.dir.join("disk.img"));
         self.run(&["client", "system", path(&package)]);
         fs::write(&stamp, digest).expect("the stamp can be written");
     }
@@ -131,6 +149,6 @@ impl Lab {
     }
 }
 
-fn path(path: &std::path::Path) -> &str {
+fn path(path: &Path) -> &str {
     path.to_str().expect("target has a plain name")
 }

@@ -2,6 +2,7 @@
 # Makes initramfs images with the generators of a whole Debian system that lives in a directory; see lab.rs.
 #   lab.sh system TREE            puts the system together
 #   lab.sh client TREE DEB        installs bootroom-client in it
+#   lab.sh disk TREE OUT          a root disk with all of the system on it
 #   lab.sh initrd TREE MAKER OUT  makes an image: initramfs-tools, nbd-client, mkinitcpio,
 #                                 dracut-legacy, dracut-networkd, dracut-networkmanager
 set -eu
@@ -22,7 +23,7 @@ inside() {
 
 system() {
 	packages=busybox,dbus,initramfs-tools,iproute2,kmod,login,passwd,procps,systemd,systemd-sysv,udev,zstd,e2fsprogs
-	packages=$packages,nbd-client,dracut-core,dracut-network,isc-dhcp-client,iputils-arping,network-manager
+	packages=$packages,nbd-client,dracut-core,dracut-network,isc-dhcp-client,iputils-arping,network-manager,ifupdown
 	export INITRD=No
 	mmdebstrap --quiet --mode=root --variant=minbase --format=directory --include="$packages,linux-image-cloud-amd64" \
 		bookworm "$tree" "deb http://deb.debian.org/debian bookworm main" \
@@ -30,6 +31,17 @@ system() {
 	# The stock image, and then nothing of nbd-client is left to get in the way of ours.
 	initrd nbd-client "$tree/../nbd-client.img"
 	inside dpkg --purge nbd-client
+	meddlers
+}
+
+# meddlers: everything that could take hold of the interface is set up to do so.
+meddlers() {
+	echo root:scenario | inside chpasswd
+	mkdir -p "$tree/etc/systemd/network" "$tree/etc/network/interfaces.d"
+	printf '[Match]\nName=en*\n\n[Network]\nDHCP=yes\n' >"$tree/etc/systemd/network/05-all.network"
+	printf 'auto ens2\nallow-hotplug ens2\niface ens2 inet dhcp\n' >"$tree/etc/network/interfaces.d/ens2"
+	inside systemctl enable systemd-networkd NetworkManager networking
+	inside systemctl mask systemd-networkd-wait-online NetworkManager-wait-online apt-daily.timer apt-daily-upgrade.timer
 }
 
 release() {
@@ -61,5 +73,10 @@ client)
 	INITRD=No inside dpkg --install /client.deb
 	;;
 initrd) initrd "$3" "$4" ;;
+disk)
+	truncate -s 3G "$3.new"
+	mke2fs -q -F -t ext4 -d "$tree" -E lazy_itable_init=0,lazy_journal_init=0 -J size=16 "$3.new"
+	mv "$3.new" "$3"
+	;;
 *) echo "$what is unknown" >&2 && exit 2 ;;
 esac

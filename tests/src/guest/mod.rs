@@ -85,11 +85,23 @@ impl Guest {
     /// # Panics
     /// When it does not come up.
     pub fn boot(extra: &[(&str, Vec<u8>)]) -> Self {
+        Self::boot_as(extra, |hardware| hardware)
+    }
+
+    /// The same, on other hardware.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    pub fn boot_as<'a>(
+        extra: &[(&str, Vec<u8>)],
+        change: impl FnOnce(Hardware<'a>) -> Hardware<'a>,
+    ) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let kernel = kernel::Kernel::get();
         let initrd = directory.path().join("initrd");
         std::fs::write(&initrd, archive(&kernel, extra)).expect("the initramfs can be written");
-        let guest = Self::power_on(&Hardware::new(&kernel.image, &initrd));
+        let hardware = change(Hardware::new(&kernel.image, &initrd));
+        let guest = Self::power_on(&hardware);
         guest.console.expect("guest-ready\r\n", BOOT_LIMIT);
         guest
     }
@@ -275,9 +287,9 @@ fn transcript(directory: &TempDir) -> PathBuf {
 #[derive(Clone)]
 pub struct Hardware<'a> {
     /// The kernel.
-    pub kernel: &'a Path,
+    pub kernel: PathBuf,
     /// Its initramfs.
-    pub initrd: &'a Path,
+    pub initrd: PathBuf,
     /// The kernel command line, besides the console.
     pub append: String,
     /// Megabytes of memory.
@@ -288,12 +300,12 @@ pub struct Hardware<'a> {
     pub namespace: Option<&'a Namespace>,
 }
 
-impl<'a> Hardware<'a> {
+impl Hardware<'_> {
     /// A small machine that finds services of the host's loopback address at [`HOST`].
-    pub fn new(kernel: &'a Path, initrd: &'a Path) -> Self {
+    pub fn new(kernel: &Path, initrd: &Path) -> Self {
         Self {
-            kernel,
-            initrd,
+            kernel: kernel.to_owned(),
+            initrd: initrd.to_owned(),
             append: String::new(),
             memory: 256,
             network: "user".to_owned(),
@@ -317,9 +329,9 @@ fn qemu(hardware: &Hardware<'_>, serial: &Path, monitor: &Path) -> Command {
         .arg("-monitor")
         .arg(format!("unix:{}", monitor.display()))
         .arg("-kernel")
-        .arg(hardware.kernel)
+        .arg(&hardware.kernel)
         .arg("-initrd")
-        .arg(hardware.initrd)
+        .arg(&hardware.initrd)
         .arg("-append")
         .arg(format!("console=ttyS0 quiet panic=1 {}", hardware.append))
         .arg("-no-reboot")

@@ -4,7 +4,7 @@
 //! keep them apart.
 
 pub(crate) mod client_package;
-mod date;
+pub(crate) mod date;
 mod make;
 pub(crate) mod progress;
 mod remove;

@@ -5,8 +5,8 @@ use std::{
     sync::Arc,
 };
 
-use nbd::{ExportInfo, IoError, OptionError, Refusal, TransmissionFlags};
-use overlay::{Attempt, Overlay, SnapshotId, SnapshotName, View};
+use nbd::{ExportInfo, IoError, Refusal, TransmissionFlags};
+use overlay::{Attempt, SnapshotId, SnapshotName, View};
 
 use super::overlaid::{extent, fault, overlay_info};
 use crate::service::{Device, Export, Extent, Fault, device::DIRTY_BITMAP};
@@ -18,22 +18,10 @@ pub struct SnapshotExport {
 }
 
 impl SnapshotExport {
-    /// Gives the snapshot `name` of `overlay` out as it is now; the overlay itself is not held.
-    ///
-    /// # Errors
-    /// When there is no such snapshot.
-    pub fn open(
-        overlay: &Overlay,
-        name: &SnapshotName,
-        description: String,
-    ) -> Result<Self, Refusal> {
-        let view = overlay.snapshot_view(name).map_err(|error| {
-            Refusal::new(OptionError::Unknown, format!("no such snapshot: {error}"))
-        })?;
-        Ok(Self {
-            view: Arc::new(view),
-            description,
-        })
+    /// Gives out what `view` shows. Clients that ask are told `description`, and so is the log.
+    pub fn new(view: View, description: String) -> Self {
+        let view = Arc::new(view);
+        Self { view, description }
     }
 }
 
@@ -48,6 +36,10 @@ impl Export for SnapshotExport {
         info.description = Some(self.description.clone());
         info.contexts.extend(contexts(self.view.older()));
         Ok(info)
+    }
+
+    fn shown(&self) -> Option<String> {
+        Some(self.description.clone())
     }
 
     fn open(&self) -> Result<Arc<dyn Device>, Refusal> {
@@ -148,5 +140,115 @@ impl Device for SnapshotDevice {
         let since = find(self.0.older(), snapshot)?;
         changed_runs(most, |found| self.0.changed(since, range, found))
             .map_err(|error| fault(&error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nbd::{
+        Command, CommandFlags, ContextId, Cookie, HeaderStyle, MetaContext, Operation, ReplyBody,
+        ReplyDecoder, Request,
+    };
+    use overlay::{
+        BaseId, Digest, Durability, Options, Overlay, OverlayId, OverlaySpec, Retention, Store,
+        ZeroBase,
+    };
+
+    use super::*;
+    use crate::service::{devices::OverlayExport, jobs::Job};
+
+    const SIZE: u64 = 1 << 20;
+
+    /// A disk of which the second block changed since `monday`; the changes are the device's to tell.
+    fn disk() -> (tempfile::TempDir, Store, Arc<Overlay>) {
+        let dir = tempfile::tempdir().unwrap();
+        let version = uuid::Uuid::nil();
+        let digest = Digest([0; 32]);
+        let spec = OverlaySpec {
+            size: SIZE,
+            quota: None,
+            retention: Retention::Keep,
+            base: Arc::new(ZeroBase::new(BaseId { version, digest })),
+        };
+        let store = Store::open(dir.path(), Options::default()).unwrap();
+        let overlay = store.create(&OverlayId::new("pc").unwrap(), spec).unwrap();
+        let monday = SnapshotName::new("monday").unwrap();
+        overlay.snapshot(&monday, 0).unwrap();
+        let written = overlay.attach().write(&[1; 512], 4096, Durability::Process);
+        written.unwrap();
+        (dir, store, overlay)
+    }
+
+    /// What BLOCK_STATUS answers for each of the contexts, in a style of headers.
+    fn ask(device: Arc<dyn Device>, style: HeaderStyle, one: bool) -> Vec<(u32, Vec<(u64, u64)>)> {
+        let names = ["base:allocation", "qemu:dirty-bitmap:monday"];
+        let contexts = (1..).zip(names).map(|(id, name)| MetaContext {
+            id: ContextId(id),
+            name: name.into(),
+        });
+        let request = Request {
+            flags: CommandFlags::from_bits(0),
+            command: Command::BlockStatus,
+            cookie: Cookie(9),
+            offset: 0,
+            length: SIZE,
+        };
+        let job = Job {
+            device,
+            request,
+            operation: Operation::BlockStatus {
+                one,
+                payload: false,
+            },
+            style,
+            contexts: contexts.collect(),
+            payload: Vec::new(),
+            span: SIZE,
+        };
+        let bytes = job.run().reply.unwrap();
+        let (mut rest, mut answers) = (&bytes[..], Vec::new());
+        while !rest.is_empty() {
+            let decoded = ReplyDecoder::new(style, 1 << 20).decode(rest, |_| Some(0));
+            let (reply, used) = decoded.unwrap().unwrap();
+            let ReplyBody::Status { context, extents } = reply.body else {
+                panic!("{:?}", reply.body)
+            };
+            answers.push((context.0, extents));
+            rest = &rest[used..];
+            assert_eq!(reply.last, rest.is_empty());
+        }
+        answers
+    }
+
+    #[test]
+    fn changes_are_told_beside_allocation_in_both_styles() {
+        let (_dir, _store, overlay) = disk();
+        let device = OverlayExport::new(overlay, SIZE).open().unwrap();
+        for style in [HeaderStyle::Structured, HeaderStyle::Extended] {
+            let answers = ask(device.clone(), style, false);
+            let changes = vec![(4096, 0), (4096, 1), (SIZE - 8192, 0)];
+            let allocation = vec![(4096, 3), (4096, 0), (SIZE - 8192, 3)];
+            assert_eq!(answers, [(1, allocation), (2, changes)], "{style:?}");
+            let one = ask(device.clone(), style, true);
+            assert_eq!(one, [(1, vec![(4096, 3)]), (2, vec![(4096, 0)])]);
+        }
+    }
+
+    #[test]
+    fn a_snapshot_tells_what_changed_before_it_and_not_after() {
+        let (_dir, _store, overlay) = disk();
+        let tuesday = SnapshotName::new("tuesday").unwrap();
+        overlay.snapshot(&tuesday, 0).unwrap();
+        let written = overlay
+            .attach()
+            .write(&[1; 512], 40_960, Durability::Process);
+        written.unwrap();
+        let export = SnapshotExport::new(overlay.snapshot_view(&tuesday).unwrap(), String::new());
+        let info = export.info().unwrap();
+        assert!(info.flags.contains(TransmissionFlags::READ_ONLY));
+        assert_eq!(info.contexts.last().unwrap(), "qemu:dirty-bitmap:monday");
+        let answers = ask(export.open().unwrap(), HeaderStyle::Extended, false);
+        let changes = vec![(4096, 0), (4096, 1), (SIZE - 8192, 0)];
+        assert_eq!(answers[1], (2, changes));
     }
 }

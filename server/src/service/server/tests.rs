@@ -15,6 +15,7 @@ use nbd::{
 
 use super::*;
 use crate::service::device::{Device, Export, Extent, Fault, Peer};
+use crate::service::tls::TlsState;
 
 const DEADLINE: Duration = Duration::from_secs(10);
 const BLOCK: u64 = 4096;
@@ -108,7 +109,10 @@ fn place() -> Place {
     let path = dir.path().join("nbd");
     let (tell, gone) = mpsc::channel();
     let service = Service::start(ServiceOptions {
-        listeners: vec![(Listener::unix(&path).unwrap(), Arc::new(Tls::off()))],
+        listeners: vec![(
+            Listener::unix(&path).unwrap(),
+            Arc::new(Tls::new(TlsState::off())),
+        )],
         exports: Arc::new(One(Arc::new(BuggyExport { gone: tell }))),
         limits: Limits {
             disk_threads: 2,
