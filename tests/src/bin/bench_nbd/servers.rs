@@ -73,6 +73,14 @@ impl Kind {
         !matches!(self, Self::Bootroom | Self::BootroomCow | Self::Limit)
     }
 
+    /// Whether what is written outlives the connection, so that a flush is a promise.
+    pub fn keeps_changes(self) -> bool {
+        !matches!(
+            self,
+            Self::NbdkitCow | Self::NbdServerCow | Self::BootroomCow
+        )
+    }
+
     /// Name of the export.
     pub fn export(self) -> &'static str {
         if matches!(self, Self::NbdServer | Self::NbdServerCow) {
@@ -119,6 +127,21 @@ impl Images {
     /// Stays as it is.
     pub fn base(&self) -> PathBuf {
         self.dir().join("base.img")
+    }
+
+    /// Removes what a server on `port` wrote, to spare the disk.
+    pub fn forget(&self, port: u16) {
+        // Most kinds leave nothing.
+        let _ = fs::remove_dir_all(self.overlay(port));
+        let _ = fs::remove_file(self.qcow2(port));
+    }
+
+    fn overlay(&self, port: u16) -> PathBuf {
+        self.dir().join(format!("overlay-{port}"))
+    }
+
+    fn qcow2(&self, port: u16) -> PathBuf {
+        self.dir().join(format!("overlay-{port}.qcow2"))
     }
 
     fn raw(&self) -> PathBuf {
@@ -256,14 +279,12 @@ fn command(kind: Kind, images: &Images, port: u16) -> anyhow::Result<Command> {
     let bootroom = bootroom.to_str().context("path")?;
     let mut command = match kind {
         Kind::Bootroom => {
-            let folder = images.dir().join(format!("overlay-{port}"));
-            let _ = fs::remove_dir_all(&folder);
             let mut command = pinned(bootroom);
             command
                 .arg("export")
                 .arg(&base)
                 .arg("--overlay")
-                .arg(folder)
+                .arg(images.overlay(port))
                 .args(["--port", &port_text]);
             command
         }
@@ -336,7 +357,7 @@ fn command(kind: Kind, images: &Images, port: u16) -> anyhow::Result<Command> {
 }
 
 fn qcow2(images: &Images, port: u16) -> anyhow::Result<PathBuf> {
-    let path = images.dir().join(format!("overlay-{port}.qcow2"));
+    let path = images.qcow2(port);
     let mut create = Command::new("qemu-img");
     create
         .args(["create", "-q", "-f", "qcow2", "-F", "raw", "-b"])
