@@ -7,6 +7,7 @@ use pxe::Mac;
 
 use crate::{
     clients::{Clients, error::Error},
+    config::units::TlsMode,
     service::{
         Device, Export, Exports, Peer,
         devices::{OverlayDevice, Suspects, overlay_info},
@@ -25,6 +26,17 @@ impl ClientExports {
         let suspects = Suspects::default();
         ClientExports { clients, suspects }
     }
+
+    /// A certificate of the site's CA is not enough: it has to be this machine's.
+    fn check_certificate(&self, client: &str, peer: &Peer) -> Result<(), Refusal> {
+        let asked = peer.secure && self.clients.config().tls.client_certificates;
+        if !asked || peer.names.iter().any(|name| name == client) {
+            return Ok(());
+        }
+        let shown = peer.names.join(", ");
+        let words = format!("this disk wants the certificate of {client}, not that of {shown:?}");
+        Err(Refusal::new(OptionError::Policy, words))
+    }
 }
 
 impl Exports for ClientExports {
@@ -33,13 +45,14 @@ impl Exports for ClientExports {
         Vec::new()
     }
 
-    fn find(&self, name: &str, _peer: &Peer) -> Result<Arc<dyn Export>, Refusal> {
+    fn find(&self, name: &str, peer: &Peer) -> Result<Arc<dyn Export>, Refusal> {
         let rest = name.strip_prefix("client/").ok_or_else(Refusal::unknown)?;
         let (client, token) = rest.split_once('/').ok_or_else(Refusal::unknown)?;
         let (mac, size) = self
             .clients
             .disk_of(client, token)
             .map_err(|error| refusal(&error))?;
+        self.check_certificate(client, peer)?;
         Ok(Arc::new(ClientDisk {
             clients: self.clients.clone(),
             suspects: self.suspects.clone(),
@@ -73,6 +86,10 @@ impl Export for ClientDisk {
         let mut info = overlay_info(self.size);
         info.description = Some(format!("disk of {}", self.client));
         Ok(info)
+    }
+
+    fn needs_tls(&self) -> bool {
+        self.clients.tls_of(self.mac) == TlsMode::Required
     }
 
     fn owner(&self) -> Option<String> {

@@ -24,7 +24,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    clients::{BootPolicy, Clients, disks::Disks, registry::Registry},
+    clients::{BootPolicy, Clients, disks::Disks, identity::SiteTls, registry::Registry},
     config::{Config, Dhcp as DhcpSettings, DhcpMode},
     control::{self, ControlSocket},
     exports::ClientExports,
@@ -41,6 +41,7 @@ pub struct Room {
     http: Http,
     control: ControlSocket,
     disks: Listener,
+    tls: Tls,
 }
 
 impl Room {
@@ -71,6 +72,7 @@ impl Room {
             (config.server.ip(), config.server.nbd_port).into(),
         )?;
         Ok(Room {
+            tls: room_tls(&config)?,
             disks,
             tftp: Tftp::bind(tftp, leases.clone(), policy.clone())?,
             http: Http::bind(http, leases.clone(), policy)?,
@@ -93,7 +95,7 @@ impl Room {
         }
         services.spawn(named("TFTP", self.tftp.run(stop.clone().cancelled_owned())));
         services.spawn(named("HTTP", self.http.run(stop.clone().cancelled_owned())));
-        let disks = serve_disks(self.disks, self.clients.clone())?;
+        let disks = serve_disks(self.disks, self.tls, self.clients.clone())?;
         let sources = control::Sources {
             clients: self.clients.clone(),
             leases: self.leases,
@@ -117,15 +119,24 @@ impl Room {
 /// How long clients have to take the answers to what they have asked before the server stops.
 const DRAIN: Duration = Duration::from_secs(10);
 
-fn serve_disks(listener: Listener, clients: Arc<Clients>) -> anyhow::Result<Service> {
+fn serve_disks(listener: Listener, tls: Tls, clients: Arc<Clients>) -> anyhow::Result<Service> {
     let said = Said::default();
     let service = Service::start(ServiceOptions {
-        listeners: vec![(listener, Arc::new(Tls::off()))],
+        listeners: vec![(listener, Arc::new(tls))],
         exports: Arc::new(ClientExports::new(clients)),
         limits: Limits::default(),
         events: Box::new(move |event| log_disk_event(&said, event)),
     });
     service.context("cannot start the NBD service")
+}
+
+/// TLS of the machines' disks; makes the certificates that are not there yet.
+fn room_tls(config: &Config) -> anyhow::Result<Tls> {
+    let Some(site) = SiteTls::of(config) else {
+        return Ok(Tls::off());
+    };
+    site.prepare()?;
+    Tls::load(site.files(), config.only_tls())
 }
 
 /// What was logged of peers that are turned away: once is enough for each, however often it tries.

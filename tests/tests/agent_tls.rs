@@ -1,44 +1,11 @@
 //! TLS by the kernel: the agent proves the server, hands the keys over, and does so again at every reconnect.
 
 use std::path::Path;
-use std::process::Command;
 
 use bootroom_tests::guest::HOST;
 use bootroom_tests::guest::disk::free_port;
+use bootroom_tests::guest::pki::pki;
 use bootroom_tests::guest::scene::{Scene, Special};
-use tempfile::TempDir;
-
-/// An authority, and a certificate for the server as the guest sees it.
-fn pki() -> TempDir {
-    let directory = tempfile::tempdir().unwrap();
-    openssl(
-        directory.path(),
-        &format!("req -x509 {NEW} -keyout ca.key -out ca.pem -subj /CN=room -days 9"),
-    );
-    let name = format!("-subj /CN=server -addext subjectAltName=IP:{HOST}");
-    openssl(
-        directory.path(),
-        &format!("req {NEW} -keyout server.key -out server.csr {name}"),
-    );
-    let sign = "x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -copy_extensions copy -days 9";
-    openssl(directory.path(), &format!("{sign} -out server.pem"));
-    directory
-}
-
-const NEW: &str = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
-
-fn openssl(directory: &Path, arguments: &str) {
-    let output = Command::new("openssl")
-        .args(arguments.split(' '))
-        .current_dir(directory)
-        .output()
-        .unwrap();
-    assert!(
-        output.status.success(),
-        "openssl {arguments}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-}
 
 /// A server with the certificates in `pki`, and a guest that believes in `proof`, as the agent's `file`.
 fn scene(pki: &Path, proof: &Path, file: &str) -> Scene {

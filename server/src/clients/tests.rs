@@ -245,6 +245,20 @@ fn a_crash_between_activation_and_fresh_overlay_is_made_good() {
 }
 
 #[test]
+fn a_kept_disk_takes_a_changed_quota_at_its_next_attachment() {
+    let old = room("keep");
+    write(&old.attach(&old.boot(MAC)).unwrap(), 7);
+    let Room { dir, clients } = old;
+    drop(clients);
+    let clients = open(dir.path(), "keep\"\nquota = \"4KiB");
+    let room = Room { dir, clients };
+    let disk = room.attach(&room.boot(MAC)).unwrap();
+    assert_eq!(first_byte(&disk), 7);
+    let refused = disk.write(&[1; 4096], 64 << 10, Durability::Process);
+    assert_eq!(refused.unwrap_err().kind(), overlay::ErrorKind::QuotaFull);
+}
+
+#[test]
 fn a_commit_makes_the_disk_of_a_running_machine_the_next_version() {
     let room = room("keep");
     let disk = room.attach(&room.boot(MAC)).unwrap();
@@ -276,4 +290,51 @@ fn a_cancelled_commit_publishes_nothing() {
     assert!(failed.is_err());
     let current = room.clients.disks.catalogue().current(&image).unwrap();
     assert_eq!(current.map(images::VersionNumber::get), Some(1));
+}
+
+#[test]
+fn an_identity_is_given_until_the_first_attach_and_to_no_old_token() {
+    let room = room("boot\"\ntls = \"on");
+    crate::clients::identity::SiteTls::of(&room.clients.config())
+        .unwrap()
+        .prepare()
+        .unwrap();
+    let identity = |token: &str| room.clients.identity(token);
+    let boot = room.boot(MAC);
+    let (mac, initrd) = identity(&boot.1).unwrap();
+    assert_eq!(mac, MAC);
+    assert!(initrd.starts_with(b"070701"));
+    room.attach(&boot).unwrap();
+    let kind = |token: &str| identity(token).unwrap_err().kind();
+    assert_eq!(
+        kind(&boot.1),
+        ErrorKind::Refused,
+        "any program on the machine knows it now"
+    );
+    assert_eq!(kind("00112233445566778899aabbccddeeff"), ErrorKind::Refused);
+    room.attach(&room.boot(MAC)).unwrap();
+    assert_eq!(kind(&boot.1), ErrorKind::Refused);
+}
+
+#[test]
+fn with_tls_the_script_says_so_and_names_the_identity() {
+    let place = Place {
+        address: Ipv4Addr::new(10, 12, 0, 1),
+        http_port: 80,
+        nbd_port: 10809,
+    };
+    let script = |retention| room(retention).clients.script(MAC, place).unwrap().ipxe();
+    let with = script("boot\"\ntls = \"required");
+    assert!(
+        with.contains(" nbdroot=nbds://10.12.0.1:10809/client/r-1/"),
+        "{with}"
+    );
+    assert!(with.contains(" initrd=initrd0 initrd=initrd1 "), "{with}");
+    assert!(
+        with.contains("initrd --name initrd1 http://10.12.0.1/identity/"),
+        "{with}"
+    );
+    let without = script("boot");
+    assert!(without.contains(" nbdroot=10.12.0.1:10809/"), "{without}");
+    assert!(!without.contains("identity"), "{without}");
 }

@@ -8,12 +8,13 @@ use super::{
     Client, Config, DhcpMode, Group,
     problem::Problem,
     reader::{Located, nearest},
-    units::AddressRange,
+    units::{AddressRange, TlsMode},
 };
 
 /// Adds what contradicts itself to `problems`.
 pub fn check(config: &Config, problems: &mut Vec<Problem>) {
     check_server(config, problems);
+    check_tls(config, problems);
     check_ranges(config, problems);
     check_clients(config, problems);
     check_patterns(config, problems);
@@ -42,6 +43,38 @@ fn check_server(config: &Config, problems: &mut Vec<Problem>) {
     if config.server.http_port == config.server.nbd_port {
         let message = format!("http_port and nbd_port are both {}", config.server.nbd_port);
         problems.push(Problem::at(address.span.clone(), message).fix("give them different ports"));
+    }
+}
+
+/// `[tls]` that would do nothing, or only half of what it seems to.
+fn check_tls(config: &Config, problems: &mut Vec<Problem>) {
+    let tls = &config.tls;
+    let files = [&tls.certificate, &tls.key, &tls.ca];
+    let first = files.into_iter().flatten().next();
+    let span = first.map_or(config.server.address.span.clone(), |path| path.span.clone());
+    let mut say = |message: &str, fix: &str| {
+        problems.push(Problem::at(span.clone(), message.to_owned()).fix(fix));
+    };
+    if tls.certificate.is_some() != tls.key.is_some() {
+        let fix = "name both, or neither: the server then makes its own";
+        say("[tls] needs certificate and key together", fix);
+    } else if tls.ca.is_some() && tls.certificate.is_none() {
+        let fix =
+            "name certificate and key as well, or leave ca out: the server then makes all three";
+        say(
+            "[tls] ca says what machines trust, but there is no certificate from it",
+            fix,
+        );
+    }
+    if (first.is_some() || tls.client_certificates) && !config.uses_tls() {
+        let fix = "add to [server]: tls = \"required\"";
+        say("[tls] does nothing as long as tls is \"off\"", fix);
+    } else if tls.client_certificates && config.server.tls != TlsMode::Required {
+        let fix = "add to [server]: tls = \"required\", or drop client_certificates";
+        say(
+            "[tls] client_certificates asks for nothing from a machine that may come without TLS",
+            fix,
+        );
     }
 }
 

@@ -18,7 +18,9 @@ use pxe::{Loader, Mac};
 
 use problem::{Problem, Problems};
 use reader::Located;
-use units::{AddressRange, ByteSize, ClientName, MacPattern, NameTemplate, Retention, Seconds};
+use units::{
+    AddressRange, ByteSize, ClientName, MacPattern, NameTemplate, Retention, Seconds, TlsMode,
+};
 
 /// Where `serve` and the other verbs look when no file is named.
 pub const DEFAULT_PATH: &str = "/etc/bootroom/bootroom.toml";
@@ -30,10 +32,31 @@ pub struct Config {
     pub server: Server,
     /// `[dhcp]`.
     pub dhcp: Dhcp,
+    /// `[tls]`.
+    pub tls: Tls,
     /// `[groups.NAME]`.
     pub groups: BTreeMap<String, Group>,
     /// `[clients.NAME]`.
     pub clients: BTreeMap<ClientName, Client>,
+}
+
+impl Config {
+    /// Whether any machine's disk is given out over TLS.
+    pub fn uses_tls(&self) -> bool {
+        self.tls_modes().any(|mode| mode != TlsMode::Off)
+    }
+
+    /// Whether no machine's disk is given out without TLS.
+    pub fn only_tls(&self) -> bool {
+        self.tls_modes().all(|mode| mode == TlsMode::Required)
+    }
+
+    fn tls_modes(&self) -> impl Iterator<Item = TlsMode> + '_ {
+        let groups = self.groups.values().map(|group| &group.settings);
+        let settings = groups.chain(self.clients.values().map(|client| &client.settings));
+        let own = settings.filter_map(|settings| settings.tls);
+        own.chain([self.server.tls])
+    }
 }
 
 /// `[server]`: where the server lives.
@@ -51,6 +74,10 @@ pub struct Server {
     pub nbd_port: u16,
     /// Path of the control socket.
     pub control: PathBuf,
+    /// Whether the clients' disks are encrypted on the wire.
+    pub tls: TlsMode,
+    /// Whether machines get ssh host keys that last, over the boot files' plain HTTP.
+    pub ssh_host_keys: bool,
 }
 
 impl Server {
@@ -64,10 +91,33 @@ impl Server {
         self.data.value.join("overlays")
     }
 
+    /// Where the site's own CA and the certificates that it issued are, unless `[tls]` names others.
+    pub fn pki(&self) -> PathBuf {
+        self.data.value.join("pki")
+    }
+
+    /// Where the machines' ssh host keys are kept.
+    pub fn identities(&self) -> PathBuf {
+        self.data.value.join("identity")
+    }
+
     /// The server's address without the prefix length.
     pub fn ip(&self) -> Ipv4Addr {
         self.address.value.addr()
     }
+}
+
+/// `[tls]`: what `[server] tls` works with. Without it the server makes what is needed in the data directory.
+#[derive(Debug, Clone, Default)]
+pub struct Tls {
+    /// The server's certificate and those between it and its CA, PEM.
+    pub certificate: Option<Located<PathBuf>>,
+    /// The certificate's private key, PEM.
+    pub key: Option<Located<PathBuf>>,
+    /// What machines trust instead of exactly this certificate, PEM.
+    pub ca: Option<Located<PathBuf>>,
+    /// Whether a machine has to show a certificate in its own name.
+    pub client_certificates: bool,
 }
 
 /// How DHCP is served.
@@ -116,6 +166,8 @@ pub struct Settings {
     pub kernel_args: Option<String>,
     /// Boot loader family.
     pub loader: Option<Loader>,
+    /// Whether their disks are encrypted on the wire; as `[server] tls` says if none.
+    pub tls: Option<TlsMode>,
 }
 
 /// `[groups.NAME]`: machines configured alike.

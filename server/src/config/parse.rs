@@ -6,7 +6,7 @@ use pxe::Loader;
 use toml::de::DeTable;
 
 use super::{
-    Client, Config, Dhcp, DhcpMode, Group, Server, Settings, checks,
+    Client, Config, Dhcp, DhcpMode, Group, Server, Settings, Tls, checks,
     problem::Problem,
     reader::{Located, Section},
     units::{BadValue, ClientName, NameTemplate},
@@ -48,12 +48,16 @@ fn read_root(mut root: Section<'_>, problems: &mut Vec<Problem>) -> Option<Confi
     let dhcp = root
         .table("dhcp", problems)
         .map(|section| read_dhcp(section, problems));
+    let tls = root
+        .table("tls", problems)
+        .map(|section| read_tls(section, problems));
     let groups = read_groups(&mut root, problems);
     let clients = read_clients(&mut root, problems);
     root.finish(problems);
     Some(Config {
         server: server?,
         dhcp: dhcp.unwrap_or_default(),
+        tls: tls.unwrap_or_default(),
         groups,
         clients,
     })
@@ -66,6 +70,8 @@ fn read_server(mut section: Section<'_>, problems: &mut Vec<Problem>) -> Option<
     let control = section.optional::<PathBuf>("control", problems);
     let http_port = read_port(&mut section, "http_port", DEFAULT_HTTP_PORT, problems);
     let nbd_port = read_port(&mut section, "nbd_port", DEFAULT_NBD_PORT, problems);
+    let tls = section.optional("tls", problems);
+    let ssh_host_keys = section.flag("ssh_host_keys", problems);
     section.finish(problems);
     Some(Server {
         data: data?,
@@ -74,7 +80,20 @@ fn read_server(mut section: Section<'_>, problems: &mut Vec<Problem>) -> Option<
         http_port,
         nbd_port,
         control: control.map_or_else(|| DEFAULT_CONTROL.into(), |located| located.value),
+        tls: tls.map(|located| located.value).unwrap_or_default(),
+        ssh_host_keys,
     })
+}
+
+fn read_tls(mut section: Section<'_>, problems: &mut Vec<Problem>) -> Tls {
+    let tls = Tls {
+        certificate: section.optional("certificate", problems),
+        key: section.optional("key", problems),
+        ca: section.optional("ca", problems),
+        client_certificates: section.flag("client_certificates", problems),
+    };
+    section.finish(problems);
+    tls
 }
 
 fn read_port(
@@ -172,6 +191,7 @@ fn read_settings(section: &mut Section<'_>, problems: &mut Vec<Problem>) -> Sett
         loader: section
             .optional("loader", problems)
             .map(|l: Located<LoaderName>| l.value.0),
+        tls: section.optional("tls", problems).map(|l| l.value),
     }
 }
 

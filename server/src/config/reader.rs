@@ -147,6 +147,18 @@ impl<'a> Section<'a> {
         None
     }
 
+    /// `true` or `false`; false if it is not written.
+    pub fn flag(&mut self, key: &'static str, problems: &mut Vec<Problem>) -> bool {
+        let Some(value) = self.get(key) else {
+            return false;
+        };
+        let flag = value.get_ref().as_bool();
+        if flag.is_none() {
+            problems.push(wrong_type(key, value, "true or false, without quotes"));
+        }
+        flag.unwrap_or_default()
+    }
+
     /// Notes every key that nobody asked for.
     pub fn finish(self, problems: &mut Vec<Problem>) {
         for key in self.table.keys() {

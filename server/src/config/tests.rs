@@ -124,3 +124,32 @@ fn rendered_problems_name_file_line_and_caret() {
         assert!(text.contains(part), "{part} is missing in:\n{text}");
     }
 }
+
+#[test]
+fn tls_is_off_unless_asked_for_and_can_differ_by_group() {
+    let config = parse(GOOD).unwrap();
+    assert!(!config.uses_tls() && !config.server.ssh_host_keys);
+    let some = GOOD.replace("retention = \"boot\"", "tls = \"on\"");
+    let config = parse(&some).unwrap();
+    assert!(config.uses_tls() && !config.only_tls());
+    let all = GOOD.replace("[dhcp]", "tls = \"required\"\nssh_host_keys = true\n[dhcp]");
+    let config = parse(&all).unwrap();
+    assert!(config.only_tls() && config.server.ssh_host_keys);
+}
+
+#[test]
+fn tls_that_protects_nothing_is_refused() {
+    let (message, _, fix) = broken("[dhcp]", "[tls]\nclient_certificates = true\n[dhcp]");
+    assert!(message.contains("does nothing"), "{message}");
+    assert!(fix.contains("tls = \"required\""), "{fix}");
+    let on = "tls = \"on\"\n[tls]\nclient_certificates = true\n[dhcp]";
+    assert!(broken("[dhcp]", on).0.contains("may come without TLS"));
+    let half = "tls = \"on\"\n[tls]\ncertificate = \"/c.pem\"\n[dhcp]";
+    let (message, place, _) = broken("[dhcp]", half);
+    assert!(message.contains("together"), "{message}");
+    assert_eq!(place, "\"/c.pem\"");
+    let (message, ..) = broken("[dhcp]", "tls = \"yes\"\n[dhcp]");
+    assert!(message.contains("\"required\""), "{message}");
+    let (message, ..) = broken("[dhcp]", "ssh_host_keys = \"yes\"\n[dhcp]");
+    assert!(message.contains("true or false"), "{message}");
+}

@@ -428,9 +428,7 @@ impl<'d> Transmission<'_, 'd> {
             payload,
             span,
         };
-        self.jobs += 1;
-        self.in_flight += job.weight();
-        self.engine.pool.take(job.weight());
+        let weight = job.weight();
         let read = if matches!(operation, Operation::Read { .. }) {
             request.length
         } else {
@@ -443,6 +441,10 @@ impl<'d> Transmission<'_, 'd> {
             self.engine.live.id,
             Box::new(move || mailbox.put(job.run())),
         );
+        // Counted when it is certain to come back.
+        self.jobs += 1;
+        self.in_flight += weight;
+        self.engine.pool.take(weight);
     }
 }
 

@@ -4,6 +4,9 @@ use std::{fmt, net::IpAddr, ops::Range, sync::Arc};
 
 use nbd::{ExportInfo, IoError, Refusal};
 
+/// Begins the name of the metadata context that tells what changed since a snapshot; its name follows.
+pub const DIRTY_BITMAP: &str = "qemu:dirty-bitmap:";
+
 /// Why a request failed.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Fault {
@@ -107,6 +110,18 @@ pub trait Device: Send + Sync {
 
     /// The first extents of `range`, at most `most` (at least one).
     fn status(&self, range: Range<u64>, most: usize) -> Result<Vec<Extent>, Fault>;
+
+    /// The first stretches of `range`, at most `most` (at least one), and whether they changed since `snapshot` was
+    /// taken. Neighbours differ.
+    fn changed(
+        &self,
+        snapshot: &str,
+        _range: Range<u64>,
+        _most: usize,
+    ) -> Result<Vec<(u64, bool)>, Fault> {
+        let text = format!("no snapshot {snapshot:?} to compare with");
+        Err(Fault::Request(IoError::Invalid, text))
+    }
 
     /// Whether its writes wait for something slow, so that they must not run on the connection's thread.
     fn writes_wait(&self) -> bool {

@@ -3,6 +3,7 @@
 use std::{
     io,
     os::fd::{AsFd, OwnedFd},
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     thread::{self, JoinHandle},
     time::{Duration, Instant},
@@ -199,13 +200,28 @@ impl Shared {
                 registry: &shared.registry,
                 live: &thread_live,
             };
-            shared.connection(&thread_live, &tls);
+            shared.guarded(&thread_live, &tls);
         });
         if let Err(error) = started {
             self.registry.leave(&live);
             (self.events)(Event::Refused {
                 peer,
                 reason: format!("cannot start a thread: {error}"),
+            });
+        }
+    }
+
+    /// A bug that panics ends this connection, and no other.
+    fn guarded(&self, live: &Arc<Live>, tls: &Tls) {
+        let served = catch_unwind(AssertUnwindSafe(|| self.connection(live, tls)));
+        if served.is_err() {
+            live.socket.shut(std::net::Shutdown::Both);
+            let (export, owner) = live.holds();
+            (self.events)(Event::Detached {
+                peer: live.peer,
+                export: export.unwrap_or_default(),
+                owner,
+                reason: "a bug in the server (see its log for the panic)".into(),
             });
         }
     }
@@ -322,3 +338,6 @@ fn out_of_descriptors(error: &io::Error) {
         thread::sleep(Duration::from_millis(100));
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,10 +12,11 @@ use std::{
 use nbd::{ExportInfo, IoError, OptionError, Refusal, TransmissionFlags};
 use overlay::{
     Attachment, Attempt, Base, BaseId, Durability, ErrorKind, Overlay, OverlayId, OverlaySpec,
-    Retention, Run, RunKind, Store,
+    Retention, Run, RunKind, SnapshotId, SnapshotName, Store,
 };
 use parking_lot::Mutex;
 
+use super::snapshot;
 use crate::service::{Device, Export, Extent, Fault, Segment, Source};
 
 /// Bases whose memory map failed once. They are read by checked system calls from then on, by all devices over them.
@@ -46,6 +47,8 @@ pub struct OverlayDevice {
     attachment: Attachment,
     base: Arc<dyn Base>,
     suspect: Arc<AtomicBool>,
+    /// The snapshots there were when it was opened: what a client chose then must not turn into another one.
+    snapshots: Vec<(SnapshotName, SnapshotId)>,
 }
 
 impl OverlayDevice {
@@ -53,15 +56,17 @@ impl OverlayDevice {
     pub fn new(attachment: Attachment, suspects: &Suspects) -> Self {
         let base = attachment.base().clone();
         let suspect = suspects.mark(base.id());
+        let snapshots = attachment.overlay().snapshot_ids();
         Self {
             attachment,
             base,
             suspect,
+            snapshots,
         }
     }
 }
 
-fn fault(error: &overlay::Error) -> Fault {
+pub(super) fn fault(error: &overlay::Error) -> Fault {
     let kind = match error.kind() {
         ErrorKind::Evicted => return Fault::Gone,
         _ if error.is_no_space() => IoError::NoSpace,
@@ -71,7 +76,7 @@ fn fault(error: &overlay::Error) -> Fault {
     Fault::Request(kind, error.to_string())
 }
 
-fn extent(run: &Run) -> Extent {
+pub(super) fn extent(run: &Run) -> Extent {
     let length = run.range.end - run.range.start;
     let (hole, zero, depth) = match run.kind {
         RunKind::Data => (false, false, 1),
@@ -198,6 +203,17 @@ impl Device for OverlayDevice {
             .map_err(|error| self.fault(&error))?;
         Ok(extents)
     }
+
+    fn changed(
+        &self,
+        snapshot: &str,
+        range: Range<u64>,
+        most: usize,
+    ) -> Result<Vec<(u64, bool)>, Fault> {
+        let since = snapshot::find(&self.snapshots, snapshot)?;
+        snapshot::changed_runs(most, |found| self.attachment.changed(since, range, found))
+            .map_err(|error| self.fault(&error))
+    }
 }
 
 /// One overlay that lasts: a newer connection takes it over from an older one.
@@ -220,7 +236,10 @@ impl OverlayExport {
 
 impl Export for OverlayExport {
     fn info(&self) -> Result<ExportInfo, Refusal> {
-        Ok(overlay_info(self.size))
+        let mut info = overlay_info(self.size);
+        let snapshots = self.overlay.snapshot_ids();
+        info.contexts.extend(snapshot::contexts(&snapshots));
+        Ok(info)
     }
 
     fn owner(&self) -> Option<String> {
