@@ -27,13 +27,17 @@ pub fn all(arguments: &[String]) -> anyhow::Result<()> {
     };
     pin_load()?;
     let images = Images::make()?;
+    let kinds = match arguments.iter().any(|argument| argument == "--before") {
+        true => &[Kind::Bootroom, Kind::Before, Kind::Limit][..],
+        false => &Kind::ALL,
+    };
     let mut subjects: Vec<_> = (PORT..)
-        .zip(Kind::ALL)
+        .zip(kinds.iter().copied())
         .map(|(port, kind)| Subject::new(kind, &images, port))
         .collect();
-    print_head()?;
+    print_head(kinds)?;
     for row in ROWS.iter().filter(chosen) {
-        print_row(row, &measure(row, &mut subjects, rounds, time)?)?;
+        print_row(row, kinds, &measure(row, &mut subjects, rounds, time)?)?;
     }
     Ok(())
 }
@@ -58,10 +62,10 @@ fn measure(
     Ok(figures.iter().map(|figures| median(figures)).collect())
 }
 
-fn print_head() -> anyhow::Result<()> {
+fn print_head(kinds: &[Kind]) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     write!(out, "{:<20}", "rate / server µs")?;
-    for kind in Kind::ALL {
+    for kind in kinds {
         write!(out, "{:>18}", kind.name())?;
     }
     writeln!(out, "{:>14}{:>10}{:>10}", "× best peer", "× cpu", "× limit")?;
@@ -70,19 +74,19 @@ fn print_head() -> anyhow::Result<()> {
 
 /// In rows with flushes only peers count whose flush means something: the changes of the others (in brackets) do not
 /// outlive the connection, and are never on disk together with the knowledge which blocks they are.
-fn print_row(row: &Row, medians: &[Figure]) -> anyhow::Result<()> {
+fn print_row(row: &Row, kinds: &[Kind], medians: &[Figure]) -> anyhow::Result<()> {
     let flushes = row.work.flush_every > 0;
     let mut out = std::io::stdout().lock();
     write!(out, "{:<20}", row.name)?;
-    for (kind, figure) in Kind::ALL.iter().zip(medians) {
+    for (kind, figure) in kinds.iter().zip(medians) {
         let text = format!("{} {:.1}", shown(row, figure.rate), figure.cpu);
         let counts = !flushes || kind.keeps_changes();
         let text = if counts { text } else { format!("[{text}]") };
         write!(out, "{text:>18}")?;
     }
-    let (best, leanest) = peers(flushes, medians);
+    let (best, leanest) = peers(flushes, kinds, medians);
     let of = |kind| {
-        let place = Kind::ALL.iter().position(|other| *other == kind);
+        let place = kinds.iter().position(|other| *other == kind);
         medians[place.unwrap_or(0)]
     };
     let (ours, limit) = (of(Kind::Bootroom), of(Kind::Limit));
@@ -96,11 +100,15 @@ fn print_row(row: &Row, medians: &[Figure]) -> anyhow::Result<()> {
     Ok(out.flush()?)
 }
 
-/// The highest rate and the least processor time among the peers.
-fn peers(flushes: bool, medians: &[Figure]) -> (f64, f64) {
+/// The highest rate and the least processor time among the peers, or of the build before.
+fn peers(flushes: bool, kinds: &[Kind], medians: &[Figure]) -> (f64, f64) {
+    let counts = |kind: &Kind| match kind {
+        Kind::Before => true,
+        kind => kind.is_peer() && (!flushes || kind.keeps_changes()),
+    };
     let counted = || {
-        let peers = Kind::ALL.iter().zip(medians);
-        peers.filter(|(kind, _)| kind.is_peer() && (!flushes || kind.keeps_changes()))
+        let peers = kinds.iter().zip(medians);
+        peers.filter(|(kind, _)| counts(kind))
     };
     let best = counted().map(|(_, figure)| figure.rate).fold(0.0, f64::max);
     let leanest = counted().map(|(_, figure)| figure.cpu);

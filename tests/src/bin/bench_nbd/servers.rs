@@ -22,6 +22,8 @@ pub const IMAGE: u64 = 1 << 30;
 pub enum Kind {
     /// `bootroom export --overlay`.
     Bootroom,
+    /// The same with another build, named in BOOTROOM_BEFORE.
+    Before,
     /// `bootroom export --cow`.
     BootroomCow,
     /// nbdkit's file plugin.
@@ -57,6 +59,7 @@ impl Kind {
     pub fn name(self) -> &'static str {
         match self {
             Self::Bootroom => "bootroom",
+            Self::Before => "before",
             Self::BootroomCow => "bootroom cow",
             Self::NbdkitFile => "nbdkit",
             Self::NbdkitCow => "nbdkit cow",
@@ -70,7 +73,10 @@ impl Kind {
 
     /// Whether it counts as a peer.
     pub fn is_peer(self) -> bool {
-        !matches!(self, Self::Bootroom | Self::BootroomCow | Self::Limit)
+        !matches!(
+            self,
+            Self::Bootroom | Self::Before | Self::BootroomCow | Self::Limit
+        )
     }
 
     /// Whether what is written outlives the connection, so that a flush is a promise.
@@ -275,10 +281,15 @@ pub fn pinned(program: &str) -> Command {
 fn command(kind: Kind, images: &Images, port: u16) -> anyhow::Result<Command> {
     let (base, raw) = (images.base(), images.raw());
     let port_text = port.to_string();
-    let bootroom = bootroom_tests::binary::bootroom();
+    let bootroom = match kind {
+        Kind::Before => std::env::var_os("BOOTROOM_BEFORE")
+            .context("BOOTROOM_BEFORE names no other build of bootroom")?
+            .into(),
+        _ => bootroom_tests::binary::bootroom(),
+    };
     let bootroom = bootroom.to_str().context("path")?;
     let mut command = match kind {
-        Kind::Bootroom => {
+        Kind::Bootroom | Kind::Before => {
             let mut command = pinned(bootroom);
             command
                 .arg("export")
