@@ -1,5 +1,6 @@
 //! `bootroom-attach`: keeps a network disk attached for as long as the machine runs.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use bootroom_attach::agent::{Agent, Reporting};
@@ -12,7 +13,7 @@ use bootroom_attach::kernel::Kernel;
 use bootroom_attach::post::{Post, Progress};
 use bootroom_attach::report::{Event, ReportUrl};
 use bootroom_attach::security::Security;
-use bootroom_attach::{clock, daemon, guard, net};
+use bootroom_attach::{clock, daemon, guard, identity, net};
 
 fn main() -> ExitCode {
     let args = std::env::args_os()
@@ -40,6 +41,7 @@ fn execute(command: Command) -> Result<ExitCode> {
                 ExitCode::SUCCESS
             });
         }
+        Command::Identity(root) => identity::settle(Path::new(identity::PLACE), &root)?,
         Command::Interface => println!("{}", interface()?),
         Command::Detach(device) => detach(device)?,
         Command::Say(event, url) => say(event, url)?,
@@ -168,7 +170,7 @@ fn serve(attach: Attach, attached: impl FnOnce(&mut Console) -> std::io::Result<
     }
     let settings = Settings {
         request_timeout: attach.request_timeout,
-        security: Security::load(&attach.tls)?,
+        security: Security::load(&[&attach.tls, Path::new(identity::TLS)])?,
     };
     let attachments = attachments(&plan, settings.request_timeout)?;
     let reporting = attach

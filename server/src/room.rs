@@ -24,7 +24,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    clients::{BootPolicy, Clients, disks::Disks, registry::Registry},
+    clients::{BootPolicy, Clients, disks::Disks, identity::SiteTls, registry::Registry},
     config::{Config, Dhcp as DhcpSettings, DhcpMode},
     control::{self, ControlSocket},
     exports::{ClientExports, NamedExports, RoomExports, source::Opener},
@@ -74,6 +74,9 @@ impl Room {
         let tftp = TftpConfig::new(interface, config.server.ip());
         let mut http = HttpConfig::new(interface, config.server.ip());
         http.port = config.server.http_port;
+        if let Some(site) = SiteTls::of(&config) {
+            site.prepare()?;
+        }
         clear_scratch(&config)?;
         let named = Arc::new(NamedExports::default());
         let plan = named.plan(&config, &opener(&clients));

@@ -224,6 +224,7 @@ fn a_reload_adds_changes_and_removes_and_disturbs_nobody_else() {
         "--iodepth=16",
         "--verify=crc32c",
         "--verify_fatal=1",
+        "--verify_state_save=0",
         "--time_based",
         "--runtime=6",
         "--status-interval=1",

@@ -8,7 +8,8 @@ use pxe::{Loader, Mac};
 use super::{boot::Boots, registry::Record};
 use crate::config::{
     Client, Config, Group, Settings,
-    units::{ByteSize, ClientName, Retention, TlsMode},
+    exports::TlsMode,
+    units::{ByteSize, ClientName, Retention},
 };
 
 /// A machine that the configuration serves.
@@ -85,8 +86,8 @@ pub fn profile(config: &Config, mac: Mac) -> Option<Profile> {
             .unwrap_or_default(),
         tls: layers
             .iter()
-            .find_map(|layer| layer.tls)
-            .unwrap_or(config.server.tls),
+            .find_map(|layer| Some(layer.tls.as_ref()?.value))
+            .unwrap_or(config.server.tls.mode()),
         ssh_host_keys: config.server.ssh_host_keys,
     })
 }

@@ -29,7 +29,8 @@ use pxe::Mac;
 use crate::{
     config::{
         Config,
-        units::{ClientName, Retention, TlsMode},
+        exports::TlsMode,
+        units::{ClientName, Retention},
     },
     trace::{Step, Trace},
 };
@@ -155,7 +156,7 @@ impl Clients {
 
     /// Whether the disk of a machine is encrypted on the wire.
     pub fn tls_of(&self, mac: Mac) -> TlsMode {
-        let by_default = || self.config().server.tls;
+        let by_default = || self.config().server.tls.mode();
         self.profile(mac)
             .map_or_else(by_default, |profile| profile.tls)
     }

@@ -8,7 +8,7 @@ use images::Version;
 use pxe::menu::{Target, ipxe_initrd_arguments, ipxe_initrds};
 
 use super::{boot::Token, directory::Profile, identity::machine_id, registry::Record};
-use crate::config::units::TlsMode;
+use crate::config::exports::TlsMode;
 
 /// Where the server is, as this client reaches it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

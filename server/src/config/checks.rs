@@ -6,9 +6,10 @@ use ipnet::Ipv4Net;
 
 use super::{
     Client, Config, DhcpMode, Group,
+    exports::TlsMode,
     problem::Problem,
     reader::{Located, nearest},
-    units::{AddressRange, TlsMode},
+    units::AddressRange,
 };
 
 /// Adds what contradicts itself to `problems`.
@@ -47,46 +48,22 @@ fn check_server(config: &Config, problems: &mut Vec<Problem>) {
     }
 }
 
-/// `[tls]` that would do nothing, or only half of what it seems to.
+/// A machine's disk comes by the server's own listener, which does TLS for all or for none.
 fn check_tls(config: &Config, problems: &mut Vec<Problem>) {
-    let tls = &config.tls;
-    let files = [
-        &tls.certificate,
-        &tls.key,
-        &tls.ca,
-        &tls.client_ca,
-        &tls.revoked,
-    ];
-    let first = files.into_iter().flatten().next();
-    let span = first.map_or(config.server.address.span.clone(), |path| path.span.clone());
-    let mut say = |message: &str, fix: &str| {
-        problems.push(Problem::at(span.clone(), message.to_owned()).fix(fix));
-    };
-    if tls.certificate.is_some() != tls.key.is_some() {
-        let fix = "name both, or neither: the server then makes its own";
-        say("[tls] needs certificate and key together", fix);
-    } else if tls.ca.is_some() && tls.certificate.is_none() {
-        let fix =
-            "name certificate and key as well, or leave ca out: the server then makes all three";
-        say(
-            "[tls] ca says what machines trust, but there is no certificate from it",
-            fix,
-        );
-    }
-    if tls.revoked.is_some() && tls.client_ca.is_none() {
-        let fix =
-            "name client_ca as well, or leave revoked out: the server keeps a list of its own";
-        say("[tls] revoked is of no CA that it names", fix);
-    }
-    if (first.is_some() || tls.client_certificates) && !config.uses_tls() {
-        let fix = "add to [server]: tls = \"required\"";
-        say("[tls] does nothing as long as tls is \"off\"", fix);
-    } else if tls.client_certificates && config.server.tls != TlsMode::Required {
-        let fix = "add to [server]: tls = \"required\", or drop client_certificates";
-        say(
-            "[tls] client_certificates asks for nothing from a machine that may come without TLS",
-            fix,
-        );
+    let groups = config.groups.values().map(|group| &group.settings);
+    let settings = groups.chain(config.clients.values().map(|client| &client.settings));
+    for own in settings.filter_map(|settings| settings.tls.as_ref()) {
+        let (message, fix) = match (config.server.tls.mode(), own.value) {
+            (TlsMode::Off, TlsMode::On | TlsMode::Required) => {
+                ("the server speaks no TLS", "add to [server]: tls = \"on\"")
+            }
+            (TlsMode::Required, TlsMode::Off | TlsMode::On) => (
+                "the server serves nobody without TLS",
+                "write tls = \"on\" in [server], and \"required\" where it is to be",
+            ),
+            _ => continue,
+        };
+        problems.push(Problem::at(own.span.clone(), message).fix(fix));
     }
 }
 

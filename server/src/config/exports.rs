@@ -1,4 +1,4 @@
-//! `[listeners.NAME]` and `[exports.NAME]`: what NBD serves besides the machines' own disks, where, and to
+//! `[tls]`, `[listeners.NAME]` and `[exports.NAME]`: what NBD serves besides the machines' own disks, where, and to
 //! whom.
 
 mod check;
@@ -16,13 +16,106 @@ use images::ImageRef;
 use ipnet::IpNet;
 
 use super::{
+    Server,
     parse::Roots,
     problem::Problem,
     reader::{Located, Section},
-    units::{BadValue, ByteSize, TlsMode},
+    units::{BadValue, ByteSize},
 };
 
 pub use check::check;
+
+/// Whether connections use TLS. For a listener `Off` is the default; for an export it is `On`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TlsMode {
+    /// Never.
+    Off,
+    /// If the client wants it.
+    On,
+    /// Always.
+    Required,
+}
+
+/// Whether clients of a listener have to show a certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ClientCertificates {
+    /// They may, if there is a CA to check it against.
+    #[default]
+    Optional,
+    /// Nobody comes in without.
+    Required,
+}
+
+/// TLS of one listener.
+#[derive(Debug, Clone, Default)]
+pub struct ListenerTls {
+    /// Whether; `Off` if none.
+    pub mode: Option<Located<TlsMode>>,
+    /// Certificates of clients.
+    pub client_certificates: Option<Located<ClientCertificates>>,
+}
+
+impl ListenerTls {
+    /// Whether connections use TLS.
+    pub fn mode(&self) -> TlsMode {
+        self.mode
+            .as_ref()
+            .map_or(TlsMode::Off, |located| located.value)
+    }
+
+    /// Whether clients have to show a certificate.
+    pub fn client_certificates(&self) -> ClientCertificates {
+        let certificates = self.client_certificates.as_ref();
+        certificates
+            .map(|located| located.value)
+            .unwrap_or_default()
+    }
+}
+
+/// `[tls]`: the server's certificate, and how those of clients are checked. All files are PEM.
+#[derive(Debug, Clone)]
+pub struct TlsSettings {
+    /// The server's certificate, with intermediate ones behind it.
+    pub certificate: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+    /// What machines trust besides exactly that certificate.
+    pub ca: Option<PathBuf>,
+    /// Where the CA is that certificates for machines are issued from.
+    pub folder: Option<PathBuf>,
+    /// Whether the server makes what is not in the folder yet.
+    pub own: bool,
+    /// The CA of client certificates.
+    pub client_ca: Option<PathBuf>,
+    /// Revoked client certificates.
+    pub revoked: Option<PathBuf>,
+    /// Where it was written.
+    pub span: Range<usize>,
+}
+
+impl TlsSettings {
+    /// What a server uses that is told nothing: a CA and certificates of its own, in its data directory.
+    pub(super) fn made_by(server: &Server) -> Self {
+        TlsSettings {
+            own: true,
+            ..TlsSettings::in_folder(server.pki(), server.data.span.clone())
+        }
+    }
+
+    /// As `bootroom pki` lays a folder out.
+    fn in_folder(folder: PathBuf, span: Range<usize>) -> Self {
+        TlsSettings {
+            certificate: folder.join("server.pem"),
+            key: folder.join("server.key"),
+            ca: Some(folder.join("ca.pem")),
+            client_ca: Some(folder.join("ca.pem")),
+            revoked: Some(folder.join("revoked.pem")),
+            folder: Some(folder),
+            own: false,
+            span,
+        }
+    }
+}
 
 /// Where a listener listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,10 +141,8 @@ impl fmt::Display for ListenPlace {
 pub struct Listener {
     /// Where.
     pub place: Located<ListenPlace>,
-    /// Whether connections there use TLS.
-    pub tls: TlsMode,
-    /// Whether nobody comes in there without a certificate.
-    pub client_certificates: bool,
+    /// TLS there.
+    pub tls: ListenerTls,
 }
 
 /// Where an export's data come from.
@@ -145,6 +236,56 @@ pub struct ExportSettings {
 /// Longest name of an export. Bytes.
 const LONGEST_NAME: usize = 255;
 
+/// Reads `tls` and `client_certificates`, of `[server]` or a listener.
+pub(super) fn read_listener_tls(
+    section: &mut Section<'_>,
+    problems: &mut Vec<Problem>,
+) -> ListenerTls {
+    ListenerTls {
+        mode: section.optional("tls", problems),
+        client_certificates: section.optional("client_certificates", problems),
+    }
+}
+
+/// Reads `[tls]`: a folder as `bootroom pki` makes it, or single files.
+pub(super) fn read_tls(
+    mut section: Section<'_>,
+    problems: &mut Vec<Problem>,
+) -> Option<TlsSettings> {
+    let span = section.span();
+    let mut path = |key| -> Option<PathBuf> {
+        let located = section.optional(key, problems)?;
+        Some(located.value)
+    };
+    let defaults = path("folder").map(|folder| TlsSettings::in_folder(folder, span.clone()));
+    let default = |of: fn(&TlsSettings) -> Option<PathBuf>| defaults.as_ref().and_then(of);
+    let certificate = path("certificate").or_else(|| default(|d| Some(d.certificate.clone())));
+    let key = path("key").or_else(|| default(|d| Some(d.key.clone())));
+    let ca = path("ca").or_else(|| default(|d| d.ca.clone()));
+    let client_ca = path("client_ca");
+    // The folder's list is of the folder's CA.
+    let own_ca = client_ca.is_some();
+    let revoked = path("revoked").or_else(|| default(|d| d.revoked.clone()).filter(|_| !own_ca));
+    let client_ca = client_ca.or_else(|| default(|d| d.client_ca.clone()));
+    let folder = default(|d| d.folder.clone());
+    section.finish(problems);
+    let (Some(certificate), Some(key)) = (certificate, key) else {
+        let fix = "add folder = \"/etc/bootroom/pki\" (`bootroom pki init` makes it), or certificate and key";
+        problems.push(Problem::at(span, "[tls] names no certificate and key").fix(fix));
+        return None;
+    };
+    Some(TlsSettings {
+        certificate,
+        key,
+        ca,
+        folder,
+        own: false,
+        client_ca,
+        revoked,
+        span,
+    })
+}
+
 /// Reads all of `[listeners]`.
 pub(super) fn read_listeners(
     tables: Vec<(Located<String>, Section<'_>)>,
@@ -152,45 +293,29 @@ pub(super) fn read_listeners(
 ) -> BTreeMap<String, Listener> {
     let mut listeners = BTreeMap::new();
     for (name, mut section) in tables {
-        let place = read_place(&name, &mut section, problems);
-        let tls = section.optional("tls", problems);
-        let client_certificates = section.flag("client_certificates", problems);
+        let address = section.optional::<SocketAddr>("address", problems);
+        let unix = section.optional::<PathBuf>("unix", problems);
+        let interface = section.optional::<String>("interface", problems);
+        let tls = read_listener_tls(&mut section, problems);
         section.finish(problems);
-        let listener = place.map(|place| Listener {
-            place,
-            tls: tls.map(|located| located.value).unwrap_or_default(),
-            client_certificates,
-        });
-        listeners.extend(listener.map(|listener| (name.value, listener)));
+        match (address, unix, interface) {
+            (Some(address), None, interface) => {
+                let interface = interface.map(|located| located.value);
+                let value = ListenPlace::Tcp(address.value, interface);
+                let span = address.span;
+                let place = Located { value, span };
+                listeners.insert(name.value, Listener { place, tls });
+            }
+            (None, Some(path), None) => {
+                let value = ListenPlace::Unix(path.value);
+                let span = path.span;
+                let place = Located { value, span };
+                listeners.insert(name.value, Listener { place, tls });
+            }
+            _ => problems.push(no_place(&name)),
+        }
     }
     listeners
-}
-
-fn read_place(
-    name: &Located<String>,
-    section: &mut Section<'_>,
-    problems: &mut Vec<Problem>,
-) -> Option<Located<ListenPlace>> {
-    let before = problems.len();
-    let address = section.optional::<SocketAddr>("address", problems);
-    let unix = section.optional::<PathBuf>("unix", problems);
-    let interface = section.optional::<String>("interface", problems);
-    match (address, unix, interface) {
-        (Some(Located { value, span }), None, interface) => {
-            let value = ListenPlace::Tcp(value, interface.map(|located| located.value));
-            Some(Located { value, span })
-        }
-        (None, Some(Located { value, span }), None) => {
-            let value = ListenPlace::Unix(value);
-            Some(Located { value, span })
-        }
-        _ => {
-            if problems.len() == before {
-                problems.push(no_place(name));
-            }
-            None
-        }
-    }
 }
 
 fn no_place(name: &Located<String>) -> Problem {
@@ -227,7 +352,7 @@ fn read_export(
     let allow: Vec<Located<Allowed>> = section.list("allow", problems);
     let certificates: Vec<Located<String>> = section.list("certificates", problems);
     let mode = section.optional("mode", problems);
-    let shared = section.flag("shared", problems);
+    let shared = section.boolean("shared", problems);
     let description = section.optional("description", problems);
     let tls = section.optional("tls", problems);
     let quota = section.optional("quota", problems);
@@ -237,7 +362,7 @@ fn read_export(
         spec: ExportSpec {
             source: source.value,
             mode: mode.map(|l| l.value).unwrap_or_default(),
-            shared,
+            shared: shared.unwrap_or(false),
             description: description.map(|l| l.value),
             allow: allow.into_iter().map(|l| l.value).collect(),
             certificates: certificates.into_iter().map(|l| l.value).collect(),
@@ -292,6 +417,35 @@ fn check_name(name: &str) -> Result<(), BadValue> {
             "`{name}` cannot be the name of an export: client/ and snapshot/ are the machines' own"
         ))),
         false => Ok(()),
+    }
+}
+
+impl FromStr for TlsMode {
+    type Err = BadValue;
+
+    fn from_str(text: &str) -> Result<Self, BadValue> {
+        match text {
+            "off" => Ok(TlsMode::Off),
+            "on" => Ok(TlsMode::On),
+            "required" => Ok(TlsMode::Required),
+            _ => Err(BadValue(format!(
+                "`{text}`: use \"off\", \"on\" or \"required\""
+            ))),
+        }
+    }
+}
+
+impl FromStr for ClientCertificates {
+    type Err = BadValue;
+
+    fn from_str(text: &str) -> Result<Self, BadValue> {
+        match text {
+            "optional" => Ok(ClientCertificates::Optional),
+            "required" => Ok(ClientCertificates::Required),
+            _ => Err(BadValue(format!(
+                "`{text}`: use \"optional\" or \"required\""
+            ))),
+        }
     }
 }
 

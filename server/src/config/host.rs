@@ -38,20 +38,15 @@ fn check_interface(config: &Config, problems: &mut Vec<Problem>) {
     problems.push(Problem::at(interface.span.clone(), message).fix(fix));
 }
 
-/// The certificates of TLS, unless the server has yet to make some of them.
 fn check_certificates(config: &Config, problems: &mut Vec<Problem>) {
-    let tls = &config.tls;
-    let given = [&tls.certificate, &tls.client_ca].into_iter().flatten();
-    let all_given = given.clone().count() == 2 && !tls.client_certificates;
-    if !all_given && !config.server.pki().join("ca.key").exists() {
-        return;
+    let Some(tls) = &config.tls else { return };
+    if tls.own && !tls.certificate.exists() {
+        return; // `serve` makes them.
     }
     if let Err(error) = crate::room::tls_states(config) {
-        let span = given.map(|path| &path.span).next();
-        let span = span.unwrap_or(&config.server.data.span);
         let fix =
-            "mend the file; `bootroom pki` makes certificates for a site without a CA of its own";
-        problems.push(Problem::at(span.clone(), format!("{error:#}")).fix(fix));
+            "`bootroom pki init --host NAME` makes certificates for a site without a CA of its own";
+        problems.push(Problem::at(tls.span.clone(), format!("{error:#}")).fix(fix));
     }
 }
 

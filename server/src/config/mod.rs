@@ -24,12 +24,10 @@ use images::ImageRef;
 use ipnet::Ipv4Net;
 use pxe::{Loader, Mac};
 
-use exports::{ExportSettings, Listener};
+use exports::{ExportSettings, Listener, ListenerTls, TlsMode, TlsSettings};
 use problem::{Problem, Problems, Sources};
 use reader::Located;
-use units::{
-    AddressRange, ByteSize, ClientName, MacPattern, NameTemplate, Retention, Seconds, TlsMode,
-};
+use units::{AddressRange, ByteSize, ClientName, MacPattern, NameTemplate, Retention, Seconds};
 
 /// Where `serve` and the other verbs look when no file is named.
 pub const DEFAULT_PATH: &str = "/etc/bootroom/bootroom.toml";
@@ -41,12 +39,12 @@ pub struct Config {
     pub server: Server,
     /// `[dhcp]`.
     pub dhcp: Dhcp,
-    /// `[tls]`.
-    pub tls: Tls,
     /// `[groups.NAME]`.
     pub groups: BTreeMap<String, Group>,
     /// `[clients.NAME]`.
     pub clients: BTreeMap<ClientName, Client>,
+    /// `[tls]`: certificates; the server's own if it is not written.
+    pub tls: Option<TlsSettings>,
     /// `[listeners.NAME]`: where NBD is served besides the room's own address.
     pub listeners: BTreeMap<String, Listener>,
     /// `[exports.NAME]`.
@@ -63,32 +61,6 @@ impl Config {
     }
 }
 
-impl Config {
-    /// Whether anything is given out over TLS.
-    pub fn uses_tls(&self) -> bool {
-        let listeners = self.listeners.values().map(|listener| listener.tls);
-        let mut all = self.tls_modes().chain(listeners);
-        all.any(|mode| mode != TlsMode::Off)
-    }
-
-    /// Whether any machine's disk is given out over TLS.
-    pub fn machines_use_tls(&self) -> bool {
-        self.tls_modes().any(|mode| mode != TlsMode::Off)
-    }
-
-    /// Whether no machine's disk is given out without TLS.
-    pub fn only_tls(&self) -> bool {
-        self.tls_modes().all(|mode| mode == TlsMode::Required)
-    }
-
-    fn tls_modes(&self) -> impl Iterator<Item = TlsMode> + '_ {
-        let groups = self.groups.values().map(|group| &group.settings);
-        let settings = groups.chain(self.clients.values().map(|client| &client.settings));
-        let own = settings.filter_map(|settings| settings.tls);
-        own.chain([self.server.tls])
-    }
-}
-
 /// `[server]`: where the server lives.
 #[derive(Debug, Clone)]
 pub struct Server {
@@ -102,10 +74,10 @@ pub struct Server {
     pub http_port: u16,
     /// TCP port of the clients' disks.
     pub nbd_port: u16,
+    /// TLS on that port.
+    pub tls: ListenerTls,
     /// Path of the control socket.
     pub control: PathBuf,
-    /// Whether the clients' disks are encrypted on the wire.
-    pub tls: TlsMode,
     /// Whether machines get ssh host keys that last, over the boot files' plain HTTP.
     pub ssh_host_keys: bool,
 }
@@ -121,7 +93,7 @@ impl Server {
         self.data.value.join("overlays")
     }
 
-    /// Where the site's own CA and the certificates that it issued are, unless `[tls]` names others.
+    /// Where the server makes CA and certificates by itself, if there is no `[tls]`.
     pub fn pki(&self) -> PathBuf {
         self.data.value.join("pki")
     }
@@ -135,23 +107,6 @@ impl Server {
     pub fn ip(&self) -> Ipv4Addr {
         self.address.value.addr()
     }
-}
-
-/// `[tls]`: what `[server] tls` works with. Without it the server makes what is needed in the data directory.
-#[derive(Debug, Clone, Default)]
-pub struct Tls {
-    /// The server's certificate and those between it and its CA, PEM.
-    pub certificate: Option<Located<PathBuf>>,
-    /// The certificate's private key, PEM.
-    pub key: Option<Located<PathBuf>>,
-    /// What machines trust instead of exactly this certificate, PEM.
-    pub ca: Option<Located<PathBuf>>,
-    /// Where certificates of clients other than the machines come from, instead of the server's own CA, PEM.
-    pub client_ca: Option<Located<PathBuf>>,
-    /// Those of them that were revoked, PEM.
-    pub revoked: Option<Located<PathBuf>>,
-    /// Whether a machine has to show a certificate in its own name.
-    pub client_certificates: bool,
 }
 
 /// How DHCP is served.
@@ -201,7 +156,7 @@ pub struct Settings {
     /// Boot loader family.
     pub loader: Option<Loader>,
     /// Whether their disks are encrypted on the wire; as `[server] tls` says if none.
-    pub tls: Option<TlsMode>,
+    pub tls: Option<Located<TlsMode>>,
 }
 
 /// `[groups.NAME]`: machines configured alike.

@@ -7,7 +7,8 @@ use serde_spanned::Spanned;
 use toml::de::DeTable;
 
 use super::{
-    Client, Config, Dhcp, DhcpMode, Group, Server, Settings, Tls, checks, exports,
+    Client, Config, Dhcp, DhcpMode, Group, Server, Settings, checks,
+    exports::{self, TlsSettings},
     problem::{Problem, SourceFile, Sources},
     reader::{Located, Section},
     units::{BadValue, ClientName, NameTemplate},
@@ -112,7 +113,10 @@ fn read_roots(roots: &mut Roots<'_>, problems: &mut Vec<Problem>) -> Option<Conf
     let dhcp = roots.main().table("dhcp", problems);
     let dhcp = dhcp.map(|section| read_dhcp(section, problems));
     let tls = roots.main().table("tls", problems);
-    let tls = tls.map(|section| read_tls(section, problems));
+    let tls = match tls {
+        Some(section) => exports::read_tls(section, problems),
+        None => server.as_ref().map(TlsSettings::made_by),
+    };
     let listeners = roots.main().tables("listeners", problems);
     let listeners = exports::read_listeners(listeners, problems);
     let groups = read_groups(roots, problems);
@@ -121,9 +125,9 @@ fn read_roots(roots: &mut Roots<'_>, problems: &mut Vec<Problem>) -> Option<Conf
     Some(Config {
         server: server?,
         dhcp: dhcp.unwrap_or_default(),
-        tls: tls.unwrap_or_default(),
         groups,
         clients,
+        tls,
         listeners,
         exports,
         sources: roots.sources.clone(),
@@ -137,8 +141,8 @@ fn read_server(mut section: Section<'_>, problems: &mut Vec<Problem>) -> Option<
     let control = section.optional::<PathBuf>("control", problems);
     let http_port = read_port(&mut section, "http_port", DEFAULT_HTTP_PORT, problems);
     let nbd_port = read_port(&mut section, "nbd_port", DEFAULT_NBD_PORT, problems);
-    let tls = section.optional("tls", problems);
-    let ssh_host_keys = section.flag("ssh_host_keys", problems);
+    let tls = exports::read_listener_tls(&mut section, problems);
+    let ssh_host_keys = section.boolean("ssh_host_keys", problems);
     section.finish(problems);
     Some(Server {
         data: data?,
@@ -146,23 +150,10 @@ fn read_server(mut section: Section<'_>, problems: &mut Vec<Problem>) -> Option<
         address: address?,
         http_port,
         nbd_port,
+        tls,
         control: control.map_or_else(|| DEFAULT_CONTROL.into(), |located| located.value),
-        tls: tls.map(|located| located.value).unwrap_or_default(),
-        ssh_host_keys,
+        ssh_host_keys: ssh_host_keys.unwrap_or(false),
     })
-}
-
-fn read_tls(mut section: Section<'_>, problems: &mut Vec<Problem>) -> Tls {
-    let tls = Tls {
-        certificate: section.optional("certificate", problems),
-        key: section.optional("key", problems),
-        ca: section.optional("ca", problems),
-        client_ca: section.optional("client_ca", problems),
-        revoked: section.optional("revoked", problems),
-        client_certificates: section.flag("client_certificates", problems),
-    };
-    section.finish(problems);
-    tls
 }
 
 fn read_port(
@@ -260,7 +251,7 @@ fn read_settings(section: &mut Section<'_>, problems: &mut Vec<Problem>) -> Sett
         loader: section
             .optional("loader", problems)
             .map(|l: Located<LoaderName>| l.value.0),
-        tls: section.optional("tls", problems).map(|l| l.value),
+        tls: section.optional("tls", problems),
     }
 }
 

@@ -37,6 +37,11 @@ impl<'a> Section<'a> {
         }
     }
 
+    /// Where the table is.
+    pub fn span(&self) -> Range<usize> {
+        self.span.clone()
+    }
+
     /// The table under `key`, if it was written.
     pub fn table(&mut self, key: &'static str, problems: &mut Vec<Problem>) -> Option<Section<'a>> {
         let value = self.get(key)?;
@@ -147,16 +152,14 @@ impl<'a> Section<'a> {
         None
     }
 
-    /// `true` or `false`; false if it is not written.
-    pub fn flag(&mut self, key: &'static str, problems: &mut Vec<Problem>) -> bool {
-        let Some(value) = self.get(key) else {
-            return false;
-        };
-        let flag = value.get_ref().as_bool();
-        if flag.is_none() {
-            problems.push(wrong_type(key, value, "true or false, without quotes"));
+    /// `true` or `false`.
+    pub fn boolean(&mut self, key: &'static str, problems: &mut Vec<Problem>) -> Option<bool> {
+        let value = self.get(key)?;
+        let found = value.get_ref().as_bool();
+        if found.is_none() {
+            problems.push(wrong_type(key, value, "true or false"));
         }
-        flag.unwrap_or_default()
+        found
     }
 
     /// Notes every key that nobody asked for.

@@ -149,10 +149,12 @@ fn rendered_problems_name_file_line_and_caret() {
 }
 
 const EXPORTS: &str = r#"
+[tls]
+folder = "/etc/bootroom/pki"
 [listeners.backup]
 address = "10.12.0.1:10810"
 tls = "required"
-client_certificates = true
+client_certificates = "required"
 [listeners.local]
 unix = "/run/bootroom/nbd.sock"
 [exports.vm7]
@@ -168,14 +170,14 @@ certificates = ["backup"]
 
 #[test]
 fn exports_listeners_and_certificates_are_read() {
-    use super::{
-        exports::{Allowed, ListenPlace, Mode},
-        units::TlsMode,
-    };
+    use super::exports::{Allowed, ListenPlace, Mode, TlsMode};
     let config = parse(&format!("{GOOD}{EXPORTS}")).unwrap();
-    let backup = &config.listeners["backup"];
-    assert!(backup.tls == TlsMode::Required && backup.client_certificates);
-    assert!(config.uses_tls() && !config.machines_use_tls());
+    let tls = config.tls.as_ref().unwrap();
+    assert_eq!(
+        tls.key,
+        std::path::Path::new("/etc/bootroom/pki/server.key")
+    );
+    assert_eq!(config.listeners["backup"].tls.mode(), TlsMode::Required);
     let unix = ListenPlace::Unix("/run/bootroom/nbd.sock".into());
     assert_eq!(config.listeners["local"].place.value, unix);
     let vm = &config.exports["vm7"].spec;
@@ -212,13 +214,13 @@ fn an_export_says_where_from_what_for_and_for_whom() {
 }
 
 #[test]
-fn listeners_stay_apart_and_ask_for_certificates_over_tls_only() {
+fn listeners_stay_apart() {
     let (message, _) = added("[listeners.a]\naddress = \"0.0.0.0:10809\"\n");
     assert!(message.contains("[server] (nbd_port)"), "{message}");
-    let (message, fix) = added("[listeners.a]\nunix = \"/a\"\nclient_certificates = true\n");
-    assert!(message.contains("without TLS") && fix.contains("required"));
     let (message, _) = added("[listeners.a]\nunix = \"/a\"\naddress = \"10.12.0.1:1\"\n");
     assert!(message.contains("either an address or"), "{message}");
+    let (message, _) = added("[tls]\ncertificate = \"/c\"\n");
+    assert!(message.contains("no certificate and key"), "{message}");
 }
 
 #[test]
@@ -269,30 +271,18 @@ fn conf_d_adds_exports_groups_and_clients_only() {
 }
 
 #[test]
-fn tls_is_off_unless_asked_for_and_can_differ_by_group() {
+fn a_group_can_say_otherwise_of_tls_as_far_as_the_server_lets_it() {
     let config = parse(GOOD).unwrap();
-    assert!(!config.uses_tls() && !config.server.ssh_host_keys);
-    let some = GOOD.replace("retention = \"boot\"", "tls = \"on\"");
-    let config = parse(&some).unwrap();
-    assert!(config.uses_tls() && !config.only_tls());
-    let all = GOOD.replace("[dhcp]", "tls = \"required\"\nssh_host_keys = true\n[dhcp]");
-    let config = parse(&all).unwrap();
-    assert!(config.only_tls() && config.server.ssh_host_keys);
-}
-
-#[test]
-fn tls_that_protects_nothing_is_refused() {
-    let (message, _, fix) = broken("[dhcp]", "[tls]\nclient_certificates = true\n[dhcp]");
-    assert!(message.contains("does nothing"), "{message}");
-    assert!(fix.contains("tls = \"required\""), "{fix}");
-    let on = "tls = \"on\"\n[tls]\nclient_certificates = true\n[dhcp]";
-    assert!(broken("[dhcp]", on).0.contains("may come without TLS"));
-    let half = "tls = \"on\"\n[tls]\ncertificate = \"/c.pem\"\n[dhcp]";
-    let (message, place, _) = broken("[dhcp]", half);
-    assert!(message.contains("together"), "{message}");
-    assert_eq!(place, "\"/c.pem\"");
-    let (message, ..) = broken("[dhcp]", "tls = \"yes\"\n[dhcp]");
-    assert!(message.contains("\"required\""), "{message}");
-    let (message, ..) = broken("[dhcp]", "ssh_host_keys = \"yes\"\n[dhcp]");
-    assert!(message.contains("true or false"), "{message}");
+    assert!(!config.server.ssh_host_keys);
+    let with = |server: &str, group: &str| {
+        let text = GOOD.replace("[dhcp]", &format!("{server}\nssh_host_keys = true\n[dhcp]"));
+        parse(&text.replace("retention = \"boot\"", group))
+    };
+    let config = with("tls = \"on\"", "tls = \"required\"").unwrap();
+    assert!(config.server.ssh_host_keys && config.tls.unwrap().own);
+    let told = |server, group| with(server, group).unwrap_err().remove(0).message;
+    assert!(told("", "tls = \"on\"").contains("speaks no TLS"));
+    let message = told("tls = \"required\"", "tls = \"off\"");
+    assert!(message.contains("nobody without TLS"), "{message}");
+    assert!(told("", "tls = \"yes\"").contains("\"required\""));
 }

@@ -62,31 +62,6 @@ impl FromStr for MacPattern {
     }
 }
 
-/// Whether a disk is encrypted on the wire.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
-pub enum TlsMode {
-    /// It is not.
-    #[default]
-    Off,
-    /// Machines that boot from now on use TLS; one that booted without it may still come back.
-    On,
-    /// Nobody gets it without TLS.
-    Required,
-}
-
-impl FromStr for TlsMode {
-    type Err = BadValue;
-
-    fn from_str(text: &str) -> Result<Self, BadValue> {
-        match text {
-            "off" => Ok(TlsMode::Off),
-            "on" => Ok(TlsMode::On),
-            "required" => Ok(TlsMode::Required),
-            _ => bad(format!("`{text}`: use \"off\", \"on\" or \"required\"")),
-        }
-    }
-}
-
 /// A client's name, which is also its host name: one DNS label (RFC 1123 §2.1).
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]

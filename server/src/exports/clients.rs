@@ -8,7 +8,7 @@ use pxe::Mac;
 
 use crate::{
     clients::{Clients, error::Error, snapshots::Opened},
-    config::units::TlsMode,
+    config::exports::{ClientCertificates, TlsMode},
     service::{
         Device, Export, Exports, Peer,
         devices::{OverlayDevice, SnapshotExport, Suspects, overlay_info},
@@ -37,16 +37,14 @@ impl ClientExports {
         ClientExports { clients, suspects }
     }
 
-    /// A certificate of the site's CA is not enough: it has to be this machine's. Also one that nobody asked for.
-    fn check_certificate(&self, client: &str, peer: &Peer) -> Result<(), Refusal> {
-        let asked = peer.secure && self.clients.config().tls.client_certificates;
-        let shown = !peer.names.is_empty();
-        if !(asked || shown) || peer.names.iter().any(|name| name == client) {
-            return Ok(());
+    /// Whoever shows a certificate opens only the disk of whom it names (design §5). Where the machines have
+    /// certificates, none comes in without, whatever the listener lets through.
+    fn may_be(&self, client: &str, peer: &Peer) -> bool {
+        let asked = self.clients.config().server.tls.client_certificates();
+        match peer.names.is_empty() {
+            true => asked == ClientCertificates::Optional,
+            false => peer.names.iter().any(|name| name == client),
         }
-        let shown = peer.names.join(", ");
-        let words = format!("this disk wants the certificate of {client}, not that of {shown:?}");
-        Err(Refusal::new(OptionError::Policy, words))
     }
 }
 
@@ -62,11 +60,13 @@ impl Exports for ClientExports {
         }
         let rest = name.strip_prefix(DISK).ok_or_else(Refusal::unknown)?;
         let (client, token) = rest.split_once('/').ok_or_else(Refusal::unknown)?;
+        if !self.may_be(client, peer) {
+            return Err(Refusal::unknown());
+        }
         let (mac, size) = self
             .clients
             .disk_of(client, token)
             .map_err(|error| refusal(&error))?;
-        self.check_certificate(client, peer)?;
         Ok(Arc::new(ClientDisk {
             clients: self.clients.clone(),
             suspects: self.suspects.clone(),

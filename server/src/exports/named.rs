@@ -13,10 +13,7 @@ use nbd::{ExportInfo, OptionError, Refusal, TransmissionFlags};
 
 use super::source::Disk;
 use crate::{
-    config::{
-        exports::{Allowed, ExportSpec, Mode, Source},
-        units::TlsMode,
-    },
+    config::exports::{Allowed, ExportSpec, Mode, Source, TlsMode},
     service::{Claim, Device, Export, Exports, Peer, PeerAddress},
 };
 

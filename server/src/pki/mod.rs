@@ -34,11 +34,6 @@ impl Pki {
         }
     }
 
-    /// Where they are.
-    pub fn folder(&self) -> &Path {
-        &self.folder
-    }
-
     /// Makes a CA, and a certificate for the server at `hosts`, of which there is at least one.
     ///
     /// # Errors

@@ -3,11 +3,13 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
-    clients::identity::SiteTls,
-    config::{Config, exports::ListenPlace, units::TlsMode},
+    config::{
+        Config,
+        exports::{ClientCertificates, ListenPlace, ListenerTls, TlsMode},
+    },
     service::{
         Listener,
-        tls::{Tls, TlsState},
+        tls::{ClientCa, Tls, TlsFiles, TlsState},
     },
 };
 
@@ -28,7 +30,6 @@ impl Listeners {
     /// # Errors
     /// A certificate that cannot be used, or a port that cannot be taken.
     pub fn bind(config: &Config) -> anyhow::Result<Self> {
-        make_certificates(config)?;
         let mut states = tls_states(config)?;
         let mut sockets = Vec::new();
         let mut by_table = BTreeMap::new();
@@ -68,32 +69,34 @@ fn listen(place: &ListenPlace) -> anyhow::Result<Listener> {
 /// # Errors
 /// A file that cannot be read or used, by name.
 pub fn tls_states(config: &Config) -> anyhow::Result<BTreeMap<String, TlsState>> {
-    let Some(site) = SiteTls::of(config) else {
-        return Ok(BTreeMap::new());
-    };
-    let mut states = BTreeMap::new();
-    // Machines whose group has another mode than the room's come in by the same port.
-    if config.machines_use_tls() {
-        let state = TlsState::load(site.files(), config.only_tls())?;
-        states.insert(OWN.to_owned(), state);
-    }
-    for (name, listener) in &config.listeners {
-        if listener.tls != TlsMode::Off {
-            let files = site.listener_files(listener.client_certificates);
-            let state = TlsState::load(files, listener.tls == TlsMode::Required)?;
-            states.insert(format!("listeners.{name}"), state);
-        }
-    }
-    Ok(states)
+    let own = (OWN.to_owned(), &config.server.tls);
+    let others = config.listeners.iter();
+    let others = others.map(|(name, one)| (format!("listeners.{name}"), &one.tls));
+    let all = [own].into_iter().chain(others);
+    all.map(|(table, tls)| Ok((table, tls_state(config, tls)?)))
+        .collect()
 }
 
-/// Makes the certificates that are needed and not there yet.
-///
-/// # Errors
-/// What cannot be made.
-pub fn make_certificates(config: &Config) -> anyhow::Result<()> {
-    match SiteTls::of(config) {
-        Some(site) => Ok(site.prepare()?),
-        None => Ok(()),
+fn tls_state(config: &Config, tls: &ListenerTls) -> anyhow::Result<TlsState> {
+    match files(config, tls) {
+        Some(files) => TlsState::load(files, tls.mode() == TlsMode::Required),
+        None => Ok(TlsState::off()),
     }
+}
+
+fn files(config: &Config, tls: &ListenerTls) -> Option<TlsFiles> {
+    let settings = config.tls.as_ref()?;
+    if tls.mode() == TlsMode::Off {
+        return None;
+    }
+    let clients = settings.client_ca.as_ref().map(|ca| ClientCa {
+        ca: ca.clone(),
+        revoked: settings.revoked.clone(),
+        required: tls.client_certificates() == ClientCertificates::Required,
+    });
+    Some(TlsFiles {
+        certificate: settings.certificate.clone(),
+        key: settings.key.clone(),
+        clients,
+    })
 }

@@ -6,13 +6,9 @@ use parking_lot::Mutex;
 use pxe::dhcp::DhcpControl;
 use serde::{Deserialize, Serialize};
 
-use super::{
-    dhcp_config,
-    listeners::{make_certificates, tls_states},
-    opener,
-};
+use super::{dhcp_config, listeners::tls_states, opener};
 use crate::{
-    clients::Clients,
+    clients::{Clients, identity::SiteTls},
     config::{self, Config, host, problem::Problems, restart},
     exports::{Changes, NamedExports},
     service::{
@@ -61,7 +57,9 @@ impl Reloader {
         let old = self.clients.config();
         let new = config::load(&old.sources.path())?;
         check(&old, &new)?;
-        make_certificates(&new)?;
+        if let Some(site) = SiteTls::of(&new) {
+            site.prepare()?;
+        }
         let mut tls = tls_states(&new)?;
         let plan = self.named.plan(&new, &opener(&self.clients));
         let plan = plan.map_err(|list| new.refuse(list))?;

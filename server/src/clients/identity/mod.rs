@@ -6,6 +6,7 @@
 //! machine can read the token of its boot.
 
 mod cpio;
+mod gzip;
 mod openssh;
 mod trust;
 
@@ -23,7 +24,7 @@ use super::{
     registry::Record,
 };
 use crate::{
-    config::{Config, units::TlsMode},
+    config::{Config, exports::TlsMode},
     files::{PRIVATE, PUBLIC, private_folder, write_whole},
 };
 use cpio::Archive;
@@ -57,6 +58,10 @@ impl Identities {
     /// # Errors
     /// What cannot be read, made or written.
     pub fn initrd(&self, config: &Config, record: &Record, profile: &Profile) -> Result<Vec<u8>> {
+        Ok(gzip::stored(&self.archive(config, record, profile)?))
+    }
+
+    fn archive(&self, config: &Config, record: &Record, profile: &Profile) -> Result<Vec<u8>> {
         let _making = self.making.lock();
         let mut archive = Archive::default();
         archive.folder(ROOT, FOLDER);
@@ -189,7 +194,7 @@ mod tests {
             boots: Boots::default(),
         };
         let profile = directory::profile(config, mac).unwrap();
-        let initrd = identities.initrd(config, &record, &profile)?;
+        let initrd = identities.archive(config, &record, &profile)?;
         Ok(String::from_utf8(initrd).unwrap())
     }
 
@@ -248,7 +253,7 @@ mod tests {
     #[test]
     fn each_machine_has_its_own_certificate() {
         let dir = tempfile::tempdir().unwrap();
-        let with = "tls = \"required\"\n[tls]\nclient_certificates = true";
+        let with = "tls = \"required\"\nclient_certificates = \"required\"";
         let config = config(dir.path(), with, "");
         let [one, two] = [MAC, OTHER].map(|mac| initrd(&config, mac).unwrap());
         assert!(one.contains("/tls/client.key") && one.contains("BEGIN PRIVATE KEY"));
@@ -259,7 +264,7 @@ mod tests {
     #[test]
     fn a_group_without_tls_is_told_nothing_of_it() {
         let dir = tempfile::tempdir().unwrap();
-        let config = config(dir.path(), "tls = \"required\"", "tls = \"off\"");
+        let config = config(dir.path(), "tls = \"on\"", "tls = \"off\"");
         assert!(!initrd(&config, MAC).unwrap().contains("/tls"));
     }
 }

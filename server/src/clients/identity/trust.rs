@@ -4,10 +4,12 @@ use std::{fs, path::PathBuf};
 
 use super::super::error::{Error, Result};
 use crate::{
-    config::Config,
+    config::{
+        Config,
+        exports::{ClientCertificates, ListenerTls, TlsMode, TlsSettings},
+    },
     files::{PRIVATE, PUBLIC},
     pki::Pki,
-    service::tls::TlsFiles,
 };
 
 /// A file of the agent's folder for TLS (initramfs-hook/src/security.rs): name, permissions, content.
@@ -16,94 +18,57 @@ type AgentFile = (&'static str, u32, Vec<u8>);
 /// The certificates of one site.
 #[derive(Debug, Clone)]
 pub struct SiteTls {
-    /// The server's own, made by it: always the CA of its machines' certificates.
-    pki: Pki,
-    /// The name or address that machines reach the server at.
+    settings: TlsSettings,
+    /// The address that machines reach the server at.
     host: String,
-    /// Certificate and key that the site has from elsewhere.
-    given: Option<(PathBuf, PathBuf)>,
-    /// What machines trust besides exactly the server's certificate.
-    ca: Option<PathBuf>,
     client_certificates: bool,
-    /// The CA of certificates of clients that are no machines of the room, if it is not the server's own.
-    client_ca: Option<(PathBuf, Option<PathBuf>)>,
 }
 
 impl SiteTls {
-    /// Nothing if no machine's disk is encrypted on the wire.
+    /// Nothing if TLS is spoken nowhere.
     pub fn of(config: &Config) -> Option<Self> {
-        let (server, tls) = (&config.server, &config.tls);
-        let pki = Pki::at(server.pki());
-        let path = |located: &Option<crate::config::reader::Located<PathBuf>>| {
-            located.as_ref().map(|path| path.value.clone())
-        };
-        let given = path(&tls.certificate).zip(path(&tls.key));
-        let own_ca = given.is_none().then(|| pki.folder().join("ca.pem"));
-        config.uses_tls().then(|| SiteTls {
+        let server = &config.server;
+        let others = config.listeners.values().map(|listener| &listener.tls);
+        let mut modes = others.chain([&server.tls]).map(ListenerTls::mode);
+        let used = modes.any(|mode| mode != TlsMode::Off);
+        let settings = config.tls.clone().filter(|_| used)?;
+        Some(SiteTls {
+            settings,
             host: server.ip().to_string(),
-            ca: path(&tls.ca).or(own_ca),
-            client_certificates: tls.client_certificates,
-            client_ca: path(&tls.client_ca).map(|ca| (ca, path(&tls.revoked))),
-            given,
-            pki,
+            client_certificates: server.tls.client_certificates() == ClientCertificates::Required,
         })
     }
 
-    /// Makes what is needed and not there yet: CA, certificates.
+    /// Makes what is needed and not there yet, if the configuration names no certificates: a CA, and a certificate for
+    /// the server.
     ///
     /// # Errors
     /// What cannot be made, read or written.
     pub fn prepare(&self) -> Result<()> {
-        if self.given.is_some() && !self.client_certificates && self.client_ca.is_some() {
+        let Some(pki) = self.pki().filter(|_| self.settings.own) else {
             return Ok(());
-        }
-        let made = self.pki.ensure(&self.host);
+        };
+        let made = pki.ensure(&self.host);
         made.map_err(|error| Error::identity("cannot make the certificates for TLS", error))
     }
 
-    /// The files that TLS on the room's own port is made of. Machines' certificates come from the server's own CA; if
-    /// they need none, whoever else comes may show one.
-    pub fn files(&self) -> TlsFiles {
-        match self.client_certificates {
-            true => self.given_ones(TlsFiles::in_folder(self.pki.folder(), true)),
-            false => self.listener_files(false),
-        }
-    }
-
-    /// The files that TLS on another port is made of; with `required` nobody comes in there without a certificate.
-    pub fn listener_files(&self, required: bool) -> TlsFiles {
-        let mut files = TlsFiles::in_folder(self.pki.folder(), true);
-        if let Some(clients) = &mut files.clients {
-            clients.required = required;
-            if let Some((ca, revoked)) = self.client_ca.clone() {
-                clients.ca = ca;
-                clients.revoked = revoked;
-            }
-        }
-        self.given_ones(files)
-    }
-
-    fn given_ones(&self, mut files: TlsFiles) -> TlsFiles {
-        if let Some((certificate, key)) = self.given.clone() {
-            files.certificate = certificate;
-            files.key = key;
-        }
-        files
+    fn pki(&self) -> Option<Pki> {
+        self.settings.folder.clone().map(Pki::at)
     }
 
     /// What the machine `name` needs. The certificate itself is pinned, whatever the machine's clock says; the CA is for
     /// the one that comes after it.
     pub(super) fn for_client(&self, name: &str) -> Result<Vec<AgentFile>> {
-        let read = |path: PathBuf| {
+        let read = |path: &PathBuf| {
             let context = format!("cannot read {}", path.display());
             fs::read(path).map_err(|error| Error::identity(context, error))
         };
-        let mut files = vec![("server.pem", PUBLIC, read(self.files().certificate)?)];
-        if let Some(ca) = self.ca.clone() {
+        let mut files = vec![("server.pem", PUBLIC, read(&self.settings.certificate)?)];
+        if let Some(ca) = &self.settings.ca {
             files.push(("ca.pem", PUBLIC, read(ca)?));
         }
-        if self.client_certificates {
-            let pair = self.pki.client_pair(name);
+        if let Some(pki) = self.pki().filter(|_| self.client_certificates) {
+            let pair = pki.client_pair(name);
             let pair =
                 pair.map_err(|error| Error::identity(format!("no certificate for {name}"), error))?;
             files.push(("client.pem", PUBLIC, pair.certificate.into_bytes()));

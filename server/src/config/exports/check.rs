@@ -2,24 +2,52 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::{ExportSettings, ListenPlace, Mode, Source};
-use crate::config::{Config, problem::Problem, reader::Located, units::TlsMode};
+use super::{ClientCertificates, ExportSettings, ListenPlace, ListenerTls, Mode, Source, TlsMode};
+use crate::config::{Config, problem::Problem, reader::Located};
 
 /// Adds what contradicts itself to `problems`.
 pub fn check(config: &Config, problems: &mut Vec<Problem>) {
+    check_listener_tls(config, "server", &config.server.tls, problems);
     for (name, listener) in &config.listeners {
-        if listener.client_certificates && listener.tls != TlsMode::Required {
-            let message =
-                format!("[listeners.{name}] asks for certificates, but lets in without TLS");
-            let fix = "add tls = \"required\", or remove client_certificates";
-            problems.push(Problem::at(listener.place.span.clone(), message).fix(fix));
-        }
+        check_listener_tls(
+            config,
+            &format!("listeners.{name}"),
+            &listener.tls,
+            problems,
+        );
     }
     check_places(config, problems);
     for (name, export) in &config.exports {
         check_access(config, name, export, problems);
         check_mode(name, export, problems);
     }
+}
+
+fn check_listener_tls(
+    config: &Config,
+    table: &str,
+    tls: &ListenerTls,
+    problems: &mut Vec<Problem>,
+) {
+    let Some(required) = &tls.client_certificates else {
+        return;
+    };
+    let at = |message| Problem::at(required.span.clone(), message);
+    if tls.mode() == TlsMode::Off {
+        let message = format!("[{table}] has client_certificates but no TLS");
+        problems.push(at(message).fix("add tls = \"required\", or remove client_certificates"));
+    } else if required.value == ClientCertificates::Required && !has_client_ca(config) {
+        let message =
+            format!("[{table}] requires client certificates, but [tls] names no CA for them");
+        problems.push(at(message).fix("add client_ca = \"…/ca.pem\" to [tls]"));
+    }
+}
+
+fn has_client_ca(config: &Config) -> bool {
+    config
+        .tls
+        .as_ref()
+        .is_some_and(|tls| tls.client_ca.is_some())
 }
 
 /// No two listeners at one place, nor one where the room itself listens.
@@ -70,15 +98,22 @@ fn check_access(config: &Config, name: &str, export: &ExportSettings, problems: 
             .fix(fix),
         );
     }
-    if spec.needs_tls() && !config.uses_tls() {
+    let listeners = config.listeners.values().map(|listener| &listener.tls);
+    let modes = listeners.chain([&config.server.tls]).map(ListenerTls::mode);
+    let modes: Vec<TlsMode> = modes.collect();
+    if spec.needs_tls() && modes.iter().all(|mode| *mode == TlsMode::Off) {
         let message = format!("[exports.{name}] is for TLS only, but nothing listens with TLS");
         let fix = "add tls = \"on\" or \"required\" to [server] or to a [listeners] table";
         problems.push(at(message).fix(fix));
     }
     if !spec.certificates.is_empty() && spec.tls == TlsMode::Off {
         let message = format!("[exports.{name}] asks for certificates, but has tls = \"off\"");
-        let fix = "remove tls = \"off\": there are no certificates without TLS";
-        problems.push(at(message).fix(fix));
+        problems
+            .push(at(message).fix("remove tls = \"off\": there are no certificates without TLS"));
+    } else if !spec.certificates.is_empty() && !has_client_ca(config) {
+        let message =
+            format!("[exports.{name}] asks for certificates, but [tls] names no CA for them");
+        problems.push(at(message).fix("add client_ca = \"…/ca.pem\" to [tls]"));
     }
 }
 
