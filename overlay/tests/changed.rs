@@ -167,9 +167,12 @@ fn a_view_tells_what_changed_between_two_snapshots() {
         view.changed(monday, 0..SIZE, &mut tell).unwrap();
         found
     };
-    assert_eq!(told(), [4096..8192]);
+    assert!(told().iter().eq([&(4096..8192)]));
     world.overlay().drop_snapshot(&name("monday")).unwrap();
-    assert_eq!(told(), [4096..8192], "a view outlives the drop");
+    assert!(
+        told().iter().eq([&(4096..8192)]),
+        "a view outlives the drop"
+    );
 }
 
 #[derive(Debug, Clone)]

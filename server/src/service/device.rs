@@ -1,6 +1,6 @@
 //! What is served, and where it is found.
 
-use std::{fmt, net::IpAddr, ops::Range, sync::Arc};
+use std::{fmt, net::IpAddr, ops::Range, os::fd::BorrowedFd, sync::Arc};
 
 use nbd::{ExportInfo, IoError, Refusal};
 
@@ -44,7 +44,7 @@ pub struct Segment {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
     /// By [`Device::resident`] if it lies in memory, else by reading.
-    Mapped,
+    File,
     /// By reading.
     Stored,
     /// It is zeros.
@@ -83,8 +83,8 @@ pub trait Device: Send + Sync {
         Ok(())
     }
 
-    /// The bytes of `range` in a memory map, if all of them are in memory now. Only for handing to the kernel.
-    fn resident(&self, _range: Range<u64>) -> Option<&[u8]> {
+    /// The file that holds `range` at equal offsets, if all of it is in memory now. Only for `sendfile`.
+    fn resident(&self, _range: Range<u64>) -> Option<BorrowedFd<'_>> {
         None
     }
 
@@ -144,6 +144,11 @@ pub trait Export: Send + Sync {
         None
     }
 
+    /// By which name its connections are found, if they are to end when the export is changed or removed.
+    fn claim(&self) -> Option<Claim> {
+        None
+    }
+
     /// What logs call it, where the name that opens it is a secret.
     fn shown(&self) -> Option<String> {
         self.owner()
@@ -157,6 +162,15 @@ pub trait Export: Send + Sync {
 
     /// Opens it for one connection; what had it before is closed and drained by now.
     fn open(&self) -> Result<Arc<dyn Device>, Refusal>;
+}
+
+/// What a connection says of itself before it opens an export.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    /// The export's name.
+    pub export: String,
+    /// Whether nobody else may have it meanwhile.
+    pub alone: bool,
 }
 
 /// The directory of exports.

@@ -19,6 +19,7 @@ pub mod disk;
 pub mod initramfs;
 pub mod kernel;
 pub mod lab;
+pub mod outage;
 pub mod pki;
 pub mod relay;
 pub mod root;
