@@ -101,11 +101,7 @@ fn wire_shows_nothing(room: &Room, machine: &mut Machine) {
         "yes kept-sec''ret | head -c 100000 > /root/secret && sync && \
          echo spoken-al''oud > /dev/udp/10.78.0.1/9",
     );
-    let heard = tap.heard();
-    assert!(
-        wire::contains(&heard, "spoken-aloud"),
-        "the tap heard nothing"
-    );
+    let heard = tap.heard_until("spoken-aloud");
     assert!(!wire::contains(&heard, "kept-secret"));
 }
 
