@@ -14,8 +14,8 @@ pub enum Target {
     Linux {
         /// The kernel.
         kernel: String,
-        /// The initrd.
-        initrd: String,
+        /// The initrds, which the kernel unpacks one over the other in this order.
+        initrds: Vec<String>,
         /// The command line, without the `initrd=` that some loaders want.
         command_line: String,
     },
@@ -127,7 +127,7 @@ impl Menu {
             match &entry.target {
                 Target::Linux {
                     kernel,
-                    initrd,
+                    initrds,
                     command_line,
                 } => {
                     let arguments: Vec<_> =
@@ -136,7 +136,8 @@ impl Menu {
                         &mut out,
                         format_args!("  linux {} {}", grub_path(kernel), arguments.join(" ")),
                     );
-                    line(&mut out, format_args!("  initrd {}", grub_path(initrd)));
+                    let initrds: Vec<_> = initrds.iter().map(|url| grub_path(url)).collect();
+                    line(&mut out, format_args!("  initrd {}", initrds.join(" ")));
                 }
                 // UEFI goes on to its next boot entry.
                 Target::LocalDisk => out.push_str("  exit\n"),
@@ -169,14 +170,19 @@ impl Menu {
             match &entry.target {
                 Target::Linux {
                     kernel,
-                    initrd,
+                    initrds,
                     command_line,
                 } => {
-                    let (kernel, initrd) = (tftp_path(kernel), tftp_path(initrd));
+                    let initrds: Vec<_> = initrds
+                        .iter()
+                        .map(|url| format!("::{}", tftp_path(url)))
+                        .collect();
                     line(
                         &mut out,
                         format_args!(
-                            "  KERNEL ::{kernel}\n  INITRD ::{initrd}\n  APPEND {}",
+                            "  KERNEL ::{}\n  INITRD {}\n  APPEND {}",
+                            tftp_path(kernel),
+                            initrds.join(","),
                             plain(command_line)
                         ),
                     );
@@ -196,24 +202,21 @@ fn ipxe_entry(entry: &Entry) -> String {
     match &entry.target {
         Target::Linux {
             kernel,
-            initrd,
+            initrds,
             command_line,
         } => {
             line(
                 &mut out,
                 format_args!(
-                    "kernel {kernel} initrd=initrd.img {} || goto failed",
+                    "kernel {kernel} {} {} || goto failed",
+                    ipxe_initrd_arguments(initrds.len()),
                     ipxe_text(command_line)
                 ),
             );
-            line(
-                &mut out,
-                format_args!(
-                    "initrd --name initrd.img {initrd} || goto failed\nboot || goto failed"
-                ),
-            );
+            out.push_str(&ipxe_initrds(initrds));
             out.push_str(
-                ":failed\necho Booting failed, restarting in 10 seconds\nsleep 10\nreboot\n",
+                "boot || goto failed\n\
+                 :failed\necho Booting failed, restarting in 10 seconds\nsleep 10\nreboot\n",
             );
         }
         Target::LocalDisk => {
@@ -222,6 +225,20 @@ fn ipxe_entry(entry: &Entry) -> String {
         Target::Program(url) => line(&mut out, format_args!("chain {url} || exit 1")),
     }
     out
+}
+
+/// What tells a kernel that is started by UEFI which of iPXE's images are its initrds (a BIOS has no use for it).
+pub fn ipxe_initrd_arguments(count: usize) -> String {
+    let arguments: Vec<_> = (0..count).map(|n| format!("initrd=initrd{n}")).collect();
+    arguments.join(" ")
+}
+
+/// The commands that fetch them, or go to `failed`.
+pub fn ipxe_initrds(urls: &[String]) -> String {
+    let commands = urls.iter().enumerate();
+    commands
+        .map(|(n, url)| format!("initrd --name initrd{n} {url} || goto failed\n"))
+        .collect()
 }
 
 fn line(out: &mut String, text: std::fmt::Arguments<'_>) {
@@ -274,7 +291,10 @@ mod tests {
     fn linux() -> Target {
         Target::Linux {
             kernel: "http://10.0.0.1:80/boot/vmlinuz".into(),
-            initrd: "http://10.0.0.1:8080/boot/initrd".into(),
+            initrds: vec![
+                "http://10.0.0.1:8080/boot/initrd".into(),
+                "http://10.0.0.1:8080/identity".into(),
+            ],
             command_line: "root=/dev/nbd0 a='b'".into(),
         }
     }
@@ -284,8 +304,9 @@ mod tests {
         let menu = Menu::single(linux());
         let script = menu.ipxe();
         assert!(script.starts_with(
-            "#!ipxe\nkernel http://10.0.0.1:80/boot/vmlinuz initrd=initrd.img root=/dev/nbd0"
+            "#!ipxe\nkernel http://10.0.0.1:80/boot/vmlinuz initrd=initrd0 initrd=initrd1 root=/dev/nbd0"
         ));
+        assert!(script.contains("\ninitrd --name initrd1 http://10.0.0.1:8080/identity || "));
         assert!(!script.contains("menu"));
         let grub = menu.grub();
         assert!(
@@ -295,13 +316,15 @@ mod tests {
             "{grub}"
         );
         assert!(
-            grub.contains("  initrd '(http,10.0.0.1:8080)/boot/initrd'\n"),
+            grub.contains(
+                "  initrd '(http,10.0.0.1:8080)/boot/initrd' '(http,10.0.0.1:8080)/identity'\n"
+            ),
             "{grub}"
         );
         let pxelinux = menu.pxelinux();
         assert!(
             pxelinux.contains(
-                "  KERNEL ::boot/vmlinuz\n  INITRD ::boot/initrd\n  APPEND root=/dev/nbd0"
+                "  KERNEL ::boot/vmlinuz\n  INITRD ::boot/initrd,::identity\n  APPEND root=/dev/nbd0"
             ),
             "{pxelinux}"
         );

@@ -8,6 +8,7 @@ use pxe::Mac;
 
 use crate::{
     clients::{Clients, error::Error, snapshots::Opened},
+    config::exports::{ClientCertificates, TlsMode},
     service::{
         Device, Export, Exports, Peer,
         devices::{OverlayDevice, SnapshotExport, Suspects, overlay_info},
@@ -26,6 +27,16 @@ impl ClientExports {
         let suspects = Suspects::default();
         ClientExports { clients, suspects }
     }
+
+    /// Whoever shows a certificate opens only the disk of whom it names (design §5). Where the machines have
+    /// certificates, none comes in without, whatever the listener lets through.
+    fn may_be(&self, client: &str, peer: &Peer) -> bool {
+        let asked = self.clients.config().server.tls.client_certificates();
+        match peer.names.is_empty() {
+            true => asked == ClientCertificates::Optional,
+            false => peer.names.iter().any(|name| name == client),
+        }
+    }
 }
 
 impl Exports for ClientExports {
@@ -34,12 +45,15 @@ impl Exports for ClientExports {
         Vec::new()
     }
 
-    fn find(&self, name: &str, _peer: &Peer) -> Result<Arc<dyn Export>, Refusal> {
+    fn find(&self, name: &str, peer: &Peer) -> Result<Arc<dyn Export>, Refusal> {
         if let Some(token) = name.strip_prefix("snapshot/") {
             return self.snapshot(token);
         }
         let rest = name.strip_prefix("client/").ok_or_else(Refusal::unknown)?;
         let (client, token) = rest.split_once('/').ok_or_else(Refusal::unknown)?;
+        if !self.may_be(client, peer) {
+            return Err(Refusal::unknown());
+        }
         let (mac, size) = self
             .clients
             .disk_of(client, token)
@@ -86,6 +100,10 @@ impl Export for ClientDisk {
         let mut info = overlay_info(self.size);
         info.description = Some(format!("disk of {}", self.client));
         Ok(info)
+    }
+
+    fn needs_tls(&self) -> bool {
+        self.clients.tls_of(self.mac) == TlsMode::Required
     }
 
     fn owner(&self) -> Option<String> {

@@ -24,13 +24,18 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    clients::{BootPolicy, Clients, disks::Disks, registry::Registry},
+    clients::{BootPolicy, Clients, disks::Disks, identity::SiteTls, registry::Registry},
     config::{Config, Dhcp as DhcpSettings, DhcpMode},
     control::{self, ControlSocket},
     exports::ClientExports,
-    service::{self, Limits, Listener, Service, ServiceOptions, tls::Tls},
+    service::{self, Limits, Service, ServiceOptions},
     trace::Trace,
 };
+
+mod listeners;
+
+use listeners::Listeners;
+pub use listeners::tls_states;
 
 /// Everything that serves a room, bound and ready.
 pub struct Room {
@@ -40,7 +45,7 @@ pub struct Room {
     tftp: Tftp,
     http: Http,
     control: ControlSocket,
-    disks: Listener,
+    disks: Listeners,
 }
 
 impl Room {
@@ -66,10 +71,10 @@ impl Room {
         let tftp = TftpConfig::new(interface, config.server.ip());
         let mut http = HttpConfig::new(interface, config.server.ip());
         http.port = config.server.http_port;
-        let disks = Listener::tcp_on(
-            Some(interface),
-            (config.server.ip(), config.server.nbd_port).into(),
-        )?;
+        if let Some(site) = SiteTls::of(&config) {
+            site.prepare()?;
+        }
+        let disks = Listeners::bind(&config)?;
         Ok(Room {
             disks,
             tftp: Tftp::bind(tftp, leases.clone(), policy.clone())?,
@@ -117,10 +122,10 @@ impl Room {
 /// How long clients have to take the answers to what they have asked before the server stops.
 const DRAIN: Duration = Duration::from_secs(10);
 
-fn serve_disks(listener: Listener, clients: Arc<Clients>) -> anyhow::Result<Service> {
+fn serve_disks(listeners: Listeners, clients: Arc<Clients>) -> anyhow::Result<Service> {
     let said = Said::default();
     let service = Service::start(ServiceOptions {
-        listeners: vec![(listener, Arc::new(Tls::off()))],
+        listeners: listeners.sockets,
         exports: Arc::new(ClientExports::new(clients)),
         limits: Limits::default(),
         events: Box::new(move |event| log_disk_event(&said, event)),

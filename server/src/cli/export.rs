@@ -20,7 +20,7 @@ use crate::{
         Event, Export, Exports, Limits, Listener, Service, ServiceOptions,
         devices::{CowExport, FileExport, OneExport, OverlayExport, Wide, WithSnapshots},
         passed_sockets,
-        tls::{Tls, TlsFiles},
+        tls::{Tls, TlsFiles, TlsState},
     },
 };
 
@@ -94,7 +94,7 @@ enum TlsMode {
 pub fn run(options: &ExportOptions) -> anyhow::Result<Exit> {
     super::serve::start_log();
     let opened = open(options)?;
-    let tls = Arc::new(tls(options)?);
+    let tls = Arc::new(Tls::new(tls(options)?));
     let listeners: Vec<_> = listeners(options)?
         .into_iter()
         .map(|listener| (listener, tls.clone()))
@@ -193,16 +193,16 @@ fn log(event: Event) {
     }
 }
 
-fn tls(options: &ExportOptions) -> anyhow::Result<Tls> {
+fn tls(options: &ExportOptions) -> anyhow::Result<TlsState> {
     let Some(pki) = options
         .pki
         .as_deref()
         .filter(|_| options.tls != TlsMode::Off)
     else {
-        return Ok(Tls::off());
+        return Ok(TlsState::off());
     };
     let files = TlsFiles::in_folder(pki, options.client_certificates);
-    Tls::load(files, options.tls == TlsMode::Required)
+    TlsState::load(files, options.tls == TlsMode::Required)
 }
 
 fn listeners(options: &ExportOptions) -> anyhow::Result<Vec<Listener>> {

@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::{Exit, load};
 use crate::{
-    config::{self, host, problem::Problems},
+    config::{self, host},
     room::Room,
 };
 
@@ -22,14 +22,7 @@ pub struct ServeOptions {
 pub fn run(options: &ServeOptions) -> anyhow::Result<Exit> {
     start_log();
     let config = load(&options.config)?;
-    let refuse = |list| {
-        let source = std::fs::read_to_string(&options.config).unwrap_or_default();
-        anyhow::Error::from(Problems {
-            path: options.config.clone(),
-            source,
-            list,
-        })
-    };
+    let refuse = |list| anyhow::Error::from(config.refuse(list));
     let problems = host::check(&config);
     if !problems.is_empty() {
         return Err(refuse(problems));

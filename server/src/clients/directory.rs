@@ -8,6 +8,7 @@ use pxe::{Loader, Mac};
 use super::{boot::Boots, registry::Record};
 use crate::config::{
     Client, Config, Group, Settings,
+    exports::TlsMode,
     units::{ByteSize, ClientName, Retention},
 };
 
@@ -34,6 +35,17 @@ pub struct Profile {
     pub kernel_args: String,
     /// Its boot loader family.
     pub loader: Loader,
+    /// Whether its disk is encrypted on the wire.
+    pub tls: TlsMode,
+    /// Whether it gets ssh host keys that last.
+    pub ssh_host_keys: bool,
+}
+
+impl Profile {
+    /// Whether its boots have a second initrd.
+    pub fn has_identity(&self) -> bool {
+        self.tls != TlsMode::Off || self.ssh_host_keys
+    }
 }
 
 /// What the configuration says of the machine `mac`; nothing if it is not to be served.
@@ -72,6 +84,11 @@ pub fn profile(config: &Config, mac: Mac) -> Option<Profile> {
             .iter()
             .find_map(|layer| layer.loader)
             .unwrap_or_default(),
+        tls: layers
+            .iter()
+            .find_map(|layer| Some(layer.tls.as_ref()?.value))
+            .unwrap_or(config.server.tls.mode()),
+        ssh_host_keys: config.server.ssh_host_keys,
     })
 }
 

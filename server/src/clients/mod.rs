@@ -9,6 +9,7 @@ mod commit;
 pub mod directory;
 pub mod disks;
 pub mod error;
+pub mod identity;
 mod policy;
 pub mod registry;
 pub mod script;
@@ -28,6 +29,7 @@ use pxe::Mac;
 use crate::{
     config::{
         Config,
+        exports::TlsMode,
         units::{ClientName, Retention},
     },
     trace::{Step, Trace},
@@ -36,6 +38,7 @@ use boot::{Admission, Boot, Token};
 use directory::Profile;
 use disks::Disks;
 use error::{Error, ErrorKind, Result};
+use identity::Identities;
 use registry::{Record, Registry};
 use script::{Place, Script};
 
@@ -46,6 +49,7 @@ pub struct Clients {
     config: ArcSwap<Config>,
     registry: Registry,
     disks: Disks,
+    identities: Identities,
     trace: Arc<Trace>,
     /// One boot of a machine is decided at a time.
     locks: Mutex<HashMap<Mac, Arc<Mutex<()>>>>,
@@ -75,11 +79,13 @@ impl Clients {
         disks: Disks,
         trace: Arc<Trace>,
     ) -> Result<Self> {
+        let identities = Identities::at(config.server.identities());
         let config = ArcSwap::from_pointee(config);
         let clients = Clients {
             config,
             registry,
             disks,
+            identities,
             trace,
             locks: Mutex::default(),
             committing: Mutex::default(),
@@ -139,6 +145,13 @@ impl Clients {
         directory::profile(&self.config(), mac)
     }
 
+    /// Whether the disk of a machine is encrypted on the wire.
+    pub fn tls_of(&self, mac: Mac) -> TlsMode {
+        let by_default = || self.config().server.tls.mode();
+        self.profile(mac)
+            .map_or_else(by_default, |profile| profile.tls)
+    }
+
     /// Names in `[clients]` win over names that were invented: whoever has such a name by invention gets another.
     fn apply_names(&self) -> Result<()> {
         let config = self.config();
@@ -196,6 +209,27 @@ impl Clients {
         self.registry
             .update(mac, |record| record.boots.expect(boot))?;
         Ok(Script::new(&record, &profile, &version, token, place))
+    }
+
+    /// The second initrd of the boot that `token` stands for, and whose boot that is. Only until the boot's first
+    /// attach: from then on every program on the machine can read the token.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Refused`] when no boot waits for it; [`ErrorKind::Identity`] when it cannot be made.
+    pub fn identity(&self, token: &str) -> Result<(Mac, Vec<u8>)> {
+        let refused = || Error::new(ErrorKind::Refused, "no boot waits for this identity");
+        let (record, admission) = self.admit(token).map_err(|_| refused())?;
+        let Admission::NewBoot(boot) = admission else {
+            return Err(refused());
+        };
+        let profile = self.profile(record.mac).ok_or_else(refused)?;
+        // What it was called when its script was made: its disk has that name.
+        let record = Record {
+            name: boot.name,
+            ..record
+        };
+        let initrd = self.identities.initrd(&self.config(), &record, &profile)?;
+        Ok((record.mac, initrd))
     }
 
     /// Whose disk `client/NAME/TOKEN` is, and how large. Changes nothing.

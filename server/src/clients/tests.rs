@@ -18,13 +18,22 @@ struct Room {
 fn room(retention: &str) -> Room {
     let dir = tempfile::tempdir().unwrap();
     publish(dir.path(), 1);
-    let clients = open(dir.path(), retention);
+    let clients = open(dir.path(), retention, "");
     Room { dir, clients }
 }
 
-fn open(dir: &Path, retention: &str) -> Clients {
+fn room_with_tls() -> Room {
+    let dir = tempfile::tempdir().unwrap();
+    publish(dir.path(), 1);
+    let clients = open(dir.path(), "boot", "tls = \"required\"");
+    let site = crate::clients::identity::SiteTls::of(&clients.config()).unwrap();
+    site.prepare().unwrap();
+    Room { dir, clients }
+}
+
+fn open(dir: &Path, retention: &str, server: &str) -> Clients {
     let text = format!(
-        "[server]\ndata = {dir:?}\ninterface = \"lo\"\naddress = \"10.12.0.1/24\"\n\
+        "[server]\ndata = {dir:?}\ninterface = \"lo\"\naddress = \"10.12.0.1/24\"\n{server}\n\
          [dhcp]\nrange = \"10.12.0.100-10.12.0.199\"\n\
          [groups.room]\nimage = \"demo\"\nmacs = [\"52:54:00:12:*\"]\nname = \"r-{{n}}\"\nretention = \"{retention}\"\n"
     );
@@ -159,7 +168,7 @@ fn a_running_client_reconnects_to_its_disk_after_the_server_restarted() {
     write(&room_before.attach(&boot).unwrap(), 7);
     let Room { dir, clients } = room_before;
     drop(clients);
-    let clients = open(dir.path(), "boot");
+    let clients = open(dir.path(), "boot", "");
     let room_after = Room { dir, clients };
     assert_eq!(first_byte(&room_after.attach(&boot).unwrap()), 7);
 }
@@ -250,7 +259,7 @@ fn a_kept_disk_takes_a_changed_quota_at_its_next_attachment() {
     write(&old.attach(&old.boot(MAC)).unwrap(), 7);
     let Room { dir, clients } = old;
     drop(clients);
-    let clients = open(dir.path(), "keep\"\nquota = \"4KiB");
+    let clients = open(dir.path(), "keep\"\nquota = \"4KiB", "");
     let room = Room { dir, clients };
     let disk = room.attach(&room.boot(MAC)).unwrap();
     assert_eq!(first_byte(&disk), 7);
@@ -290,6 +299,49 @@ fn a_cancelled_commit_publishes_nothing() {
     assert!(failed.is_err());
     let current = room.clients.disks.catalogue().current(&image).unwrap();
     assert_eq!(current.map(images::VersionNumber::get), Some(1));
+}
+
+#[test]
+fn an_identity_is_given_until_the_first_attach_and_to_no_old_token() {
+    let room = room_with_tls();
+    let identity = |token: &str| room.clients.identity(token);
+    let boot = room.boot(MAC);
+    let (mac, initrd) = identity(&boot.1).unwrap();
+    assert_eq!(mac, MAC);
+    assert!(initrd.starts_with(&[0x1f, 0x8b]));
+    room.attach(&boot).unwrap();
+    let kind = |token: &str| identity(token).unwrap_err().kind();
+    assert_eq!(
+        kind(&boot.1),
+        ErrorKind::Refused,
+        "any program on the machine knows it now"
+    );
+    assert_eq!(kind("00112233445566778899aabbccddeeff"), ErrorKind::Refused);
+    room.attach(&room.boot(MAC)).unwrap();
+    assert_eq!(kind(&boot.1), ErrorKind::Refused);
+}
+
+#[test]
+fn with_tls_the_script_says_so_and_names_the_identity() {
+    let place = Place {
+        address: Ipv4Addr::new(10, 12, 0, 1),
+        http_port: 80,
+        nbd_port: 10809,
+    };
+    let script = |retention| room(retention).clients.script(MAC, place).unwrap().ipxe();
+    let with = room_with_tls().clients.script(MAC, place).unwrap().ipxe();
+    assert!(
+        with.contains(" nbdroot=nbds://10.12.0.1:10809/client/r-1/"),
+        "{with}"
+    );
+    assert!(with.contains(" initrd=initrd0 initrd=initrd1 "), "{with}");
+    assert!(
+        with.contains("initrd --name initrd1 http://10.12.0.1/identity/"),
+        "{with}"
+    );
+    let without = script("boot");
+    assert!(without.contains(" nbdroot=10.12.0.1:10809/"), "{without}");
+    assert!(!without.contains("identity"), "{without}");
 }
 
 fn snapshot(name: &str) -> overlay::SnapshotName {

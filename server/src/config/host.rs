@@ -10,6 +10,7 @@ use super::{Config, problem::Problem, reader::Located};
 pub fn check(config: &Config) -> Vec<Problem> {
     let mut problems = Vec::new();
     check_interface(config, &mut problems);
+    check_certificates(config, &mut problems);
     if check_data(config, &mut problems) {
         check_images(config, &mut problems);
     }
@@ -28,6 +29,18 @@ fn check_interface(config: &Config, problems: &mut Vec<Problem>) {
     );
     let fix = format!("interfaces here: {}", there.join(", "));
     problems.push(Problem::at(interface.span.clone(), message).fix(fix));
+}
+
+fn check_certificates(config: &Config, problems: &mut Vec<Problem>) {
+    let Some(tls) = &config.tls else { return };
+    if tls.own && !tls.certificate.exists() {
+        return; // `serve` makes them.
+    }
+    if let Err(error) = crate::room::tls_states(config) {
+        let fix =
+            "`bootroom pki init --host NAME` makes certificates for a site without a CA of its own";
+        problems.push(Problem::at(tls.span.clone(), format!("{error:#}")).fix(fix));
+    }
 }
 
 /// The interfaces of this process's own network namespace, which /sys/class/net need not be.

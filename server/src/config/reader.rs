@@ -37,6 +37,11 @@ impl<'a> Section<'a> {
         }
     }
 
+    /// Where the table is.
+    pub fn span(&self) -> Range<usize> {
+        self.span.clone()
+    }
+
     /// The table under `key`, if it was written.
     pub fn table(&mut self, key: &'static str, problems: &mut Vec<Problem>) -> Option<Section<'a>> {
         let value = self.get(key)?;
@@ -145,6 +150,16 @@ impl<'a> Section<'a> {
         let wanted = format!("a whole number from {} to {}", range.start(), range.end());
         problems.push(wrong_type(key, value, &wanted));
         None
+    }
+
+    /// `true` or `false`.
+    pub fn boolean(&mut self, key: &'static str, problems: &mut Vec<Problem>) -> Option<bool> {
+        let value = self.get(key)?;
+        let found = value.get_ref().as_bool();
+        if found.is_none() {
+            problems.push(wrong_type(key, value, "true or false"));
+        }
+        found
     }
 
     /// Notes every key that nobody asked for.

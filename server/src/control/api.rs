@@ -142,7 +142,9 @@ fn failure(error: &Error) -> Response {
     let code = match error.kind() {
         ErrorKind::Unknown => StatusCode::NOT_FOUND,
         ErrorKind::Refused | ErrorKind::NotBootable => StatusCode::CONFLICT,
-        ErrorKind::Full | ErrorKind::State | ErrorKind::Disk => StatusCode::INTERNAL_SERVER_ERROR,
+        ErrorKind::Full | ErrorKind::State | ErrorKind::Disk | ErrorKind::Identity => {
+            StatusCode::INTERNAL_SERVER_ERROR
+        }
     };
     refuse(code, &error.with_causes())
 }

@@ -20,16 +20,14 @@ use super::{
     output::Output,
     pool::{Lane, Pool},
     registry::Live,
-    transport::Transport,
+    transport::{Transport, Unsent},
 };
 
 /// After so long without a request the buffers are given back.
 const IDLE: Duration = Duration::from_secs(2);
-/// Reads of at least this length are looked up piece by piece: parts in memory maps are sent from there, and zeros
-/// as holes. Shorter ones are copied, which costs less than asking. Bytes.
+/// Reads of at least this length are looked up piece by piece: parts that lie in memory are sent from the page cache,
+/// and zeros as holes. Shorter ones are copied, which costs less than asking. Bytes.
 const LOOKED_UP: u64 = 32 << 10;
-/// Longest stretch that is asked for at once in a memory map. Bytes.
-const MAP_STRIDE: u64 = 512 << 10;
 /// Jobs that a connection may have under way.
 const MOST_JOBS: usize = 128;
 
@@ -80,9 +78,8 @@ struct Transmission<'a, 'd> {
     engine: &'a Engine<'a>,
     device: &'d dyn Device,
     rules: Rules,
-    /// Whether data may be sent straight from memory maps: only if nobody but the kernel reads it. TLS encrypts in
-    /// this process, where a page that cannot be read is a SIGBUS and not an error.
-    maps: bool,
+    /// Whether the kernel may send files by itself: not with TLS, which this process encrypts.
+    files: bool,
     contexts: Arc<[MetaContext]>,
     input: Input,
     output: Output<'d>,
@@ -149,13 +146,13 @@ impl<'a> Transmission<'a, 'a> {
         engine: &'a Engine<'a>,
         session: &Session,
         early: &[u8],
-        maps: bool,
+        files: bool,
     ) -> io::Result<Self> {
         Ok(Self {
             engine,
             device: &**engine.device,
             rules: rules(session),
-            maps,
+            files,
             contexts: session.contexts.clone().into(),
             input: Input::with(early)?,
             output: Output::default(),
@@ -250,15 +247,17 @@ impl<'d> Transmission<'_, 'd> {
         if self.engine.live.is_evicted() {
             return Err(End::Gone);
         }
-        debug_assert!(self.maps || !self.output.has_mapped());
-        let sent = transport.send(&mut self.output.slices());
-        if let Err(error) = sent {
-            if error.raw_os_error() == Some(libc::EFAULT) {
-                // A page of the map could not be read. The client asks again on a new connection, and is then
-                // served by reading, which can report the error.
+        match transport.send(&self.output) {
+            Ok(()) => {}
+            Err(Unsent::Socket(error)) => return Err(error.into()),
+            Err(Unsent::File(error)) => {
+                // The head of the reply is out. The client asks again on a new connection, and is then served by
+                // reading, which can report the error.
                 self.device.distrust();
+                let text = format!("cannot read what was being sent: {error}");
+                self.count_error(&text);
+                return Err(End::Failed(text));
             }
-            return Err(error.into());
         }
         self.output.clear();
         let sent = std::mem::take(&mut self.unsent);

@@ -1,6 +1,6 @@
 //! What is served, and where it is found.
 
-use std::{fmt, net::IpAddr, ops::Range, sync::Arc};
+use std::{fmt, net::IpAddr, ops::Range, os::fd::BorrowedFd, sync::Arc};
 
 use nbd::{ExportInfo, IoError, Refusal};
 
@@ -44,7 +44,7 @@ pub struct Segment {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
     /// By [`Device::resident`] if it lies in memory, else by reading.
-    Mapped,
+    File,
     /// By reading.
     Stored,
     /// It is zeros.
@@ -83,8 +83,8 @@ pub trait Device: Send + Sync {
         Ok(())
     }
 
-    /// The bytes of `range` in a memory map, if all of them are in memory now. Only for handing to the kernel.
-    fn resident(&self, _range: Range<u64>) -> Option<&[u8]> {
+    /// The file that holds `range` at equal offsets, if all of it is in memory now. Only for `sendfile`.
+    fn resident(&self, _range: Range<u64>) -> Option<BorrowedFd<'_>> {
         None
     }
 

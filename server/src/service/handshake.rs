@@ -1,7 +1,7 @@
 //! Drives the handshake of one connection, within a deadline.
 
 use std::{
-    io::{self, IoSlice},
+    io,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -122,7 +122,7 @@ fn finish(
 
 fn send(transport: &mut Transport<'_>, handshake: &mut ServerHandshake) -> Result<(), String> {
     let output = handshake.take_output();
-    let sent = transport.send(&mut [IoSlice::new(&output)]);
+    let sent = transport.send_bytes(&output);
     sent.map_err(|error| error.to_string())
 }
 

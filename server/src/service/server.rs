@@ -127,9 +127,14 @@ impl Service {
     /// Reads all certificates again.
     ///
     /// # Errors
-    /// The first that cannot be used; it stays as it was.
+    /// The first that cannot be used; all stay as they were.
     pub fn reload_tls(&self) -> anyhow::Result<()> {
-        self.shared.tls.iter().try_for_each(|tls| tls.reload())
+        let again: anyhow::Result<Vec<_>> =
+            self.shared.tls.iter().map(|tls| tls.read_again()).collect();
+        for (tls, state) in self.shared.tls.iter().zip(again?) {
+            tls.replace(state);
+        }
+        Ok(())
     }
 
     /// The connections that there are.

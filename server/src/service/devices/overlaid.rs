@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     ops::{ControlFlow, Range},
+    os::fd::{AsFd, BorrowedFd},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
@@ -19,7 +20,8 @@ use parking_lot::Mutex;
 use super::snapshot;
 use crate::service::{Device, Export, Extent, Fault, Segment, Source};
 
-/// Bases whose memory map failed once. They are read by checked system calls from then on, by all devices over them.
+/// Bases that failed once while the kernel sent them. They are read by checked system calls from then on, by all devices
+/// over them, so that a failure is an answer and not the end of the connection.
 #[derive(Debug, Default, Clone)]
 pub struct Suspects(Arc<Mutex<HashMap<BaseId, Arc<AtomicBool>>>>);
 
@@ -125,7 +127,7 @@ impl Device for OverlayDevice {
         let mapped = if self.suspect.load(Relaxed) {
             Source::Stored
         } else {
-            Source::Mapped
+            Source::File
         };
         for Run { range, kind } in runs {
             let source = match kind {
@@ -141,8 +143,8 @@ impl Device for OverlayDevice {
         Ok(())
     }
 
-    fn resident(&self, range: Range<u64>) -> Option<&[u8]> {
-        self.base.resident(range)
+    fn resident(&self, range: Range<u64>) -> Option<BorrowedFd<'_>> {
+        self.base.resident(range).map(AsFd::as_fd)
     }
 
     fn distrust(&self) {
@@ -334,7 +336,7 @@ impl Device for Passing {
         self.device.segments(range, out)
     }
 
-    fn resident(&self, range: Range<u64>) -> Option<&[u8]> {
+    fn resident(&self, range: Range<u64>) -> Option<BorrowedFd<'_>> {
         self.device.resident(range)
     }
 
@@ -396,10 +398,10 @@ mod tests {
     }
 
     #[test]
-    fn a_map_that_failed_one_device_is_used_by_none() {
+    fn a_file_that_failed_one_device_is_sent_by_none() {
         let (_dir, export) = copies();
         let (one, other) = (export.open().unwrap(), export.open().unwrap());
-        assert_eq!(sources(&*other), [Source::Mapped]);
+        assert_eq!(sources(&*other), [Source::File]);
         one.distrust();
         assert_eq!(sources(&*other), [Source::Stored]);
         assert_eq!(sources(&*export.open().unwrap()), [Source::Stored]);

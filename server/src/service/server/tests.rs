@@ -108,7 +108,10 @@ fn place() -> Place {
     let path = dir.path().join("nbd");
     let (tell, gone) = mpsc::channel();
     let service = Service::start(ServiceOptions {
-        listeners: vec![(Listener::unix(&path).unwrap(), Arc::new(Tls::off()))],
+        listeners: vec![(
+            Listener::unix(&path).unwrap(),
+            Arc::new(Tls::new(crate::service::tls::TlsState::off())),
+        )],
         exports: Arc::new(One(Arc::new(BuggyExport { gone: tell }))),
         limits: Limits {
             disk_threads: 2,
