@@ -268,9 +268,21 @@ impl Node {
             self.dirty.unsent.insert(volume, range);
         }
         let reply = if fault == Fault::NoSpace { Reply::NoSpace } else { Reply::Failed };
-        self.end_change(ticket, reply);
+        self.end_failed(ticket, reply);
         if meta {
             self.lose_session(); // Metadata is only sent again as a whole.
+        }
+    }
+
+    /// In mode `async` the standby may still be at it: nothing else may touch these blocks until it has answered.
+    fn end_failed(&mut self, ticket: Ticket, reply: Reply) {
+        let Some(change) = self.change_mut(ticket).filter(|c| c.stage == Stage::Both) else {
+            self.end_change(ticket, reply);
+            return;
+        };
+        change.stage = Stage::Applied;
+        if let Some(id) = change.request.take() {
+            self.reply(id, reply);
         }
     }
 

@@ -171,6 +171,7 @@ impl World {
     pub fn add_task(&mut self, who: usize, task: Task) {
         let id = self.new_id();
         let volume = self.clients[who].volume;
+        self.log(|| format!("client {who}: wants {id} {task:?}"));
         match &task {
             Task::Flush => self.model.flush(id, volume),
             Task::Read { sector } => self.model.read(id, (volume, *sector)),
@@ -186,7 +187,7 @@ impl World {
     }
 
     /// The server's answer reaches the client, if it still holds that connection.
-    pub fn client_answer(&mut self, request: RequestId, reply: Reply, value: Option<u64>) {
+    pub fn client_answer(&mut self, request: RequestId, reply: Reply, value: Option<u64>, losses: u64) {
         let Some((who, connection, task)) = self.requests.remove(&request) else {
             return;
         };
@@ -205,28 +206,30 @@ impl World {
                 tasks.into_iter().for_each(|id| self.submit(who, id));
             }
             (_, None) => self.hang_up(who),
-            (Reply::Done, Some(id)) => self.task_done(who, id, value),
+            (Reply::Done, Some(id)) => self.task_done(who, id, value, losses),
             (Reply::NoSpace | Reply::Failed, Some(id)) => self.task_failed(who, id),
         }
     }
 
-    fn task_done(&mut self, who: usize, id: u64, value: Option<u64>) {
+    fn task_done(&mut self, who: usize, id: u64, value: Option<u64>, losses: u64) {
         let volume = self.clients[who].volume;
         let Some(task) = self.clients[who].tasks.remove(&id) else {
             return;
         };
+        self.log(|| format!("client {who}: done {id} {task:?} {value:?}"));
         match task {
             Task::Flush => self.model.flushed(id),
             Task::Read { .. } => {
-                let seen = self.model.has_read(id, value.expect("a read brings something"));
+                let seen = self.model.has_read(id, value.expect("a read brings something"), losses);
                 self.check(seen.map_err(|e| format!("client {who}: {e}")));
             }
-            _ => changes(volume, &task).into_iter().for_each(|(place, v)| self.model.written(place, v)),
+            _ => changes(volume, &task).into_iter().for_each(|(place, v)| self.model.written(place, v, losses)),
         }
     }
 
     fn task_failed(&mut self, who: usize, id: u64) {
         let volume = self.clients[who].volume;
+        self.log(|| format!("client {who}: failed {id}"));
         self.counts.errors += 1;
         match self.clients[who].tasks.remove(&id) {
             Some(Task::Flush) => self.model.flush_failed(id),

@@ -123,12 +123,14 @@ impl Disk {
 
     pub fn end_flush(&mut self, (volume, values): Snapshot) {
         for (sector, value) in values {
-            self.platter.get_mut(&volume).unwrap()[sector] = value;
             let Some(list) = self.loose.get_mut(&(volume, sector)) else {
+                continue; // A flush that began later has ended earlier.
+            };
+            let Some(at) = list.iter().rposition(|v| *v == value) else {
                 continue;
             };
-            let at = list.iter().rposition(|v| *v == value).map_or(0, |at| at + 1);
-            list.drain(..at);
+            self.platter.get_mut(&volume).unwrap()[sector] = value;
+            list.drain(..=at);
             if list.is_empty() {
                 self.loose.remove(&(volume, sector));
             }

@@ -205,6 +205,9 @@ impl World {
         let best = NODES.into_iter().max_by_key(worth).expect("two");
         self.log(|| format!("the operator promotes {best:?}"));
         self.counts.by_hand += 1;
+        if !self.setup.is_sync() {
+            self.lose_unflushed(); // The person was told that the standby may be behind.
+        }
         self.event(best, Event::Command(Command::Promote { force: true }));
     }
 }

@@ -49,7 +49,7 @@ pub struct Host {
     pub clock: Clock,
     pub full: bool,
     pub failing: bool,
-    /// The next start is one after a power cut.
+    /// Power was lost since the durable state was written.
     pub power_lost: bool,
     /// Lost power since its data were last known to be good.
     pub lacks: bool,
@@ -114,6 +114,7 @@ impl Host {
         let done = random.below(self.persists.len() as u64 + 1) as usize;
         if let Some((_, state)) = std::mem::take(&mut self.persists).into_iter().take(done).last() {
             self.durable = state;
+            self.power_lost = false;
         }
     }
 }
@@ -133,7 +134,7 @@ impl World {
         if host.node.is_some() {
             return;
         }
-        let power_lost = std::mem::take(&mut host.power_lost) && lie != Lie::PowerCutUnseen;
+        let power_lost = host.power_lost && lie != Lie::PowerCutUnseen;
         host.clock = Clock {
             base,
             drift,
@@ -168,16 +169,21 @@ impl World {
         host.power_lost = true;
         host.lacks = true;
         if !other_good {
-            let volumes = self.setup.volumes;
-            self.model.power_cut(|(volume, _)| volume < volumes);
+            self.lose_unflushed();
         }
     }
 
-    /// Whether this server has all that was ever answered.
+    /// From here on answered writes that nobody flushed may be gone.
+    pub fn lose_unflushed(&mut self) {
+        let volumes = self.setup.volumes;
+        self.model.power_cut(|(volume, _)| volume < volumes);
+    }
+
+    /// Whether this server has all that was ever answered. In mode `async` nobody knows.
     fn has_everything(&self, id: NodeId) -> bool {
         let host = &self.hosts[id as usize];
         let outdated = self.witness.truth().is_some_and(|record| record.outdated == Some(id));
-        !outdated && !host.lacks && !host.durable.inconsistent && !host.durable.history.is_empty()
+        self.setup.is_sync() && !outdated && !host.lacks && !host.durable.inconsistent && !host.durable.history.is_empty()
     }
 
     pub fn thaw(&mut self, id: NodeId, frozen_at: u64) {
@@ -322,6 +328,7 @@ impl World {
         }
         while let Some((_, state)) = host.persists.pop_front_if(|(of, _)| *of <= persist) {
             host.durable = state;
+            host.power_lost = false;
             if lie == Lie::NeverInconsistent {
                 host.durable.inconsistent = false;
             }
@@ -382,7 +389,7 @@ impl World {
             (Some(request), Ok(value)) => self.send_reply(id, request, Reply::Done, Some(value)),
             (Some(request), Err(reply)) => self.send_reply(id, request, reply, None),
             (None, Ok(value)) => {
-                let seen = self.model.has_read(read.id, value);
+                let seen = self.model.has_read(read.id, value, self.model.losses);
                 self.check(seen.map_err(|e| format!("a reader at {id:?}: {e}")));
             }
             (None, Err(_)) => self.model.forget_read(read.id),

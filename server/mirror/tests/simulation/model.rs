@@ -24,6 +24,8 @@ pub struct Model {
     reads: BTreeMap<u64, (Place, Vec<u64>)>,
     /// Flushes under way: what they make safe.
     flushes: BTreeMap<u64, Vec<(Place, Vec<u64>)>>,
+    /// Counts the losses of power that may have undone something.
+    pub losses: u64,
     pub acknowledged: u64,
     pub judged: u64,
 }
@@ -81,10 +83,15 @@ impl Model {
         self.widen_reads(place);
     }
 
-    pub fn written(&mut self, place: Place, value: u64) {
+    /// The answer left the server when `losses` was this.
+    pub fn written(&mut self, place: Place, value: u64, losses: u64) {
         self.acknowledged += 1;
+        let lost_since = self.losses != losses;
         let sector = self.sector(place);
         sector.pending.retain(|v| *v != value);
+        if lost_since {
+            return; // True when it was said, and perhaps no longer.
+        }
         sector.failed.clear();
         sector.pin(value);
         self.widen_reads(place);
@@ -105,14 +112,15 @@ impl Model {
         self.reads.remove(&id);
     }
 
-    pub fn has_read(&mut self, id: u64, value: u64) -> Result<(), String> {
+    pub fn has_read(&mut self, id: u64, value: u64, losses: u64) -> Result<(), String> {
         let (place, allowed) = self.reads.remove(&id).expect("a read that was begun");
         self.judged += 1;
         if !allowed.contains(&value) {
             return Err(format!("read {value} at {place:?}, allowed {allowed:?}"));
         }
+        let lost_since = self.losses != losses;
         let sector = self.sector(place);
-        if sector.allowed.contains(&value) {
+        if !lost_since && sector.allowed.contains(&value) {
             sector.pin(value);
         }
         Ok(())
@@ -141,6 +149,7 @@ impl Model {
 
     /// The only server that had everything lost power: what was not flushed may be gone.
     pub fn power_cut(&mut self, is_data: impl Fn(Place) -> bool) {
+        self.losses += 1;
         let places: Vec<Place> = self.sectors.keys().copied().filter(|p| is_data(*p)).collect();
         for place in places {
             let sector = self.sector(place);

@@ -1,6 +1,6 @@
 //! The witness' box: may be down, slow, or lose its memory.
 
-use mirror::{Record, Witness, WitnessAnswer, WitnessId, WitnessRequest, WitnessState};
+use mirror::{Record, Revision, Witness, WitnessAnswer, WitnessId, WitnessRequest, WitnessState};
 
 use crate::lies::Lie;
 
@@ -23,6 +23,10 @@ impl WitnessHost {
     /// What is known of who is primary and who is outdated.
     pub fn truth(&self) -> Option<Record> {
         self.truth
+    }
+
+    pub fn revision(&self) -> Revision {
+        self.witness.state().revision
     }
 
     /// Its file is gone; it makes a new one.

@@ -30,10 +30,10 @@ pub enum Ev {
     ReadDisk(NodeId, u64, u64, Read),
     Persist(NodeId, u64, PersistId),
     Persisted(NodeId, u64, PersistId),
-    ToWitness(WitnessRequest),
+    ToWitness(WitnessRequest, u64),
     FromWitness(NodeId, WitnessAnswer),
     Client(usize),
-    Answer(RequestId, Reply, Option<u64>),
+    Answer(RequestId, Reply, Option<u64>, u64),
     Closed(usize, ConnectionId),
     Faults,
     Fault(Fault),
@@ -193,6 +193,7 @@ impl World {
     }
 
     fn live(&mut self) -> Result<(), String> {
+        self.log(|| format!("{:?}, clocks stop: {}", self.setup.config, self.setup.clocks_stop));
         self.boot(NodeId::A);
         self.boot(NodeId::B);
         self.event(NodeId::A, Event::Command(Command::Promote { force: false }));
@@ -268,10 +269,10 @@ impl World {
                 self.input(id, Input::Event(Event::Persisted(persist)));
             }
             Ev::Persisted(..) => {}
-            Ev::ToWitness(request) => self.at_witness(request),
+            Ev::ToWitness(request, life) => self.at_witness(request, life),
             Ev::FromWitness(id, answer) => self.input(id, Input::Event(Event::Witness(answer))),
             Ev::Client(who) => self.client_step(who),
-            Ev::Answer(request, reply, value) => self.client_answer(request, reply, value),
+            Ev::Answer(request, reply, value, losses) => self.client_answer(request, reply, value, losses),
             Ev::Closed(who, connection) => self.client_closed(who, connection),
             Ev::Faults => self.next_fault(),
             Ev::Fault(fault) => self.end_fault(fault),
@@ -331,7 +332,7 @@ impl World {
             self.check_answer(from, request);
         }
         if let Some(delay) = self.net.delay(&mut self.random, End::Server(from), End::Clients) {
-            self.at(delay, Ev::Answer(request, reply, value));
+            self.at(delay, Ev::Answer(request, reply, value, self.model.losses));
         }
     }
 
@@ -379,11 +380,13 @@ impl World {
 
     pub fn send_request(&mut self, from: NodeId, request: WitnessRequest) {
         if let Some(delay) = self.net.delay(&mut self.random, End::Server(from), End::Witness) {
-            self.at(delay, Ev::ToWitness(request));
+            let life = self.hosts[from as usize].life;
+            self.at(delay, Ev::ToWitness(request, life));
         }
     }
 
-    fn at_witness(&mut self, request: WitnessRequest) {
+    fn at_witness(&mut self, request: WitnessRequest, life: u64) {
+        let before = self.witness.revision();
         let Some(answer) = self.witness.handle(request, self.lie) else {
             return;
         };
@@ -391,6 +394,10 @@ impl World {
             self.log(|| format!("witness: {request:?} gives {answer:?}"));
         }
         let to = request.from;
+        let asker = &self.hosts[to as usize];
+        if answer.revision != before && asker.life != life && asker.lacks {
+            self.lose_unflushed(); // It declared the other one outdated and lost power itself before that was heard.
+        }
         if let Some(delay) = self.net.delay(&mut self.random, End::Witness, End::Server(to)) {
             self.at(delay, Ev::FromWitness(to, answer));
         }
