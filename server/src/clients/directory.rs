@@ -42,6 +42,11 @@ pub struct Profile {
 }
 
 impl Profile {
+    /// Whether its host key comes over TLS, rather than in that initrd.
+    pub fn has_secret(&self) -> bool {
+        self.tls != TlsMode::Off && self.ssh_host_keys
+    }
+
     /// Whether its boots have a second initrd.
     pub fn has_identity(&self) -> bool {
         self.tls != TlsMode::Off || self.ssh_host_keys
