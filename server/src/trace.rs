@@ -30,7 +30,7 @@ pub struct Step {
     pub client: String,
     /// Which machine.
     pub mac: Mac,
-    /// What: `discover`, `dhcp`, `tftp`, `ipxe`, `kernel`, `initramfs`, `attached`, `up`, and what goes wrong.
+    /// What: `discover`, `dhcp`, `tftp`, `ipxe`, `kernel`, `initramfs`, `identity`, `attached`, `up`, and what goes wrong.
     pub step: String,
     /// More about it, for people.
     pub detail: String,
