@@ -14,6 +14,15 @@ use crate::server::Server;
 /// How long a machine may take from power-on to its login. It takes 40 s on an idle computer with two cores.
 pub const BOOT_LIMIT: Duration = Duration::from_secs(400);
 
+/// What is different about a room.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Plan<'a> {
+    /// Lines of `[server]` beside the usual ones.
+    pub server: &'a str,
+    /// `[dhcp]` and what follows it, in place of the usual range.
+    pub dhcp: Option<&'a str>,
+}
+
 /// A network with a server on it. Drop ends and removes everything.
 pub struct Room {
     server: Option<Server>,
@@ -30,14 +39,14 @@ impl Room {
     /// # Panics
     /// When any of it cannot be done.
     pub fn new(clients: &[(&str, Firmware, &str)]) -> Self {
-        Self::with("", clients)
+        Self::with(Plan::default(), clients)
     }
 
-    /// As [`Room::new`], with further lines of `[server]`.
+    /// The same, with a configuration that is not the usual one.
     ///
     /// # Panics
-    /// As [`Room::new`].
-    pub fn with(server: &str, clients: &[(&str, Firmware, &str)]) -> Self {
+    /// When any of it cannot be done.
+    pub fn with(plan: Plan<'_>, clients: &[(&str, Firmware, &str)]) -> Self {
         let dir = tempfile::Builder::new()
             .prefix("bootroom-scenario-")
             .tempdir()
@@ -50,7 +59,7 @@ impl Room {
             .map(|(n, (name, firmware, _))| desk(n, name, *firmware))
             .collect();
         let config = dir.path().join("bootroom.toml");
-        std::fs::write(&config, configuration(dir.path(), server, &desks, clients))
+        std::fs::write(&config, configuration(dir.path(), &plan, &desks, clients))
             .expect("a configuration");
         let namespace = network(&desks);
         let mut room = Self {
@@ -164,16 +173,19 @@ fn control(dir: &Path) -> PathBuf {
 
 fn configuration(
     dir: &Path,
-    server: &str,
+    plan: &Plan<'_>,
     desks: &[Desk],
     clients: &[(&str, Firmware, &str)],
 ) -> String {
     let (data, control) = (dir.join("data"), control(dir));
+    let dhcp = plan
+        .dhcp
+        .unwrap_or("[dhcp]\nmode = \"full\"\nrange = \"10.78.0.100-10.78.0.199\"\n");
     let mut text = format!(
-        "[server]\ndata = {:?}\ncontrol = {:?}\ninterface = \"room0\"\naddress = \"10.78.0.1/24\"\n{server}\n\n\
-         [dhcp]\nmode = \"full\"\nrange = \"10.78.0.100-10.78.0.199\"\n",
+        "[server]\ndata = {:?}\ncontrol = {:?}\ninterface = \"room0\"\naddress = \"10.78.0.1/24\"\n{}\n{dhcp}",
         data.display().to_string(),
         control.display().to_string(),
+        plan.server,
     );
     for (Desk { name, mac, .. }, (_, _, more)) in desks.iter().zip(clients) {
         text += &format!(

@@ -94,7 +94,7 @@ impl ClientExports {
         }
         let secret = self.clients.secret(client, token);
         let secret = secret.map_err(|error| refusal(&error))?;
-        let shown = format!("the identity of {client}");
+        let shown = format!("identity of {client}");
         Ok(Arc::new(SecretExport::new(secret.as_bytes(), shown)))
     }
 
