@@ -11,7 +11,7 @@ iproute2 bridge-utils tcpdump socat curl
 nbdkit nbd-server nbd-client libnbd-bin python3-libnbd fio
 isc-dhcp-client isc-dhcp-relay udhcpc dhcpcd5 dnsmasq-base
 atftp tftp-hpa busybox-static
-shellcheck strace openssl cpio kmod util-linux
+shellcheck strace openssl openssh-client cpio kmod util-linux
 "
 
 missing=
