@@ -12,6 +12,7 @@ mod exports;
 mod room;
 mod service;
 mod trace;
+mod watch;
 
 fn main() -> std::process::ExitCode {
     cli::run()

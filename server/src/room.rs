@@ -13,7 +13,8 @@ use overlay::Store;
 use parking_lot::Mutex;
 use pxe::{
     Leases, Policy,
-    dhcp::{Dhcp, DhcpConfig, Range, RedbLeases, Subnet},
+    dhcp::{Dhcp, DhcpConfig, RedbLeases, Subnet},
+    files::Roots,
     http::{Http, HttpConfig},
     tftp::{Tftp, TftpConfig},
 };
@@ -25,11 +26,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     clients::{BootPolicy, Clients, disks::Disks, registry::Registry},
-    config::{Config, Dhcp as DhcpSettings, DhcpMode},
+    config::{Config, DhcpMode},
     control::{self, ControlSocket},
     exports::ClientExports,
     service::{self, Limits, Listener, Service, ServiceOptions, tls::Tls},
     trace::Trace,
+    watch,
 };
 
 /// Everything that serves a room, bound and ready.
@@ -63,9 +65,11 @@ impl Room {
             )?),
         };
         let interface = &config.server.interface.value;
-        let tftp = TftpConfig::new(interface, config.server.ip());
+        let mut tftp = TftpConfig::new(interface, config.server.ip());
+        tftp.roots = roots(&config);
         let mut http = HttpConfig::new(interface, config.server.ip());
         http.port = config.server.http_port;
+        http.roots = roots(&config);
         let disks = Listener::tcp_on(
             Some(interface),
             (config.server.ip(), config.server.nbd_port).into(),
@@ -101,6 +105,7 @@ impl Room {
             started: Instant::now(),
         };
         services.spawn(control::serve(self.control, sources, stop.clone()));
+        services.spawn(watch::run(self.clients.clone(), stop.clone()));
         let signals = Signals::register()?;
         announce(&self.clients.config());
         let outcome = signals.wait(&mut services).await;
@@ -256,49 +261,24 @@ fn low_water() -> u64 {
 fn dhcp_config(config: &Config) -> DhcpConfig {
     let server = &config.server;
     let interface = server.interface.value.clone();
-    let mut dhcp = match config.dhcp.mode {
-        DhcpMode::Proxy => DhcpConfig::proxy(interface, server.ip()),
-        _ => DhcpConfig::full(interface, server.ip(), subnet(config)),
-    };
+    let mut dhcp = DhcpConfig::proxy(interface, server.ip());
+    if config.dhcp.mode == DhcpMode::Full {
+        dhcp = DhcpConfig::full(
+            dhcp.interface,
+            server.ip(),
+            Subnet::new(server.address.value),
+        );
+        dhcp.subnets = config.pxe_subnets();
+    }
     dhcp.http_base = format!("http://{}:{}/", server.ip(), server.http_port);
     dhcp
 }
 
-fn subnet(config: &Config) -> Subnet {
-    let mut subnet = Subnet::new(config.server.address.value);
-    let DhcpSettings {
-        range,
-        lease,
-        router,
-        dns,
-        ntp,
-        domain,
-        ..
-    } = &config.dhcp;
-    let common = range.iter().map(|range| (None, range));
-    let groups = config.groups.iter();
-    let own = groups.filter_map(|(name, group)| Some((Some(name.clone()), group.range.as_ref()?)));
-    subnet.ranges = common
-        .chain(own)
-        .map(|(name, range)| Range {
-            name,
-            first: range.value.first,
-            last: range.value.last,
-        })
-        .collect();
-    let reserved = config
-        .clients
-        .values()
-        .filter_map(|client| client.address.as_ref());
-    subnet.exclude = reserved
-        .map(|address| Range::new(address.value, address.value))
-        .collect();
-    subnet.routers = router.iter().copied().collect();
-    subnet.dns = dns.clone();
-    subnet.ntp = ntp.clone();
-    subnet.domain = domain.clone();
-    if let Some(lease) = lease {
-        subnet.lease_time = Duration::from_secs(lease.0.into());
+/// The boot loaders of Debian's packages, and what the configuration adds.
+fn roots(config: &Config) -> Roots {
+    let loaders = Roots::loaders();
+    match &config.server.files {
+        Some(files) => loaders.with_dir("", &files.value),
+        None => loaders,
     }
-    subnet
 }

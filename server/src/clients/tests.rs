@@ -3,16 +3,17 @@
 use std::{net::Ipv4Addr, path::Path};
 
 use images::{Catalogue, Details, ImageName};
-use overlay::{Durability, Store};
+use overlay::{Durability, OverlayId, Store};
+use pxe::menu::Language;
 
 use super::*;
 
-const MAC: Mac = Mac([0x52, 0x54, 0, 0x12, 0, 1]);
-const OTHER: Mac = Mac([0x52, 0x54, 0, 0x12, 0, 2]);
+pub const MAC: Mac = Mac([0x52, 0x54, 0, 0x12, 0, 1]);
+pub const OTHER: Mac = Mac([0x52, 0x54, 0, 0x12, 0, 2]);
 
-struct Room {
-    dir: tempfile::TempDir,
-    clients: Clients,
+pub struct Room {
+    pub dir: tempfile::TempDir,
+    pub clients: Clients,
 }
 
 fn room(retention: &str) -> Room {
@@ -23,10 +24,18 @@ fn room(retention: &str) -> Room {
 }
 
 fn open(dir: &Path, retention: &str) -> Clients {
+    open_with(
+        dir,
+        &format!("image = \"demo\"\nretention = \"{retention}\"\n"),
+    )
+}
+
+/// Opens a room whose group has these lines.
+pub fn open_with(dir: &Path, group: &str) -> Clients {
     let text = format!(
         "[server]\ndata = {dir:?}\ninterface = \"lo\"\naddress = \"10.12.0.1/24\"\n\
          [dhcp]\nrange = \"10.12.0.100-10.12.0.199\"\n\
-         [groups.room]\nimage = \"demo\"\nmacs = [\"52:54:00:12:*\"]\nname = \"r-{{n}}\"\nretention = \"{retention}\"\n"
+         [groups.room]\nmacs = [\"52:54:00:12:*\"]\nname = \"r-{{n}}\"\n{group}"
     );
     let path = dir.join("bootroom.toml");
     std::fs::write(&path, text).unwrap();
@@ -43,12 +52,16 @@ fn reopen(dir: &Path) -> Clients {
 
 /// Publishes a version of `demo` that is 1 MiB of `fill`.
 fn publish(dir: &Path, fill: u8) {
+    publish_as(dir, "demo", fill);
+}
+
+pub fn publish_as(dir: &Path, image: &str, fill: u8) {
     let catalogue = Catalogue::open(dir.join("images")).unwrap();
     let staging = catalogue.stage(images::VersionId::random()).unwrap();
     std::fs::write(staging.disk_path(), vec![fill; 1 << 20]).unwrap();
     std::fs::write(staging.kernel_path(), b"kernel").unwrap();
     std::fs::write(staging.initrd_path(), b"initrd").unwrap();
-    let image: ImageName = "demo".parse().unwrap();
+    let image: ImageName = image.parse().unwrap();
     let details = Details {
         image,
         created: SystemTime::now(),
@@ -63,36 +76,62 @@ fn publish(dir: &Path, fill: u8) {
 
 impl Room {
     fn boot(&self, mac: Mac) -> (String, String) {
-        let place = Place {
-            address: Ipv4Addr::new(10, 12, 0, 1),
-            http_port: 80,
-            nbd_port: 10809,
+        self.boot_entry(mac, None)
+    }
+
+    /// What the machine's iPXE is told.
+    pub fn told(&self, mac: Mac, language: Language, entry: Option<usize>) -> Result<String> {
+        let address = Ipv4Addr::new(10, 12, 0, 1);
+        let asked = menus::Asked {
+            mac,
+            language,
+            entry,
+            place: Place {
+                address,
+                http_port: 80,
+                nbd_port: 10809,
+            },
+            lease: script::Lease {
+                address: Ipv4Addr::new(10, 12, 0, 100),
+                gateway: None,
+                netmask: Ipv4Addr::new(255, 255, 255, 0),
+                dns: None,
+            },
         };
-        let script = self.clients.script(mac, place).unwrap().ipxe();
+        self.clients.boot_text(&asked)
+    }
+
+    /// Name and token of a boot, from the script of this entry.
+    pub fn boot_entry(&self, mac: Mac, entry: Option<usize>) -> (String, String) {
+        let script = self.told(mac, Language::Ipxe, entry).unwrap();
         let export = script.split("/client/").nth(1).unwrap();
         let export = export.split_whitespace().next().unwrap();
         let (name, token) = export.split_once('/').unwrap();
         (name.to_owned(), token.to_owned())
     }
 
-    fn attach(&self, (name, token): &(String, String)) -> Result<Attachment> {
+    pub fn attach(&self, (name, token): &(String, String)) -> Result<Attachment> {
         self.clients.attach(name, token)
     }
 }
 
-fn refused(attempt: Result<Attachment>) -> bool {
+fn disk_of(mac: Mac) -> OverlayId {
+    overlay_id(mac, &"demo".parse().unwrap())
+}
+
+pub fn refused(attempt: Result<Attachment>) -> bool {
     attempt
         .err()
         .is_some_and(|error| error.kind() == ErrorKind::Refused)
 }
 
-fn first_byte(disk: &Attachment) -> u8 {
+pub fn first_byte(disk: &Attachment) -> u8 {
     let mut byte = [0; 512];
     disk.read(&mut byte, 0).unwrap();
     byte[0]
 }
 
-fn write(disk: &Attachment, fill: u8) {
+pub fn write(disk: &Attachment, fill: u8) {
     disk.write(&[fill; 512], 0, Durability::Process).unwrap();
 }
 
@@ -112,7 +151,10 @@ fn a_keep_client_keeps_its_disk_and_its_version() {
     write(&room.attach(&room.boot(MAC)).unwrap(), 7);
     publish(room.dir.path(), 2);
     assert_eq!(first_byte(&room.attach(&room.boot(MAC)).unwrap()), 7);
-    assert_eq!(room.clients.reset("r-1", false).unwrap(), Reset::AtNextBoot);
+    assert_eq!(
+        room.clients.reset("r-1", None, false).unwrap(),
+        Reset::AtNextBoot
+    );
     assert_eq!(first_byte(&room.attach(&room.boot(MAC)).unwrap()), 2);
 }
 
@@ -169,7 +211,10 @@ fn a_reset_spares_the_running_machine_until_its_next_boot() {
     let room = room("keep");
     let boot = room.boot(MAC);
     write(&room.attach(&boot).unwrap(), 7);
-    assert_eq!(room.clients.reset("r-1", false).unwrap(), Reset::AtNextBoot);
+    assert_eq!(
+        room.clients.reset("r-1", None, false).unwrap(),
+        Reset::AtNextBoot
+    );
     // Its connection was lost meanwhile: it comes back to what it had.
     assert_eq!(first_byte(&room.attach(&boot).unwrap()), 7);
     assert_eq!(first_byte(&room.attach(&boot).unwrap()), 7);
@@ -181,9 +226,12 @@ fn a_reset_at_once_kills_the_token_of_an_absent_machine() {
     let room = room("keep");
     let boot = room.boot(MAC);
     let disk = room.attach(&boot).unwrap();
-    assert_eq!(room.clients.reset("r-1", true).unwrap(), Reset::AtNextBoot);
+    assert_eq!(
+        room.clients.reset("r-1", None, true).unwrap(),
+        Reset::AtNextBoot
+    );
     drop(disk);
-    assert_eq!(room.clients.reset("r-1", true).unwrap(), Reset::Done);
+    assert_eq!(room.clients.reset("r-1", None, true).unwrap(), Reset::Done);
     assert!(refused(room.attach(&boot)));
 }
 
@@ -193,7 +241,7 @@ fn a_machine_that_said_goodbye_is_reset_at_once() {
     let boot = room.boot(MAC);
     write(&room.attach(&boot).unwrap(), 7);
     room.clients.reported(&boot.1, "shutdown").unwrap().unwrap();
-    assert_eq!(room.clients.reset("r-1", false).unwrap(), Reset::Done);
+    assert_eq!(room.clients.reset("r-1", None, false).unwrap(), Reset::Done);
     assert_eq!(first_byte(&room.attach(&room.boot(MAC)).unwrap()), 1);
 }
 
@@ -222,7 +270,7 @@ fn a_reconnect_never_makes_a_disk() {
     let room = room("keep");
     let boot = room.boot(MAC);
     write(&room.attach(&boot).unwrap(), 7);
-    room.clients.disks.delete(MAC).unwrap();
+    room.clients.disks.delete(&disk_of(MAC)).unwrap();
     let error = room.attach(&boot).err().unwrap();
     assert_eq!(error.kind(), ErrorKind::NotBootable);
 }
@@ -259,7 +307,8 @@ fn a_commit_makes_the_disk_of_a_running_machine_the_next_version() {
     write(&disk, 9);
     assert_eq!(first_byte(&room.attach(&room.boot(OTHER)).unwrap()), 7);
     assert_eq!(first_byte(&disk), 9);
-    let left = room.clients.disks.open_existing(MAC).unwrap().snapshots();
+    let left = room.clients.disks.open_existing(&disk_of(MAC)).unwrap();
+    let left = left.snapshots();
     assert!(left.is_empty(), "{left:?}");
 }
 
@@ -276,4 +325,20 @@ fn a_cancelled_commit_publishes_nothing() {
     assert!(failed.is_err());
     let current = room.clients.disks.catalogue().current(&image).unwrap();
     assert_eq!(current.map(images::VersionNumber::get), Some(1));
+}
+
+#[test]
+fn a_forgotten_machine_leaves_nothing_and_comes_back_as_a_new_one() {
+    let room = room("keep");
+    let boot = room.boot(MAC);
+    let disk = room.attach(&boot).unwrap();
+    write(&disk, 7);
+    assert!(room.clients.forget("r-1").is_err(), "it has its disk");
+    drop(disk);
+    assert_eq!(room.clients.forget("r-1").unwrap(), MAC);
+    assert!(refused(room.attach(&boot)));
+    assert!(room.clients.find("r-1").is_err());
+    assert!(room.clients.disks.list().unwrap().is_empty());
+    assert_eq!(room.boot(OTHER).0, "r-1", "the name is free");
+    assert_eq!(room.boot(MAC).0, "r-2");
 }

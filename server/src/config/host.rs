@@ -4,12 +4,13 @@ use std::{fs, io, path::Path};
 
 use images::{Catalogue, ImageRef};
 
-use super::{Config, problem::Problem, reader::Located};
+use super::{Config, Settings, menu::Choice, problem::Problem, reader::Located};
 
 /// What on this machine stands in the way. Changes nothing on it.
 pub fn check(config: &Config) -> Vec<Problem> {
     let mut problems = Vec::new();
     check_interface(config, &mut problems);
+    check_files(config, &mut problems);
     if check_data(config, &mut problems) {
         check_images(config, &mut problems);
     }
@@ -28,6 +29,30 @@ fn check_interface(config: &Config, problems: &mut Vec<Problem>) {
     );
     let fix = format!("interfaces here: {}", there.join(", "));
     problems.push(Problem::at(interface.span.clone(), message).fix(fix));
+}
+
+/// The directory of further boot files, and the programs of menus.
+fn check_files(config: &Config, problems: &mut Vec<Problem>) {
+    if let Some(files) = config.server.files.as_ref().filter(|f| !f.value.is_dir()) {
+        let message = format!("server.files: {} is no directory", files.value.display());
+        problems.push(Problem::at(files.span.clone(), message).fix("make it, or remove the line"));
+    }
+    let menus = settings(config).filter_map(|settings| settings.menu.as_ref());
+    for entry in menus.flat_map(|menu| &menu.entries) {
+        let Choice::Program(program) = &entry.choice else {
+            continue;
+        };
+        for path in program.files().filter(|path| !path.value.is_file()) {
+            let message = format!("there is no file {}", path.value.display());
+            let fix = "install the package that has it (memory test: apt install memtest86+)";
+            problems.push(Problem::at(path.span.clone(), message).fix(fix));
+        }
+    }
+}
+
+fn settings(config: &Config) -> impl Iterator<Item = &Settings> {
+    let groups = config.groups.values().map(|group| &group.settings);
+    groups.chain(config.clients.values().map(|client| &client.settings))
 }
 
 /// The interfaces of this process's own network namespace, which /sys/class/net need not be.
@@ -87,10 +112,11 @@ fn check_images(config: &Config, problems: &mut Vec<Problem>) {
             return;
         }
     };
-    let groups = config.groups.values().map(|group| &group.settings);
-    let settings = groups.chain(config.clients.values().map(|client| &client.settings));
-    for image in settings.filter_map(|settings| settings.image.as_ref()) {
-        check_image(&catalogue, image, problems);
+    for settings in settings(config) {
+        let menu = settings.menu.iter().flat_map(|menu| menu.images());
+        for image in settings.image.iter().chain(menu) {
+            check_image(&catalogue, image, problems);
+        }
     }
 }
 

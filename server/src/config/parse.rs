@@ -1,12 +1,12 @@
 //! From TOML text to [`Config`]: every table is read, every mistake is noted.
 
-use std::{collections::BTreeMap, path::PathBuf, str::FromStr};
+use std::{collections::BTreeMap, path::PathBuf, str::FromStr, sync::Arc};
 
 use pxe::Loader;
 use toml::de::DeTable;
 
 use super::{
-    Client, Config, Dhcp, DhcpMode, Group, Server, Settings, checks,
+    Client, Config, Group, Server, Settings, checks, dhcp, menu,
     problem::Problem,
     reader::{Located, Section},
     units::{BadValue, ClientName, NameTemplate},
@@ -47,7 +47,7 @@ fn read_root(mut root: Section<'_>, problems: &mut Vec<Problem>) -> Option<Confi
     };
     let dhcp = root
         .table("dhcp", problems)
-        .map(|section| read_dhcp(section, problems));
+        .map(|section| dhcp::read(section, problems));
     let groups = read_groups(&mut root, problems);
     let clients = read_clients(&mut root, problems);
     root.finish(problems);
@@ -64,6 +64,8 @@ fn read_server(mut section: Section<'_>, problems: &mut Vec<Problem>) -> Option<
     let interface = section.required("interface", "\"enp3s0\"", problems);
     let address = section.required("address", "\"10.12.0.1/24\"", problems);
     let control = section.optional::<PathBuf>("control", problems);
+    let files = section.optional::<PathBuf>("files", problems);
+    let quiet_ipv6 = section.boolean("quiet_ipv6", problems);
     let http_port = read_port(&mut section, "http_port", DEFAULT_HTTP_PORT, problems);
     let nbd_port = read_port(&mut section, "nbd_port", DEFAULT_NBD_PORT, problems);
     section.finish(problems);
@@ -74,6 +76,8 @@ fn read_server(mut section: Section<'_>, problems: &mut Vec<Problem>) -> Option<
         http_port,
         nbd_port,
         control: control.map_or_else(|| DEFAULT_CONTROL.into(), |located| located.value),
+        files,
+        quiet_ipv6: quiet_ipv6.unwrap_or(false),
     })
 }
 
@@ -89,27 +93,6 @@ fn read_port(
         .unwrap_or(default)
 }
 
-fn read_dhcp(mut section: Section<'_>, problems: &mut Vec<Problem>) -> Dhcp {
-    let dhcp = Dhcp {
-        mode: section
-            .optional("mode", problems)
-            .map(|l| l.value)
-            .unwrap_or_default(),
-        range: section.optional("range", problems),
-        lease: section.optional("lease", problems).map(|l| l.value),
-        router: section.optional("router", problems).map(|l| l.value),
-        dns: values(section.list("dns", problems)),
-        ntp: values(section.list("ntp", problems)),
-        domain: section.optional("domain", problems).map(|l| l.value),
-    };
-    section.finish(problems);
-    dhcp
-}
-
-fn values<T>(list: Vec<Located<T>>) -> Vec<T> {
-    list.into_iter().map(|located| located.value).collect()
-}
-
 fn read_groups(root: &mut Section<'_>, problems: &mut Vec<Problem>) -> BTreeMap<String, Group> {
     let mut groups = BTreeMap::new();
     for (name, mut section) in root.tables("groups", problems) {
@@ -119,7 +102,7 @@ fn read_groups(root: &mut Section<'_>, problems: &mut Vec<Problem>) -> BTreeMap<
         let group = Group {
             macs: section.list("macs", problems),
             name: template.unwrap_or_else(|| NameTemplate::for_group(&name.value)),
-            range: section.optional("range", problems),
+            ranges: section.some("range", problems),
             settings: read_settings(&mut section, problems),
         };
         section.finish(problems);
@@ -172,21 +155,8 @@ fn read_settings(section: &mut Section<'_>, problems: &mut Vec<Problem>) -> Sett
         loader: section
             .optional("loader", problems)
             .map(|l: Located<LoaderName>| l.value.0),
-    }
-}
-
-impl FromStr for DhcpMode {
-    type Err = BadValue;
-
-    fn from_str(text: &str) -> Result<Self, BadValue> {
-        match text {
-            "full" => Ok(DhcpMode::Full),
-            "proxy" => Ok(DhcpMode::Proxy),
-            "off" => Ok(DhcpMode::Off),
-            _ => Err(BadValue(format!(
-                "`{text}`: use \"full\", \"proxy\" or \"off\""
-            ))),
-        }
+        menu: menu::read(section, problems).map(Arc::new),
+        options: dhcp::read_options(section, problems),
     }
 }
 
