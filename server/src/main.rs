@@ -3,6 +3,9 @@
 //! Must never serve an interface that the configuration does not name, or answer a write that P1-P6 of the
 //! design do not hold for.
 
+#[macro_use]
+mod say;
+
 mod cli;
 mod clients;
 mod config;

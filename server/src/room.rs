@@ -16,6 +16,7 @@ use pxe::{
     dhcp::{Dhcp, DhcpConfig, RedbLeases, Subnet},
     files::Roots,
     http::{Http, HttpConfig},
+    quiet::Quiet,
     tftp::{Tftp, TftpConfig},
 };
 use tokio::{
@@ -41,6 +42,7 @@ pub struct Room {
     dhcp: Option<Dhcp>,
     tftp: Tftp,
     http: Http,
+    quiet: Option<Quiet>,
     control: ControlSocket,
     disks: Listener,
 }
@@ -74,8 +76,10 @@ impl Room {
             Some(interface),
             (config.server.ip(), config.server.nbd_port).into(),
         )?;
+        let quiet = config.server.quiet_ipv6.then(|| Quiet::bind(interface));
         Ok(Room {
             disks,
+            quiet: quiet.transpose()?,
             tftp: Tftp::bind(tftp, leases.clone(), policy.clone())?,
             http: Http::bind(http, leases.clone(), policy)?,
             clients,
@@ -105,6 +109,9 @@ impl Room {
             started: Instant::now(),
         };
         services.spawn(control::serve(self.control, sources, stop.clone()));
+        if let Some(quiet) = self.quiet {
+            services.spawn(named("IPv6", quiet.run(stop.clone().cancelled_owned())));
+        }
         services.spawn(watch::run(self.clients.clone(), stop.clone()));
         let signals = Signals::register()?;
         announce(&self.clients.config());

@@ -93,7 +93,7 @@ fn init(options: &InitOptions) -> anyhow::Result<()> {
     write(&dir.join("revoked.pem"), &none, 0o644)?;
     // Last, since it is what tells that the folder is complete.
     write(&dir.join("ca.key"), &key.serialize_pem(), 0o600)?;
-    println!(
+    say!(
         "{}: CA and server certificate for {}",
         dir.display(),
         options.hosts.join(", ")
@@ -196,7 +196,7 @@ fn issue(options: &ClientOptions) -> anyhow::Result<()> {
     let mut params = leaf(&[name.to_owned()], name)?;
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
     write_pair(&clients, name, params, &issuer)?;
-    println!("{}", clients.join(format!("{name}.pem")).display());
+    say!("{}", clients.join(format!("{name}.pem")).display());
     Ok(())
 }
 
@@ -226,9 +226,7 @@ fn revoke(options: &ClientOptions) -> anyhow::Result<()> {
     for ending in ["pem", "key"] {
         fs::remove_file(clients.join(format!("{name}.{ending}"))).ok();
     }
-    println!(
-        "{name} is revoked; `bootroom reload`, or SIGHUP to `bootroom export`, makes it count"
-    );
+    say!("{name} is revoked; `bootroom reload`, or SIGHUP to `bootroom export`, makes it count");
     Ok(())
 }
 
