@@ -30,6 +30,8 @@ pub struct Plan {
     pub disks: Vec<Disk>,
     /// Where to report to.
     pub report: Option<ReportUrl>,
+    /// Have the DHCP lease of this machine's address extended (see [`crate::lease`]).
+    pub hold_lease: bool,
 }
 
 impl std::fmt::Display for DeviceIndex {
@@ -69,6 +71,7 @@ impl Plan {
         let mut plan = Self {
             disks: Vec::new(),
             report: last("bootroom.report").map(str::parse).transpose()?,
+            hold_lease: false,
         };
         let servers = last("bootroom.servers")
             .map(parse_servers)
@@ -86,6 +89,7 @@ impl Plan {
         {
             plan.disks.push(extra_disk(value, &servers)?);
         }
+        plan.hold_lease = !plan.disks.is_empty() && last("bootroom.lease") != Some("leave");
         plan.check()?;
         Ok(plan)
     }
@@ -201,6 +205,12 @@ mod tests {
             Target::from_uri("nbd://h:9/x").unwrap()
         );
         assert_eq!(of("nbdroot=nbds://h/x root=LABEL=y").device, DeviceIndex(0));
+        assert!(Plan::parse("nbdroot=h/x").unwrap().hold_lease);
+        assert!(
+            !Plan::parse("nbdroot=h/x bootroom.lease=leave")
+                .unwrap()
+                .hold_lease
+        );
         let both = Plan::parse("nbdroot=h/x bootroom.disk=/dev/nbd1,nbd://h/y bootroom.servers=k")
             .unwrap();
         assert_eq!(both.disks[1].target.servers.len(), 2);

@@ -14,8 +14,8 @@ pub enum Target {
     Linux {
         /// The kernel.
         kernel: String,
-        /// The initrd.
-        initrd: String,
+        /// The initrds, which the kernel unpacks one over the other in this order.
+        initrds: Vec<String>,
         /// The command line, without the `initrd=` that some loaders want.
         command_line: String,
     },
@@ -230,14 +230,16 @@ fn grub_entry(target: &Target) -> String {
     match target {
         Target::Linux {
             kernel,
-            initrd,
+            initrds,
             command_line,
         } => {
             let arguments: Vec<_> = command_line.split_whitespace().map(grub_quoted).collect();
-            let (kernel, initrd) = (grub_path(kernel), grub_path(initrd));
+            let initrds: Vec<_> = initrds.iter().map(|url| grub_path(url)).collect();
             format!(
-                "  linux {kernel} {}\n  initrd {initrd}\n",
-                arguments.join(" ")
+                "  linux {} {}\n  initrd {}\n",
+                grub_path(kernel),
+                arguments.join(" "),
+                initrds.join(" ")
             )
         }
         // UEFI goes on to its next boot entry.
@@ -252,12 +254,19 @@ fn pxelinux_entry(target: &Target) -> String {
     match target {
         Target::Linux {
             kernel,
-            initrd,
+            initrds,
             command_line,
         } => {
-            let (kernel, initrd) = (tftp_path(kernel), tftp_path(initrd));
-            let arguments = plain(command_line);
-            format!("  LINUX ::{kernel}\n  INITRD ::{initrd}\n  APPEND {arguments}\n")
+            let initrds: Vec<_> = initrds
+                .iter()
+                .map(|url| format!("::{}", tftp_path(url)))
+                .collect();
+            format!(
+                "  LINUX ::{}\n  INITRD {}\n  APPEND {}\n",
+                tftp_path(kernel),
+                initrds.join(","),
+                plain(command_line)
+            )
         }
         Target::LocalDisk => "  LOCALBOOT 0\n".into(),
         Target::Program { bios, .. } => format!("  LINUX ::{}\n", tftp_path(bios)),
@@ -274,14 +283,13 @@ fn ipxe_entry(entry: &Entry) -> String {
     let commands = match &entry.target {
         Target::Linux {
             kernel,
-            initrd,
+            initrds,
             command_line,
         } => {
-            let arguments = ipxe_text(command_line);
+            let (names, fetch) = (ipxe_initrd_arguments(initrds.len()), ipxe_initrds(initrds));
             format!(
-                "kernel {kernel} initrd=initrd.img {arguments} || goto failed\n\
-                 initrd --name initrd.img {initrd} || goto failed\n\
-                 boot || goto failed"
+                "kernel {kernel} {names} {} || goto failed\n{fetch}boot || goto failed",
+                ipxe_text(command_line)
             )
         }
         Target::LocalDisk => {
@@ -293,6 +301,20 @@ fn ipxe_entry(entry: &Entry) -> String {
         Target::Further(url) => format!("chain --replace --autofree {url} ||"),
     };
     format!("{commands}\ngoto failed\n")
+}
+
+/// What tells a kernel that is started by UEFI which of iPXE's images are its initrds (a BIOS has no use for it).
+pub fn ipxe_initrd_arguments(count: usize) -> String {
+    let arguments: Vec<_> = (0..count).map(|n| format!("initrd=initrd{n}")).collect();
+    arguments.join(" ")
+}
+
+/// The commands that fetch them, or go to `failed`.
+pub fn ipxe_initrds(urls: &[String]) -> String {
+    let commands = urls.iter().enumerate();
+    commands
+        .map(|(n, url)| format!("initrd --name initrd{n} {url} || goto failed\n"))
+        .collect()
 }
 
 fn line(out: &mut String, text: std::fmt::Arguments<'_>) {
@@ -345,7 +367,10 @@ mod tests {
     fn linux() -> Target {
         Target::Linux {
             kernel: "http://10.0.0.1:80/boot/vmlinuz".into(),
-            initrd: "http://10.0.0.1:8080/boot/initrd".into(),
+            initrds: vec![
+                "http://10.0.0.1:8080/boot/initrd".into(),
+                "http://10.0.0.1:8080/identity".into(),
+            ],
             command_line: "root=/dev/nbd0 a='b'".into(),
         }
     }
@@ -355,8 +380,9 @@ mod tests {
         let menu = Menu::single(linux());
         let script = menu.ipxe();
         assert!(script.starts_with(
-            "#!ipxe\nkernel http://10.0.0.1:80/boot/vmlinuz initrd=initrd.img root=/dev/nbd0"
+            "#!ipxe\nkernel http://10.0.0.1:80/boot/vmlinuz initrd=initrd0 initrd=initrd1 root=/dev/nbd0"
         ));
+        assert!(script.contains("\ninitrd --name initrd1 http://10.0.0.1:8080/identity || "));
         assert!(!script.contains("menu"));
         let grub = menu.grub();
         assert!(
@@ -366,13 +392,15 @@ mod tests {
             "{grub}"
         );
         assert!(
-            grub.contains("  initrd '(http,10.0.0.1:8080)/boot/initrd'\n"),
+            grub.contains(
+                "  initrd '(http,10.0.0.1:8080)/boot/initrd' '(http,10.0.0.1:8080)/identity'\n"
+            ),
             "{grub}"
         );
         let pxelinux = menu.pxelinux();
         assert!(
             pxelinux.contains(
-                "  LINUX ::boot/vmlinuz\n  INITRD ::boot/initrd\n  APPEND root=/dev/nbd0"
+                "  LINUX ::boot/vmlinuz\n  INITRD ::boot/initrd,::identity\n  APPEND root=/dev/nbd0"
             ),
             "{pxelinux}"
         );

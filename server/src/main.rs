@@ -12,6 +12,8 @@ mod config;
 mod control;
 mod demo;
 mod exports;
+mod files;
+mod pki;
 mod room;
 mod service;
 mod trace;

@@ -7,17 +7,22 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use clap::{Args, ValueEnum};
-use overlay::{Base, BaseId, Digest, FileBase, OverlayId, OverlaySpec, Retention, Store};
+use overlay::{BaseId, Overlay, OverlayId, OverlaySpec, Retention, Store};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
 
 use super::Exit;
-use crate::service::{
-    Event, Export, Limits, Listener, Service, ServiceOptions,
-    devices::{CowExport, FileExport, OneExport, OverlayExport, Wide},
-    passed_sockets,
-    tls::{Tls, TlsFiles},
+use crate::{
+    control::{self, ControlSocket},
+    exports::source::file_base,
+    service::{
+        Event, Export, Exports, Limits, Listener, Service, ServiceOptions,
+        devices::{CowExport, FileExport, OneExport, OverlayExport, Wide, WithSnapshots},
+        passed_sockets,
+        tls::{Tls, TlsFiles, TlsState},
+    },
 };
 
 /// How long connections may take to end after SIGTERM.
@@ -89,8 +94,8 @@ enum TlsMode {
 /// Serves until SIGTERM or SIGINT; SIGHUP reads the certificates again.
 pub fn run(options: &ExportOptions) -> anyhow::Result<Exit> {
     super::serve::start_log();
-    let (export, _scratch) = open(options)?;
-    let tls = Arc::new(tls(options)?);
+    let opened = open(options)?;
+    let tls = Arc::new(Tls::new(tls(options)?));
     let listeners: Vec<_> = listeners(options)?
         .into_iter()
         .map(|listener| (listener, tls.clone()))
@@ -98,10 +103,9 @@ pub fn run(options: &ExportOptions) -> anyhow::Result<Exit> {
     for (listener, _) in &listeners {
         tell!("listening on {}", listener.address());
     }
-    let name = options.name.clone().map_or(Wide::AnyName, Wide::Named);
     let service = Service::start(ServiceOptions {
         listeners,
-        exports: Arc::new(OneExport::new(name, options.description.clone(), export)),
+        exports: exports(options, &opened),
         limits: Limits {
             per_peer: options.per_peer,
             ..Limits::default()
@@ -109,9 +113,38 @@ pub fn run(options: &ExportOptions) -> anyhow::Result<Exit> {
         events: Box::new(log),
     })?;
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-    super::block_on(wait(&service))?;
+    super::block_on(async {
+        let stop = CancellationToken::new();
+        let snapshots = tokio::spawn(serve_snapshots(opened.kept.clone(), stop.clone()));
+        wait(&service).await?;
+        stop.cancel();
+        Ok(snapshots.await?)
+    })?;
     service.drain(DRAIN);
     Ok(Exit::Ok)
+}
+
+fn exports(options: &ExportOptions, opened: &Opened) -> Arc<dyn Exports> {
+    let name = options.name.clone().map_or(Wide::AnyName, Wide::Named);
+    let one = OneExport::new(name, options.description.clone(), opened.export.clone());
+    match &opened.kept {
+        Some((overlay, _)) => Arc::new(WithSnapshots::new(one, overlay.clone())),
+        None => Arc::new(one),
+    }
+}
+
+/// Answers `bootroom snapshot --overlay`. Where that is not possible the disk is served all the same.
+async fn serve_snapshots(kept: Option<(Arc<Overlay>, PathBuf)>, stop: CancellationToken) {
+    let Some((overlay, folder)) = kept else {
+        return;
+    };
+    let served = match ControlSocket::bind(&super::snapshot::socket_in(&folder)) {
+        Ok(socket) => control::serve_overlay(socket, overlay, stop).await,
+        Err(error) => Err(error),
+    };
+    if let Err(error) = served {
+        tracing::warn!("snapshots can be neither taken nor dropped: {error:#}");
+    }
 }
 
 async fn wait(service: &Service) -> anyhow::Result<()> {
@@ -161,16 +194,16 @@ fn log(event: Event) {
     }
 }
 
-fn tls(options: &ExportOptions) -> anyhow::Result<Tls> {
+fn tls(options: &ExportOptions) -> anyhow::Result<TlsState> {
     let Some(pki) = options
         .pki
         .as_deref()
         .filter(|_| options.tls != TlsMode::Off)
     else {
-        return Ok(Tls::off());
+        return Ok(TlsState::off());
     };
     let files = TlsFiles::in_folder(pki, options.client_certificates);
-    Tls::load(files, options.tls == TlsMode::Required)
+    TlsState::load(files, options.tls == TlsMode::Required)
 }
 
 fn listeners(options: &ExportOptions) -> anyhow::Result<Vec<Listener>> {
@@ -184,33 +217,43 @@ fn listeners(options: &ExportOptions) -> anyhow::Result<Vec<Listener>> {
     }])
 }
 
-type Opened = (Arc<dyn Export>, Option<tempfile::TempDir>);
+/// What is served.
+struct Opened {
+    export: Arc<dyn Export>,
+    /// An overlay that lasts, and its folder.
+    kept: Option<(Arc<Overlay>, PathBuf)>,
+}
+
+impl Opened {
+    fn new(export: impl Export + 'static) -> Self {
+        Self {
+            export: Arc::new(export),
+            kept: None,
+        }
+    }
+}
 
 fn open(options: &ExportOptions) -> anyhow::Result<Opened> {
     let file = &options.file;
     if options.cow {
-        let scratch =
-            tempfile::tempdir_in("/var/tmp").context("cannot make a folder in /var/tmp")?;
-        let base = base(file)?;
-        let size = base.size();
-        let store = store(scratch.path())?;
-        return Ok((Arc::new(CowExport::new(store, base, size)), Some(scratch)));
+        let export = CowExport::new(Path::new("/var/tmp"), file_base(file)?, None, 0)?;
+        return Ok(Opened::new(export));
     }
     if let Some(folder) = &options.overlay {
-        return Ok((overlaid(file, folder)?, None));
+        return overlaid(file, folder);
     }
     let description = Some(options.description.clone());
     let export = FileExport::open(file, options.read_only, description);
     let export = export.with_context(|| format!("cannot open {}", file.display()))?;
-    Ok((Arc::new(export), None))
+    Ok(Opened::new(export))
 }
 
 fn store(folder: &Path) -> anyhow::Result<Store> {
     Ok(Store::open(folder, overlay::Options::default())?)
 }
 
-fn overlaid(file: &Path, folder: &Path) -> anyhow::Result<Arc<dyn Export>> {
-    let base = base(file)?;
+fn overlaid(file: &Path, folder: &Path) -> anyhow::Result<Opened> {
+    let base = file_base(file)?;
     let store = store(folder)?;
     let id = OverlayId::new("export")?;
     let known = store.list()?.iter().any(|(other, _)| *other == id);
@@ -231,10 +274,14 @@ fn overlaid(file: &Path, folder: &Path) -> anyhow::Result<Arc<dyn Export>> {
     let overlay =
         overlay.with_context(|| format!("cannot use the overlay in {}", folder.display()))?;
     let size = overlay.info().size;
-    Ok(Arc::new(Kept {
-        export: OverlayExport::new(overlay, size),
+    let export = Kept {
+        export: OverlayExport::new(overlay.clone(), size),
         _store: store,
-    }))
+    };
+    Ok(Opened {
+        kept: Some((overlay, folder.to_owned())),
+        ..Opened::new(export)
+    })
 }
 
 /// An overlay together with the lock on its folder.
@@ -255,29 +302,4 @@ impl Export for Kept {
     fn open(&self) -> Result<Arc<dyn crate::service::Device>, nbd::Refusal> {
         self.export.open()
     }
-}
-
-/// The file as a base. Its identity is what tells a file that was changed: size and time of its last change.
-fn base(file: &Path) -> anyhow::Result<Arc<dyn Base>> {
-    use std::os::unix::fs::MetadataExt;
-    let meta =
-        std::fs::metadata(file).with_context(|| format!("cannot open {}", file.display()))?;
-    if !meta.is_file() {
-        bail!(
-            "{} is no regular file: --cow and --overlay need one",
-            file.display()
-        );
-    }
-    let mut hash = blake3::Hasher::new();
-    for number in [meta.len(), meta.mtime() as u64, meta.mtime_nsec() as u64] {
-        hash.update(&number.to_be_bytes());
-    }
-    let digest = *hash.finalize().as_bytes();
-    let mut version = [0; 16];
-    version.copy_from_slice(&digest[..16]);
-    let id = BaseId {
-        version: uuid::Uuid::from_bytes(version),
-        digest: Digest(digest),
-    };
-    Ok(Arc::new(FileBase::open(file, id)?))
 }

@@ -37,6 +37,11 @@ impl Token {
     fn is(&self, other: &Token) -> Choice {
         self.0.ct_eq(&other.0)
     }
+
+    /// Whether they are the same, found out in constant time.
+    pub fn equals(&self, other: &Token) -> bool {
+        self.is(other).into()
+    }
 }
 
 impl fmt::Display for Token {

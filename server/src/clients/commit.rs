@@ -127,6 +127,11 @@ fn copy(
         .map_err(|e| failed(overlay, e))
 }
 
+/// Whether a snapshot of that name belongs to commits.
+pub(super) fn is_own(name: &SnapshotName) -> bool {
+    name.as_str() == SNAPSHOT
+}
+
 fn snapshot_name() -> SnapshotName {
     SnapshotName::new(SNAPSHOT).unwrap_or_else(|_| unreachable!("{SNAPSHOT} names a snapshot"))
 }

@@ -8,6 +8,7 @@ use pxe::{DhcpOption, Loader, Mac};
 use super::{boot::Boots, registry::Record};
 use crate::config::{
     Client, Config, Group, Settings,
+    exports::TlsMode,
     menu::{Entry, Menu},
     units::{ByteSize, ClientName, Retention},
 };
@@ -39,6 +40,10 @@ pub struct Profile {
     pub loader: Loader,
     /// DHCP options of its own and its group's; those of its own come last and win.
     pub options: Vec<DhcpOption>,
+    /// Whether its disk is encrypted on the wire.
+    pub tls: TlsMode,
+    /// Whether it gets ssh host keys that last.
+    pub ssh_host_keys: bool,
 }
 
 impl Profile {
@@ -54,6 +59,11 @@ impl Profile {
             kernel_args: args.collect::<Vec<_>>().join(" "),
             ..self.clone()
         }
+    }
+
+    /// Whether its boots have a second initrd.
+    pub fn has_identity(&self) -> bool {
+        self.tls != TlsMode::Off || self.ssh_host_keys
     }
 }
 
@@ -98,6 +108,11 @@ pub fn profile(config: &Config, mac: Mac) -> Option<Profile> {
             .rev()
             .flat_map(|layer| layer.options.iter().cloned())
             .collect(),
+        tls: layers
+            .iter()
+            .find_map(|layer| Some(layer.tls.as_ref()?.value))
+            .unwrap_or(config.server.tls.mode()),
+        ssh_host_keys: config.server.ssh_host_keys,
     })
 }
 

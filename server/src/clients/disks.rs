@@ -7,7 +7,8 @@ use std::{
 
 use images::{Catalogue, ImageName, ImageRef, Version, VersionDisk, VersionId};
 use overlay::{
-    Base, BaseId, ErrorKind as OverlayError, Overlay, OverlayId, OverlayInfo, OverlaySpec, Store,
+    Base, BaseId, ErrorKind as OverlayError, Limits, Overlay, OverlayId, OverlayInfo, OverlaySpec,
+    Store,
 };
 use parking_lot::Mutex;
 use pxe::Mac;
@@ -130,7 +131,11 @@ impl Disks {
         })
     }
 
-    fn open_version(&self, id: VersionId) -> Result<Arc<VersionDisk>> {
+    /// A version's disk, which all that use it share.
+    ///
+    /// # Errors
+    /// When it is not in the catalogue any more, or damaged.
+    pub fn open_version(&self, id: VersionId) -> Result<Arc<VersionDisk>> {
         let mut open = self.open_versions.lock();
         if let Some(disk) = open.get(&id).and_then(Weak::upgrade) {
             return Ok(disk);
@@ -172,14 +177,11 @@ impl Disks {
         version: VersionId,
     ) -> Result<Arc<Overlay>> {
         let base = self.open_version(version)?;
-        let retention = profile.map(|profile| profile.retention).unwrap_or_default();
+        let limits = limits_of(profile);
         let spec = OverlaySpec {
             size: size_of(profile, base.size()),
-            quota: profile.and_then(|profile| Some(profile.quota?.0)),
-            retention: match retention {
-                Retention::Keep => overlay::Retention::Keep,
-                Retention::Boot | Retention::Session => overlay::Retention::Discard,
-            },
+            quota: limits.quota,
+            retention: limits.retention,
             base,
         };
         let made = match self.info(id) {
@@ -207,6 +209,17 @@ impl Disks {
             return Err(Error::new(ErrorKind::NotBootable, context));
         }
         Ok(self.note(self.open(id)?))
+    }
+
+    /// Holds a machine's overlay to what the configuration says by now. A host that cannot note it is no reason to
+    /// keep the machine from its disk: the old limits stay then.
+    pub fn apply_limits(&self, overlay: &Overlay, profile: &Profile) {
+        if let Err(error) = overlay.set_limits(limits_of(Some(profile))) {
+            tracing::warn!(
+                "overlay {}: its limits stay as they were: {error}",
+                overlay.id()
+            );
+        }
     }
 
     /// The version that an overlay is bound to.
@@ -269,6 +282,17 @@ fn size_of(profile: Option<&Profile>, version: images::Bytes) -> u64 {
     profile
         .and_then(|profile| profile.size)
         .map_or(version.get(), |size| size.0)
+}
+
+fn limits_of(profile: Option<&Profile>) -> Limits {
+    let retention = profile.map(|profile| profile.retention).unwrap_or_default();
+    Limits {
+        quota: profile.and_then(|profile| Some(profile.quota?.0)),
+        retention: match retention {
+            Retention::Keep => overlay::Retention::Keep,
+            Retention::Boot | Retention::Session => overlay::Retention::Discard,
+        },
+    }
 }
 
 fn version_of(base: &BaseId) -> VersionId {

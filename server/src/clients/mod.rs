@@ -9,10 +9,12 @@ mod commit;
 pub mod directory;
 pub mod disks;
 pub mod error;
+pub mod identity;
 mod menus;
 mod policy;
 pub mod registry;
 pub mod script;
+pub mod snapshots;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -29,6 +31,7 @@ use pxe::Mac;
 use crate::{
     config::{
         Config,
+        exports::TlsMode,
         units::{ClientName, Retention},
     },
     trace::{Step, Trace},
@@ -37,6 +40,7 @@ use boot::{Admission, Boot, Token};
 use directory::Profile;
 use disks::{Disks, overlay_id};
 use error::{Error, ErrorKind, Result};
+use identity::Identities;
 use registry::{Record, Registry};
 use script::{Place, Script};
 
@@ -47,10 +51,13 @@ pub struct Clients {
     config: ArcSwap<Config>,
     registry: Registry,
     disks: Disks,
+    identities: Identities,
     trace: Arc<Trace>,
     /// One boot of a machine is decided at a time.
     locks: Mutex<HashMap<Mac, Arc<Mutex<()>>>>,
     committing: Mutex<HashSet<Mac>>,
+    /// Snapshots that were opened for reading.
+    tickets: Mutex<Vec<snapshots::Ticket>>,
 }
 
 /// What `client reset` did.
@@ -74,17 +81,29 @@ impl Clients {
         disks: Disks,
         trace: Arc<Trace>,
     ) -> Result<Self> {
-        let config = ArcSwap::from_pointee(config);
+        let identities = Identities::at(config.server.identities());
         let clients = Clients {
-            config,
+            config: ArcSwap::from_pointee(config),
             registry,
             disks,
+            identities,
             trace,
             locks: Mutex::default(),
             committing: Mutex::default(),
+            tickets: Mutex::default(),
         };
-        clients.apply_names()?;
+        clients.apply_names(&clients.config())?;
         Ok(clients)
+    }
+
+    /// Serves the machines of `config` from now on. Those that run keep their disks, also if it does not name them.
+    ///
+    /// # Errors
+    /// When names that it gives cannot be recorded; the configuration stays as it was then.
+    pub fn reconfigure(&self, config: Config) -> Result<()> {
+        self.apply_names(&config)?;
+        self.config.store(Arc::new(config));
+        Ok(())
     }
 
     /// The configuration in force.
@@ -137,13 +156,19 @@ impl Clients {
         directory::profile(&self.config(), mac)
     }
 
+    /// Whether the disk of a machine is encrypted on the wire.
+    pub fn tls_of(&self, mac: Mac) -> TlsMode {
+        let by_default = || self.config().server.tls.mode();
+        self.profile(mac)
+            .map_or_else(by_default, |profile| profile.tls)
+    }
+
     /// Names in `[clients]` win over names that were invented: whoever has such a name by invention gets another.
-    fn apply_names(&self) -> Result<()> {
-        let config = self.config();
+    fn apply_names(&self, config: &Config) -> Result<()> {
         for record in self.registry.all() {
             let owner = config.clients.get(&record.name);
             if owner.is_some_and(|owner| owner.mac.value != record.mac) {
-                self.rename(&config, &record)?;
+                self.rename(config, &record)?;
             }
         }
         for (name, client) in &config.clients {
@@ -215,6 +240,27 @@ impl Clients {
         self.registry
             .update(mac, |record| record.choice = choice)
             .map(drop)
+    }
+
+    /// The second initrd of the boot that `token` stands for, and whose boot that is. Only until the boot's first
+    /// attach: from then on every program on the machine can read the token.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Refused`] when no boot waits for it; [`ErrorKind::Identity`] when it cannot be made.
+    pub fn identity(&self, token: &str) -> Result<(Mac, Vec<u8>)> {
+        let refused = || Error::new(ErrorKind::Refused, "no boot waits for this identity");
+        let (record, admission) = self.admit(token).map_err(|_| refused())?;
+        let Admission::NewBoot(boot) = admission else {
+            return Err(refused());
+        };
+        let profile = self.profile(record.mac).ok_or_else(refused)?;
+        // What it was called when its script was made: its disk has that name.
+        let record = Record {
+            name: boot.name,
+            ..record
+        };
+        let initrd = self.identities.initrd(&self.config(), &record, &profile)?;
+        Ok((record.mac, initrd))
     }
 
     /// Whose disk `client/NAME/TOKEN` is, and how large. Changes nothing.
@@ -295,6 +341,9 @@ impl Clients {
             true => self.disks.make(&id, profile.as_ref(), boot.version)?,
             false => self.disks.open_existing(&id)?,
         };
+        if let Some(profile) = &profile {
+            self.disks.apply_limits(&overlay, profile);
+        }
         self.registry
             .update(mac, |record| record.boots.making = false)?;
         self.trace

@@ -14,7 +14,7 @@ use super::{
     Clients,
     error::{Error, ErrorKind, Result},
     menus::Asked,
-    script::{Lease, Place, refusal},
+    script::{IDENTITY, Lease, Place, identity_token, refusal},
 };
 use crate::{
     config::{Config, DhcpMode},
@@ -48,12 +48,9 @@ impl BootPolicy {
         (path.language == Language::Ipxe).then(|| text(refusal(&reason)))
     }
 
-    /// Where this server gives the addresses, only the holder of the lease gets a machine's script.
     fn boot_text(&self, mac: Mac, path: ConfigPath, request: &FileRequest) -> Result<String> {
         let config = self.clients.config();
-        let full = config.dhcp.mode == DhcpMode::Full;
-        let holder = request.mac;
-        if holder.is_some_and(|holder| holder != mac) || full && holder.is_none() {
+        if !self.may_have(mac, request) {
             let context = "this is the boot script of another machine";
             return Err(Error::new(ErrorKind::Refused, context));
         }
@@ -64,6 +61,31 @@ impl BootPolicy {
             place: place(&config, request.local),
             lease: lease_of(&config, request.peer),
         })
+    }
+
+    /// Only its machine gets it, where this server knows which machine asks.
+    fn identity(&self, token: &str, request: &FileRequest) -> Option<Content> {
+        let found = self.clients.identity(token);
+        let found = found.and_then(|(mac, initrd)| match self.may_have(mac, request) {
+            true => Ok(initrd),
+            false => Err(Error::new(
+                ErrorKind::Refused,
+                "this is the identity of another machine",
+            )),
+        });
+        match found {
+            Ok(initrd) => Some(Content::Bytes(Bytes::from(initrd))),
+            Err(error) => {
+                tracing::warn!("{} gets no identity: {}", request.peer, error.with_causes());
+                None
+            }
+        }
+    }
+
+    /// Where this server gives the addresses, only the holder of the lease gets what is a machine's own.
+    fn may_have(&self, mac: Mac, request: &FileRequest) -> bool {
+        let full = self.clients.config().dhcp.mode == DhcpMode::Full;
+        request.mac == Some(mac) || request.mac.is_none() && !full
     }
 
     fn boot_file(&self, path: &str) -> Option<Content> {
@@ -142,6 +164,7 @@ impl Policy for BootPolicy {
         match request.path.split_once('/')? {
             ("tools", path) => self.clients.program_file(path).map(Content::File),
             ("images", path) => self.boot_file(path),
+            (IDENTITY, rest) => self.identity(identity_token(rest)?, request),
             _ => None,
         }
     }
@@ -213,6 +236,10 @@ fn describe(what: Happening) -> Option<(&'static str, String)> {
         Happening::Nak { reason } => ("refused", reason),
         Happening::NotServed { reason } => ("ignored", reason),
         Happening::Exhausted => ("refused", "no free address is left in the range".into()),
+        // The rest of its path is secret.
+        Happening::TransferStart { path, size, .. } if is_identity(&path) => {
+            (IDENTITY, format!("{size} bytes"))
+        }
         Happening::TransferStart {
             protocol: Protocol::Tftp,
             path,
@@ -222,6 +249,7 @@ fn describe(what: Happening) -> Option<(&'static str, String)> {
             let step = http_step(&path)?;
             (step, format!("{path} ({size} bytes)"))
         }
+        Happening::NotFound { path, .. } if is_identity(&path) => ("missing", IDENTITY.into()),
         Happening::NotFound { path, .. } => ("missing", path),
         Happening::OtherServer { server } => (
             "other-dhcp",
@@ -229,6 +257,10 @@ fn describe(what: Happening) -> Option<(&'static str, String)> {
         ),
         _ => return None,
     })
+}
+
+fn is_identity(path: &str) -> bool {
+    path.split('/').next() == Some(IDENTITY)
 }
 
 fn http_step(path: &str) -> Option<&'static str> {

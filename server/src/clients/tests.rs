@@ -30,10 +30,23 @@ fn open(dir: &Path, retention: &str) -> Clients {
     )
 }
 
+fn room_with_tls() -> Room {
+    let dir = tempfile::tempdir().unwrap();
+    publish(dir.path(), 1);
+    let clients = open_as(dir.path(), "tls = \"required\"", "image = \"demo\"\n");
+    let site = crate::clients::identity::SiteTls::of(&clients.config()).unwrap();
+    site.prepare().unwrap();
+    Room { dir, clients }
+}
+
 /// Opens a room whose group has these lines.
 pub fn open_with(dir: &Path, group: &str) -> Clients {
+    open_as(dir, "", group)
+}
+
+fn open_as(dir: &Path, server: &str, group: &str) -> Clients {
     let text = format!(
-        "[server]\ndata = {dir:?}\ninterface = \"lo\"\naddress = \"10.12.0.1/24\"\n\
+        "[server]\ndata = {dir:?}\ninterface = \"lo\"\naddress = \"10.12.0.1/24\"\n{server}\n\
          [dhcp]\nrange = \"10.12.0.100-10.12.0.199\"\n\
          [groups.room]\nmacs = [\"52:54:00:12:*\"]\nname = \"r-{{n}}\"\n{group}"
     );
@@ -293,6 +306,20 @@ fn a_crash_between_activation_and_fresh_overlay_is_made_good() {
 }
 
 #[test]
+fn a_kept_disk_takes_a_changed_quota_at_its_next_attachment() {
+    let old = room("keep");
+    write(&old.attach(&old.boot(MAC)).unwrap(), 7);
+    let Room { dir, clients } = old;
+    drop(clients);
+    let clients = open(dir.path(), "keep\"\nquota = \"4KiB");
+    let room = Room { dir, clients };
+    let disk = room.attach(&room.boot(MAC)).unwrap();
+    assert_eq!(first_byte(&disk), 7);
+    let refused = disk.write(&[1; 4096], 64 << 10, Durability::Process);
+    assert_eq!(refused.unwrap_err().kind(), overlay::ErrorKind::QuotaFull);
+}
+
+#[test]
 fn a_commit_makes_the_disk_of_a_running_machine_the_next_version() {
     let room = room("keep");
     let disk = room.attach(&room.boot(MAC)).unwrap();
@@ -341,4 +368,106 @@ fn a_forgotten_machine_leaves_nothing_and_comes_back_as_a_new_one() {
     assert!(room.clients.disks.list().unwrap().is_empty());
     assert_eq!(room.boot(OTHER).0, "r-1", "the name is free");
     assert_eq!(room.boot(MAC).0, "r-2");
+}
+
+#[test]
+fn an_identity_is_given_until_the_first_attach_and_to_no_old_token() {
+    let room = room_with_tls();
+    let identity = |token: &str| room.clients.identity(token);
+    let boot = room.boot(MAC);
+    let (mac, initrd) = identity(&boot.1).unwrap();
+    assert_eq!(mac, MAC);
+    assert!(initrd.starts_with(&[0x1f, 0x8b]));
+    room.attach(&boot).unwrap();
+    let kind = |token: &str| identity(token).unwrap_err().kind();
+    assert_eq!(
+        kind(&boot.1),
+        ErrorKind::Refused,
+        "any program on the machine knows it now"
+    );
+    assert_eq!(kind("00112233445566778899aabbccddeeff"), ErrorKind::Refused);
+    room.attach(&room.boot(MAC)).unwrap();
+    assert_eq!(kind(&boot.1), ErrorKind::Refused);
+}
+
+#[test]
+fn with_tls_the_script_says_so_and_names_the_identity() {
+    let script = |room: Room| room.told(MAC, Language::Ipxe, None).unwrap();
+    let with = script(room_with_tls());
+    assert!(
+        with.contains(" nbdroot=nbds://10.12.0.1:10809/client/r-1/"),
+        "{with}"
+    );
+    assert!(with.contains(" initrd=initrd0 initrd=initrd1 "), "{with}");
+    assert!(
+        with.contains("initrd --name initrd1 http://10.12.0.1/identity/"),
+        "{with}"
+    );
+    let without = script(room("boot"));
+    assert!(without.contains(" nbdroot=10.12.0.1:10809/"), "{without}");
+    assert!(!without.contains("identity"), "{without}");
+}
+
+fn snapshot(name: &str) -> overlay::SnapshotName {
+    overlay::SnapshotName::new(name).unwrap()
+}
+
+fn first_byte_of(opened: &snapshots::Opened) -> u8 {
+    let mut byte = [0; 1];
+    opened.view.read(&mut byte, 0).unwrap();
+    byte[0]
+}
+
+#[test]
+fn a_snapshot_is_read_by_its_token_and_by_no_other() {
+    let room = room("keep");
+    let disk = room.attach(&room.boot(MAC)).unwrap();
+    disk.write(&[5; 512], 0, Durability::Process).unwrap();
+    let monday = snapshot("monday");
+    room.clients.take_snapshot("r-1", &monday).unwrap();
+    disk.write(&[6; 512], 0, Durability::Process).unwrap();
+    let token = room
+        .clients
+        .open_snapshot("r-1", &monday)
+        .unwrap()
+        .to_string();
+    let opened = room.clients.opened_snapshot(&token).unwrap();
+    assert_eq!((first_byte_of(&opened), opened.client.as_str()), (5, "r-1"));
+    let (_, boot) = room.boot(MAC);
+    for guess in [boot.as_str(), &"0".repeat(32), ""] {
+        let error = room.clients.opened_snapshot(guess).err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::Refused);
+    }
+    let taken = room.clients.take_snapshot("r-1", &monday).unwrap_err();
+    assert_eq!(taken.kind(), ErrorKind::Refused);
+}
+
+/// The token stands for what was frozen when it was made, and neither for a later snapshot nor for another disk.
+#[test]
+fn a_token_does_not_open_a_later_snapshot_of_the_same_name() {
+    let room = room("keep");
+    room.attach(&room.boot(MAC)).unwrap();
+    let monday = snapshot("monday");
+    room.clients.take_snapshot("r-1", &monday).unwrap();
+    let token = room
+        .clients
+        .open_snapshot("r-1", &monday)
+        .unwrap()
+        .to_string();
+    room.clients.drop_snapshot("r-1", &monday).unwrap();
+    room.clients.opened_snapshot(&token).err().unwrap();
+    room.clients.take_snapshot("r-1", &monday).unwrap();
+    let error = room.clients.opened_snapshot(&token).err().unwrap();
+    assert_eq!(error.kind(), ErrorKind::Refused);
+    assert_eq!(room.clients.snapshots("r-1").unwrap().len(), 1);
+    room.clients.reset("r-1", None, true).unwrap();
+    assert_eq!(room.clients.snapshots("r-1").unwrap(), []);
+}
+
+#[test]
+fn the_name_that_commits_use_is_not_given_away() {
+    let room = room("keep");
+    room.attach(&room.boot(MAC)).unwrap();
+    let taken = room.clients.take_snapshot("r-1", &snapshot("commit"));
+    assert_eq!(taken.unwrap_err().kind(), ErrorKind::Refused);
 }

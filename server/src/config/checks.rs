@@ -5,7 +5,9 @@ use std::{collections::BTreeMap, net::Ipv4Addr, ops::Range};
 use ipnet::Ipv4Net;
 
 use super::{
-    Client, Config, DhcpMode, Group, Settings, dhcp, menu,
+    Client, Config, DhcpMode, Group, Settings, dhcp,
+    exports::TlsMode,
+    menu,
     problem::Problem,
     reader::{Located, nearest},
     units::AddressRange,
@@ -15,11 +17,13 @@ use super::{
 pub fn check(config: &Config, problems: &mut Vec<Problem>) {
     check_server(config, problems);
     dhcp::check(config, problems);
+    check_tls(config, problems);
     check_ranges(config, problems);
     check_clients(config, problems);
     check_patterns(config, problems);
     check_images(config, problems);
     check_menus(config, problems);
+    super::exports::check(config, problems);
 }
 
 fn check_server(config: &Config, problems: &mut Vec<Problem>) {
@@ -41,6 +45,25 @@ fn check_server(config: &Config, problems: &mut Vec<Problem>) {
     if config.server.http_port == config.server.nbd_port {
         let message = format!("http_port and nbd_port are both {}", config.server.nbd_port);
         problems.push(Problem::at(address.span.clone(), message).fix("give them different ports"));
+    }
+}
+
+/// A machine's disk comes by the server's own listener, which does TLS for all or for none.
+fn check_tls(config: &Config, problems: &mut Vec<Problem>) {
+    let groups = config.groups.values().map(|group| &group.settings);
+    let settings = groups.chain(config.clients.values().map(|client| &client.settings));
+    for own in settings.filter_map(|settings| settings.tls.as_ref()) {
+        let (message, fix) = match (config.server.tls.mode(), own.value) {
+            (TlsMode::Off, TlsMode::On | TlsMode::Required) => {
+                ("the server speaks no TLS", "add to [server]: tls = \"on\"")
+            }
+            (TlsMode::Required, TlsMode::Off | TlsMode::On) => (
+                "the server serves nobody without TLS",
+                "write tls = \"on\" in [server], and \"required\" where it is to be",
+            ),
+            _ => continue,
+        };
+        problems.push(Problem::at(own.span.clone(), message).fix(fix));
     }
 }
 

@@ -37,6 +37,11 @@ impl<'a> Section<'a> {
         }
     }
 
+    /// Where the table is.
+    pub fn span(&self) -> Range<usize> {
+        self.span.clone()
+    }
+
     /// The table under `key`, if it was written.
     pub fn table(&mut self, key: &'static str, problems: &mut Vec<Problem>) -> Option<Section<'a>> {
         let value = self.get(key)?;
@@ -185,11 +190,6 @@ impl<'a> Section<'a> {
             problems.push(wrong_type(key, value, "true or false"));
         }
         found
-    }
-
-    /// Where the table stands.
-    pub fn span(&self) -> Range<usize> {
-        self.span.clone()
     }
 
     /// A whole number within `range`.

@@ -1,4 +1,8 @@
-use super::{parse::parse, problem::Problem, units::Retention};
+use super::{
+    Config,
+    problem::{Problem, Sources},
+    units::Retention,
+};
 
 const GOOD: &str = r#"
 [server]
@@ -19,6 +23,18 @@ address = "10.12.0.20"
 retention = "keep"
 "#;
 
+fn sources(files: &[(&str, &str)]) -> Sources {
+    let mut sources = Sources::default();
+    files
+        .iter()
+        .for_each(|(path, text)| sources.add(path, *text));
+    sources
+}
+
+fn parse(text: &str) -> Result<Config, Vec<Problem>> {
+    super::parse::parse(&sources(&[("room.toml", text)]))
+}
+
 fn problems(source: &str) -> Vec<Problem> {
     parse(source).expect_err("the text is wrong on purpose")
 }
@@ -35,6 +51,14 @@ fn broken(from: &str, to: &str) -> (String, String, String) {
         source[span.unwrap_or(0..0)].to_owned(),
         fix.unwrap_or_default(),
     )
+}
+
+/// The one problem of GOOD with `more` behind it: what it says, and what to do.
+fn added(more: &str) -> (String, String) {
+    let list = problems(&format!("{GOOD}{more}"));
+    assert_eq!(list.len(), 1, "{list:?}");
+    let problem = list.into_iter().next().unwrap();
+    (problem.message, problem.fix.unwrap_or_default())
 }
 
 #[test]
@@ -109,8 +133,7 @@ fn rendered_problems_name_file_line_and_caret() {
     let source = GOOD.replace("retention = \"keep\"", "retension = \"keep\"");
     let list = problems(&source);
     let shown = super::Problems {
-        path: "room.toml".into(),
-        source,
+        sources: sources(&[("room.toml", &source)]),
         list,
     };
     assert_eq!(shown.line(&shown.list[0]), Some(17));
@@ -311,4 +334,143 @@ fn a_menu_has_entries_that_boot_one_thing_each() {
     }
     let found = wrong_with("[clients.teacher.menu]\n");
     assert!(found[0].contains("without entries"), "{found:?}");
+}
+
+const EXPORTS: &str = r#"
+[tls]
+folder = "/etc/bootroom/pki"
+[listeners.backup]
+address = "10.12.0.1:10810"
+tls = "required"
+client_certificates = "required"
+[listeners.local]
+unix = "/run/bootroom/nbd.sock"
+[exports.vm7]
+device = "/dev/vg0/vm7"
+mode = "read-write"
+allow = ["10.12.0.0/24", "10.13.0.7", "unix"]
+[exports.golden]
+image = "debian@3"
+mode = "copy-on-write"
+quota = "2GiB"
+certificates = ["backup"]
+"#;
+
+#[test]
+fn exports_listeners_and_certificates_are_read() {
+    use super::exports::{Allowed, ListenPlace, Mode, TlsMode};
+    let config = parse(&format!("{GOOD}{EXPORTS}")).unwrap();
+    let tls = config.tls.as_ref().unwrap();
+    assert_eq!(
+        tls.key,
+        std::path::Path::new("/etc/bootroom/pki/server.key")
+    );
+    assert_eq!(config.listeners["backup"].tls.mode(), TlsMode::Required);
+    let unix = ListenPlace::Unix("/run/bootroom/nbd.sock".into());
+    assert_eq!(config.listeners["local"].place.value, unix);
+    let vm = &config.exports["vm7"].spec;
+    assert_eq!((vm.mode, vm.allow.len()), (Mode::ReadWrite, 3));
+    assert_eq!(vm.allow[2], Allowed::Unix);
+    assert!(!vm.needs_tls());
+    assert!(config.exports["golden"].spec.needs_tls());
+}
+
+#[test]
+fn an_export_says_where_from_what_for_and_for_whom() {
+    let disk = "[exports.d]\nfile = \"/srv/d\"\n";
+    let (message, fix) = added(disk);
+    assert!(
+        message.contains("nobody") && fix.contains("allow"),
+        "{message}"
+    );
+    let open = format!("{disk}allow = [\"*\"]\n");
+    let (message, _) = added(&format!("{open}image = \"debian\"\n"));
+    assert!(message.contains("exactly one of"), "{message}");
+    let (message, _) = added(&format!("{open}shared = true\n"));
+    assert!(message.contains("nobody writes"), "{message}");
+    let (message, _) = added(&format!("{open}quota = \"1GiB\"\n"));
+    assert!(message.contains("quota"), "{message}");
+    let (message, fix) = added(&format!("{open}tls = \"required\"\n"));
+    assert!(message.contains("nothing listens with TLS") && fix.contains("[server]"));
+    let (message, _) =
+        added("[exports.d]\nimage = \"debian\"\nmode = \"read-write\"\nallow = [\"*\"]\n");
+    assert!(message.contains("never changes"), "{message}");
+    let (message, _) = added("[exports.\"client/x\"]\nfile = \"/d\"\nallow = [\"*\"]\n");
+    assert!(message.contains("machines' own"), "{message}");
+    let (message, _) = added("[exports.d]\nfile = \"/d\"\nallow = [\"10.12.0.0/33\"]\n");
+    assert!(message.contains("10.12.0.0/24"), "{message}");
+}
+
+#[test]
+fn listeners_stay_apart() {
+    let (message, _) = added("[listeners.a]\naddress = \"0.0.0.0:10809\"\n");
+    assert!(message.contains("[server] (nbd_port)"), "{message}");
+    let (message, _) = added("[listeners.a]\nunix = \"/a\"\naddress = \"10.12.0.1:1\"\n");
+    assert!(message.contains("either an address or"), "{message}");
+    let (message, _) = added("[tls]\ncertificate = \"/c\"\n");
+    assert!(message.contains("no certificate and key"), "{message}");
+}
+
+#[test]
+fn a_name_that_two_files_give_is_an_error_with_both_places() {
+    let more = "[groups.other]\n[exports.d]\nfile = \"/d\"\nallow = [\"unix\"]\n[groups.room12]\n";
+    let sources = sources(&[("room.toml", GOOD), ("conf.d/more.toml", more)]);
+    let list = super::parse::parse(&sources).expect_err("room12 is there twice");
+    assert_eq!(list.len(), 1, "{list:?}");
+    let shown = super::Problems { sources, list };
+    assert_eq!(shown.line(&shown.list[0]), Some(5));
+    let text = shown.to_string();
+    for part in [
+        "conf.d/more.toml:5:9",
+        "is in room.toml:8 already",
+        "[groups.room12]",
+    ] {
+        assert!(text.contains(part), "{part} is missing in:\n{text}");
+    }
+}
+
+#[test]
+fn conf_d_adds_exports_groups_and_clients_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    let main = write("bootroom.toml", GOOD);
+    write(
+        "conf.d/10-disk.toml",
+        "[exports.d]\nfile = \"/d\"\nallow = [\"unix\"]\n",
+    );
+    write("conf.d/notes.txt", "not TOML");
+    let config = super::load(&main).unwrap();
+    assert!(config.exports.contains_key("d"));
+    let stray = write("conf.d/20-server.toml", "\n[server]\ndata = \"/other\"\n");
+    let problems = super::load(&main).expect_err("[server] is not for conf.d");
+    assert_eq!(problems.list.len(), 1, "{problems}");
+    assert_eq!(problems.file(&problems.list[0]), stray);
+    assert_eq!(problems.line(&problems.list[0]), Some(2));
+    assert!(
+        problems
+            .to_string()
+            .contains("known here: groups, clients, exports")
+    );
+}
+
+#[test]
+fn a_group_can_say_otherwise_of_tls_as_far_as_the_server_lets_it() {
+    let config = parse(GOOD).unwrap();
+    assert!(!config.server.ssh_host_keys);
+    let with = |server: &str, group: &str| {
+        let text = GOOD.replace("[dhcp]", &format!("{server}\nssh_host_keys = true\n[dhcp]"));
+        parse(&text.replace("retention = \"boot\"", group))
+    };
+    let config = with("tls = \"on\"", "tls = \"required\"").unwrap();
+    assert!(config.server.ssh_host_keys && config.tls.unwrap().own);
+    let told = |server, group| with(server, group).unwrap_err().remove(0).message;
+    assert!(told("", "tls = \"on\"").contains("speaks no TLS"));
+    let message = told("tls = \"required\"", "tls = \"off\"");
+    assert!(message.contains("nobody without TLS"), "{message}");
+    assert!(told("", "tls = \"yes\"").contains("\"required\""));
 }

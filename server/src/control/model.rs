@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use pxe::Mac;
 use serde::{Deserialize, Serialize};
 
-use crate::{clients::Reset, config::units::Retention, trace::StuckView};
+use crate::{clients::Reset, config::units::Retention, room::Reloaded, trace::StuckView};
 
 /// The server as a whole.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -163,6 +163,32 @@ pub enum CommitStep {
     Published(String),
     /// Nothing was published, for this reason.
     Failed(String),
+}
+
+/// What became of `reload`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ReloadAnswer {
+    /// The new configuration is in force.
+    Done(Reloaded),
+    /// It cannot be used, for these reasons, with their places; the old one stays in force.
+    Refused(String),
+}
+
+/// A snapshot of a disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotView {
+    /// Its name.
+    pub name: overlay::SnapshotName,
+    /// When it was taken, in seconds since 1970.
+    pub taken: Option<u64>,
+}
+
+/// Where an opened snapshot can be read until the server stops. Whoever knows it may read it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenedSnapshot {
+    /// An NBD URI.
+    pub uri: String,
 }
 
 /// An overlay and the version it needs.

@@ -19,17 +19,15 @@ use super::{
     jobs::{Job, Mailbox},
     output::Output,
     pool::{Lane, Pool},
-    registry::Live,
-    transport::Transport,
+    registry::{Ending, Live},
+    transport::{Transport, Unsent},
 };
 
 /// After so long without a request the buffers are given back.
 const IDLE: Duration = Duration::from_secs(2);
-/// Reads of at least this length are looked up piece by piece: parts in memory maps are sent from there, and zeros
-/// as holes. Shorter ones are copied, which costs less than asking. Bytes.
+/// Reads of at least this length are looked up piece by piece: parts that lie in memory are sent from the page cache,
+/// and zeros as holes. Shorter ones are copied, which costs less than asking. Bytes.
 const LOOKED_UP: u64 = 32 << 10;
-/// Longest stretch that is asked for at once in a memory map. Bytes.
-const MAP_STRIDE: u64 = 512 << 10;
 /// Jobs that a connection may have under way.
 const MOST_JOBS: usize = 128;
 
@@ -39,7 +37,7 @@ pub enum End {
     Closed,
     /// It was evicted, or its export is gone.
     Gone,
-    /// The service stops.
+    /// It was asked to end.
     Drained,
     /// It broke the protocol, or the socket failed.
     Failed(String),
@@ -80,9 +78,8 @@ struct Transmission<'a, 'd> {
     engine: &'a Engine<'a>,
     device: &'d dyn Device,
     rules: Rules,
-    /// Whether data may be sent straight from memory maps: only if nobody but the kernel reads it. TLS encrypts in
-    /// this process, where a page that cannot be read is a SIGBUS and not an error.
-    maps: bool,
+    /// Whether the kernel may send files by itself: not with TLS, which this process encrypts.
+    files: bool,
     contexts: Arc<[MetaContext]>,
     input: Input,
     output: Output<'d>,
@@ -149,13 +146,13 @@ impl<'a> Transmission<'a, 'a> {
         engine: &'a Engine<'a>,
         session: &Session,
         early: &[u8],
-        maps: bool,
+        files: bool,
     ) -> io::Result<Self> {
         Ok(Self {
             engine,
             device: &**engine.device,
             rules: rules(session),
-            maps,
+            files,
             contexts: session.contexts.clone().into(),
             input: Input::with(early)?,
             output: Output::default(),
@@ -250,15 +247,17 @@ impl<'d> Transmission<'_, 'd> {
         if self.engine.live.is_evicted() {
             return Err(End::Gone);
         }
-        debug_assert!(self.maps || !self.output.has_mapped());
-        let sent = transport.send(&mut self.output.slices());
-        if let Err(error) = sent {
-            if error.raw_os_error() == Some(libc::EFAULT) {
-                // A page of the map could not be read. The client asks again on a new connection, and is then
-                // served by reading, which can report the error.
+        match transport.send(&self.output) {
+            Ok(()) => {}
+            Err(Unsent::Socket(error)) => return Err(error.into()),
+            Err(Unsent::File(error)) => {
+                // The head of the reply is out. The client asks again on a new connection, and is then served by
+                // reading, which can report the error.
                 self.device.distrust();
+                let text = format!("cannot read what was being sent: {error}");
+                self.count_error(&text);
+                return Err(End::Failed(text));
             }
-            return Err(error.into());
         }
         self.output.clear();
         let sent = std::mem::take(&mut self.unsent);
@@ -338,13 +337,17 @@ impl<'d> Transmission<'_, 'd> {
             || (self.jobs > 0 && self.engine.pool.is_full())
     }
 
-    /// The service stops: clients that come back by themselves are cut off, others are told.
+    /// The connection ends: clients that come back by themselves, or for what the export is now, are cut off; others
+    /// are told.
     fn turn_away(&mut self, request: Request, header: usize) -> Result<Next, End> {
-        if self.engine.returns {
+        let changed = self.engine.live.ending() == Some(Ending::Changed);
+        if self.engine.returns || changed {
             return Err(End::Drained);
         }
         self.input.consume(header);
-        self.refuse(request, IoError::Shutdown, "the service is stopping")
+        // Not worth a line in the log: that it ends is told anyway.
+        self.told_error = true;
+        self.refuse(request, IoError::Shutdown, "the export is being withdrawn")
     }
 
     /// Answers with `error` after skipping the payload.
@@ -391,10 +394,16 @@ impl<'d> Transmission<'_, 'd> {
         operation: Operation,
         header: usize,
     ) -> Result<Next, End> {
-        let length = request.length as usize;
-        if !Input::fits(length) {
-            return Err(End::Failed("a block status filter that is too long".into()));
+        // Eight bytes, and each context at most once; what is longer is skipped.
+        if request.length > 8 + 4 * self.contexts.len() as u64 {
+            self.input.consume(header);
+            return self.refuse(
+                request,
+                IoError::Invalid,
+                "a block status filter that is too long",
+            );
         }
+        let length = request.length as usize;
         let Some(payload) = self.input.bytes().get(header..header + length) else {
             return Ok(Next::Receive);
         };
@@ -428,9 +437,7 @@ impl<'d> Transmission<'_, 'd> {
             payload,
             span,
         };
-        self.jobs += 1;
-        self.in_flight += job.weight();
-        self.engine.pool.take(job.weight());
+        let weight = job.weight();
         let read = if matches!(operation, Operation::Read { .. }) {
             request.length
         } else {
@@ -443,6 +450,10 @@ impl<'d> Transmission<'_, 'd> {
             self.engine.live.id,
             Box::new(move || mailbox.put(job.run())),
         );
+        // Counted when it is certain to come back.
+        self.jobs += 1;
+        self.in_flight += weight;
+        self.engine.pool.take(weight);
     }
 }
 
@@ -456,5 +467,7 @@ fn wait_for_bell(bell: &impl AsFd) -> io::Result<()> {
     }
 }
 
+#[cfg(test)]
+mod musts;
 #[cfg(test)]
 mod tests;

@@ -3,6 +3,7 @@
 use std::{
     ops::Range,
     os::fd::{AsFd, OwnedFd},
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
 };
 
@@ -10,7 +11,7 @@ use nbd::{HeaderStyle, IoError, MetaContext, Operation, Request, reply};
 use parking_lot::Mutex;
 use rustix::event::{EventfdFlags, eventfd};
 
-use super::device::{Device, Extent, Fault};
+use super::device::{DIRTY_BITMAP, Device, Extent, Fault};
 
 /// Most extents in one answer to BLOCK_STATUS and context.
 const MOST_EXTENTS: usize = 4096;
@@ -93,10 +94,13 @@ impl Job {
         }
     }
 
-    /// Does it.
+    /// Does it. A bug that panics is an error of this request: the connection waits for an answer to each job, and
+    /// what the device holds is not half changed by any panic (its locks are of the kind that is not poisoned, and the
+    /// disk is as after a kill at that moment, which it must stand anyway).
     pub fn run(self) -> Finished {
         let weight = self.weight();
-        match self.reply() {
+        let reply = catch_unwind(AssertUnwindSafe(|| self.reply()));
+        match reply.unwrap_or_else(|_| Err(panicked())) {
             Ok(reply) => Finished {
                 reply: Ok(reply),
                 error: None,
@@ -166,16 +170,17 @@ impl Job {
     }
 
     fn status(&self, one: bool) -> Result<Vec<u8>, Fault> {
-        let start = self.request.offset;
-        let most = if one { 1 } else { MOST_EXTENTS };
-        let extents = self.device.status(start..start + self.span, most)?;
-        if extents.is_empty() {
-            return Err(Fault::Request(IoError::Io, "no block status".into()));
-        }
+        let mut extents = None;
         let mut out = Vec::new();
         for (number, context) in self.contexts.iter().enumerate() {
             let last = number + 1 == self.contexts.len();
-            let list = encode(&context.name, &extents, one);
+            let list = match context.name.strip_prefix(DIRTY_BITMAP) {
+                Some(snapshot) => self.changed(snapshot, one)?,
+                None => encode(&context.name, self.extents(&mut extents, one)?, one),
+            };
+            if list.is_empty() {
+                return Err(Fault::Request(IoError::Io, "no block status".into()));
+            }
             out.extend(reply::block_status(
                 self.style,
                 &self.request,
@@ -186,6 +191,43 @@ impl Job {
         }
         Ok(out)
     }
+
+    fn asked(&self) -> Range<u64> {
+        self.request.offset..self.request.offset + self.span
+    }
+
+    /// What the contexts about allocation are made from: looked up once, for whichever comes first.
+    fn extents<'e>(
+        &self,
+        known: &'e mut Option<Vec<Extent>>,
+        one: bool,
+    ) -> Result<&'e [Extent], Fault> {
+        let found = match known.take() {
+            Some(extents) => extents,
+            None => self.device.status(self.asked(), most(one))?,
+        };
+        Ok(known.insert(found))
+    }
+
+    fn changed(&self, snapshot: &str, one: bool) -> Result<Vec<(u64, u64)>, Fault> {
+        let runs = self.device.changed(snapshot, self.asked(), most(one))?;
+        let status = |(length, changed)| (length, u64::from(changed) * DIRTY);
+        Ok(runs.into_iter().map(status).collect())
+    }
+}
+
+/// The bit of `qemu:dirty-bitmap:` that says that a stretch changed.
+const DIRTY: u64 = 1;
+
+/// Most extents that are looked up.
+fn most(one: bool) -> usize {
+    if one { 1 } else { MOST_EXTENTS }
+}
+
+/// What a request is told whose serving panicked; the panic itself stands in the log.
+fn panicked() -> Fault {
+    let text = "a bug in the server (see its log for the panic)";
+    Fault::Request(IoError::Io, text.into())
 }
 
 /// The extents as `context` sees them, equal neighbours joined.

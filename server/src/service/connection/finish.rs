@@ -11,9 +11,10 @@ impl Transmission<'_, '_> {
             return Ok(());
         }
         let mut gone = false;
-        for finished in self.mailbox.take() {
-            self.jobs -= 1;
-            self.unsent += finished.weight;
+        let done = self.mailbox.take();
+        self.jobs -= done.len();
+        self.unsent += done.iter().map(|finished| finished.weight).sum::<u64>();
+        for finished in done {
             if let Some(error) = &finished.error {
                 self.count_error(error);
             }
@@ -56,7 +57,15 @@ impl Transmission<'_, '_> {
 }
 
 impl Drop for Transmission<'_, '_> {
+    /// Nothing is under way here but when a bug panics: also then a successor must not be let in before all of this
+    /// connection's requests have ended (design P6).
     fn drop(&mut self) {
+        if self.jobs > 0 {
+            self.jobs -= self.lane.cancel(self.engine.live.id);
+        }
+        while self.jobs > 0 && wait_for_bell(&self.mailbox.bell()).is_ok() {
+            self.jobs -= self.mailbox.take().len();
+        }
         self.engine.pool.give_back(self.in_flight);
     }
 }

@@ -2,9 +2,12 @@
 
 mod directory;
 mod file;
+mod flushes;
 mod overlaid;
+mod snapshot;
 
-pub use directory::{OneExport, Wide};
+pub use directory::{OneExport, Wide, WithSnapshots};
 pub use file::FileExport;
 #[allow(unused_imports)] // A room's clients are served by OverlayDevice.
 pub use overlaid::{CowExport, OverlayDevice, OverlayExport, Suspects, overlay_info};
+pub use snapshot::SnapshotExport;

@@ -1,4 +1,5 @@
-//! The exports of a server: every client's disk, under a name that only its current boot knows.
+//! Every machine's disk, under a name that only its current boot knows, and snapshots of
+//! them, under names that only who may use the control API can ask for.
 
 use std::sync::Arc;
 
@@ -6,14 +7,24 @@ use nbd::{ExportInfo, OptionError, Refusal};
 use pxe::Mac;
 
 use crate::{
-    clients::{Clients, error::Error},
+    clients::{Clients, error::Error, snapshots::Opened},
+    config::exports::{ClientCertificates, TlsMode},
     service::{
         Device, Export, Exports, Peer,
-        devices::{OverlayDevice, Suspects, overlay_info},
+        devices::{OverlayDevice, SnapshotExport, Suspects, overlay_info},
     },
 };
 
-/// Finds the disk behind `client/NAME/TOKEN`.
+/// How the names begin that are not for the configuration to give.
+const DISK: &str = "client/";
+const SNAPSHOT: &str = "snapshot/";
+
+/// Whether only [`ClientExports`] can know of an export called `name`.
+pub fn is_reserved(name: &str) -> bool {
+    name.starts_with(DISK) || name.starts_with(SNAPSHOT)
+}
+
+/// Finds the disk behind `client/NAME/TOKEN`, and the snapshot behind `snapshot/TOKEN`.
 pub struct ClientExports {
     clients: Arc<Clients>,
     suspects: Suspects,
@@ -25,6 +36,16 @@ impl ClientExports {
         let suspects = Suspects::default();
         ClientExports { clients, suspects }
     }
+
+    /// Whoever shows a certificate opens only the disk of whom it names (design §5). Where the machines have
+    /// certificates, none comes in without, whatever the listener lets through.
+    fn may_be(&self, client: &str, peer: &Peer) -> bool {
+        let asked = self.clients.config().server.tls.client_certificates();
+        match peer.names.is_empty() {
+            true => asked == ClientCertificates::Optional,
+            false => peer.names.iter().any(|name| name == client),
+        }
+    }
 }
 
 impl Exports for ClientExports {
@@ -33,9 +54,15 @@ impl Exports for ClientExports {
         Vec::new()
     }
 
-    fn find(&self, name: &str, _peer: &Peer) -> Result<Arc<dyn Export>, Refusal> {
-        let rest = name.strip_prefix("client/").ok_or_else(Refusal::unknown)?;
+    fn find(&self, name: &str, peer: &Peer) -> Result<Arc<dyn Export>, Refusal> {
+        if let Some(token) = name.strip_prefix(SNAPSHOT) {
+            return self.snapshot(token);
+        }
+        let rest = name.strip_prefix(DISK).ok_or_else(Refusal::unknown)?;
         let (client, token) = rest.split_once('/').ok_or_else(Refusal::unknown)?;
+        if !self.may_be(client, peer) {
+            return Err(Refusal::unknown());
+        }
         let (mac, size) = self
             .clients
             .disk_of(client, token)
@@ -48,6 +75,15 @@ impl Exports for ClientExports {
             mac,
             size,
         }))
+    }
+}
+
+impl ClientExports {
+    fn snapshot(&self, token: &str) -> Result<Arc<dyn Export>, Refusal> {
+        let opened = self.clients.opened_snapshot(token);
+        let Opened { client, name, view } = opened.map_err(|error| refusal(&error))?;
+        let shown = format!("snapshot {name} of {client}");
+        Ok(Arc::new(SnapshotExport::new(view, shown)))
     }
 }
 
@@ -73,6 +109,10 @@ impl Export for ClientDisk {
         let mut info = overlay_info(self.size);
         info.description = Some(format!("disk of {}", self.client));
         Ok(info)
+    }
+
+    fn needs_tls(&self) -> bool {
+        self.clients.tls_of(self.mac) == TlsMode::Required
     }
 
     fn owner(&self) -> Option<String> {
