@@ -44,7 +44,8 @@ pub struct Step {
     pub client: String,
     /// Which machine.
     pub mac: Mac,
-    /// What: `discover`, `dhcp`, `tftp`, `ipxe`, `kernel`, `initramfs`, `attached`, `up`, and what goes wrong; `stuck` with the advice.
+    /// What: `discover`, `dhcp`, `tftp`, `ipxe`, `kernel`, `initramfs`, `identity`, `attached`, `up`, and what goes wrong;
+    /// `stuck` with the advice.
     pub step: String,
     /// More about it, for people.
     pub detail: String,

@@ -47,6 +47,11 @@ pub struct Profile {
 }
 
 impl Profile {
+    /// Whether its host key comes over TLS, rather than in that initrd.
+    pub fn has_secret(&self) -> bool {
+        self.tls != TlsMode::Off && self.ssh_host_keys
+    }
+
     /// The same machine, when this entry of its menu is chosen.
     pub fn choosing(&self, entry: &Entry) -> Self {
         let args = [

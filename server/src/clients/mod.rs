@@ -248,19 +248,33 @@ impl Clients {
     /// # Errors
     /// [`ErrorKind::Refused`] when no boot waits for it; [`ErrorKind::Identity`] when it cannot be made.
     pub fn identity(&self, token: &str) -> Result<(Mac, Vec<u8>)> {
+        let (record, profile) = self.waiting(token)?;
+        let initrd = self.identities.initrd(&self.config(), &record, &profile)?;
+        Ok((record.mac, initrd))
+    }
+
+    /// The private ssh host key of the boot `identity/NAME/TOKEN`, where it is not in the initrd. As long as that.
+    ///
+    /// # Errors
+    /// As [`Clients::identity`].
+    pub fn secret(&self, name: &str, token: &str) -> Result<String> {
+        let (record, profile) = self.waiting(token)?;
+        match profile.has_secret() && record.name.as_str() == name {
+            true => self.identities.secret(&record),
+            false => Err(Error::new(ErrorKind::Refused, "no such secret")),
+        }
+    }
+
+    /// The machine whose boot `token` has not attached its disk yet, by the name that its disk has.
+    fn waiting(&self, token: &str) -> Result<(Record, Profile)> {
         let refused = || Error::new(ErrorKind::Refused, "no boot waits for this identity");
         let (record, admission) = self.admit(token).map_err(|_| refused())?;
         let Admission::NewBoot(boot) = admission else {
             return Err(refused());
         };
         let profile = self.profile(record.mac).ok_or_else(refused)?;
-        // What it was called when its script was made: its disk has that name.
-        let record = Record {
-            name: boot.name,
-            ..record
-        };
-        let initrd = self.identities.initrd(&self.config(), &record, &profile)?;
-        Ok((record.mac, initrd))
+        let name = boot.name;
+        Ok((Record { name, ..record }, profile))
     }
 
     /// Whose disk `client/NAME/TOKEN` is, and how large. Changes nothing.

@@ -33,7 +33,8 @@ fn open(dir: &Path, retention: &str) -> Clients {
 fn room_with_tls() -> Room {
     let dir = tempfile::tempdir().unwrap();
     publish(dir.path(), 1);
-    let clients = open_as(dir.path(), "tls = \"required\"", "image = \"demo\"\n");
+    let server = "tls = \"required\"\nssh_host_keys = true";
+    let clients = open_as(dir.path(), server, "image = \"demo\"\n");
     let site = crate::clients::identity::SiteTls::of(&clients.config()).unwrap();
     site.prepare().unwrap();
     Room { dir, clients }
@@ -378,7 +379,14 @@ fn an_identity_is_given_until_the_first_attach_and_to_no_old_token() {
     let (mac, initrd) = identity(&boot.1).unwrap();
     assert_eq!(mac, MAC);
     assert!(initrd.starts_with(&[0x1f, 0x8b]));
+    let secret = |(name, token): &(String, String)| room.clients.secret(name, token);
+    assert!(secret(&boot).unwrap().contains("OPENSSH PRIVATE KEY"));
+    assert!(
+        secret(&("r-2".into(), boot.1.clone())).is_err(),
+        "another's name"
+    );
     room.attach(&boot).unwrap();
+    assert_eq!(secret(&boot).unwrap_err().kind(), ErrorKind::Refused);
     let kind = |token: &str| identity(token).unwrap_err().kind();
     assert_eq!(
         kind(&boot.1),
@@ -403,6 +411,7 @@ fn with_tls_the_script_says_so_and_names_the_identity() {
         with.contains("initrd --name initrd1 http://10.12.0.1/identity/"),
         "{with}"
     );
+    assert!(with.contains(" bootroom.identity=identity/r-1/"), "{with}");
     let without = script(room("boot"));
     assert!(without.contains(" nbdroot=10.12.0.1:10809/"), "{without}");
     assert!(!without.contains("identity"), "{without}");
