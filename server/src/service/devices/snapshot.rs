@@ -15,13 +15,24 @@ use crate::service::{Device, Export, Extent, Fault, device::DIRTY_BITMAP};
 pub struct SnapshotExport {
     view: Arc<View>,
     description: String,
+    needs_tls: bool,
 }
 
 impl SnapshotExport {
     /// Gives out what `view` shows. Clients that ask are told `description`, and so is the log.
     pub fn new(view: View, description: String) -> Self {
         let view = Arc::new(view);
-        Self { view, description }
+        Self {
+            view,
+            description,
+            needs_tls: false,
+        }
+    }
+
+    /// The same, for those who use TLS.
+    pub fn over_tls_only(self) -> Self {
+        let needs_tls = true;
+        Self { needs_tls, ..self }
     }
 }
 
@@ -36,6 +47,10 @@ impl Export for SnapshotExport {
         info.description = Some(self.description.clone());
         info.contexts.extend(contexts(self.view.older()));
         Ok(info)
+    }
+
+    fn needs_tls(&self) -> bool {
+        self.needs_tls
     }
 
     fn shown(&self) -> Option<String> {
