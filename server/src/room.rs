@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashSet,
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -27,15 +27,17 @@ use crate::{
     clients::{BootPolicy, Clients, disks::Disks, identity::SiteTls, registry::Registry},
     config::{Config, Dhcp as DhcpSettings, DhcpMode},
     control::{self, ControlSocket},
-    exports::ClientExports,
-    service::{self, Limits, Service, ServiceOptions},
+    exports::{ClientExports, NamedExports, RoomExports, source::Opener},
+    service::{self, Limits, Listener, Service, ServiceOptions, tls::Tls},
     trace::Trace,
 };
 
 mod listeners;
+mod reload;
 
 use listeners::Listeners;
 pub use listeners::tls_states;
+pub use reload::{Reloaded, Reloader};
 
 /// Everything that serves a room, bound and ready.
 pub struct Room {
@@ -46,6 +48,7 @@ pub struct Room {
     http: Http,
     control: ControlSocket,
     disks: Listeners,
+    named: Arc<NamedExports>,
 }
 
 impl Room {
@@ -74,9 +77,13 @@ impl Room {
         if let Some(site) = SiteTls::of(&config) {
             site.prepare()?;
         }
-        let disks = Listeners::bind(&config)?;
+        clear_scratch(&config)?;
+        let named = Arc::new(NamedExports::default());
+        let plan = named.plan(&config, &opener(&clients));
+        named.begin(plan.map_err(|list| config.refuse(list))?);
         Ok(Room {
-            disks,
+            disks: Listeners::bind(&config)?,
+            named,
             tftp: Tftp::bind(tftp, leases.clone(), policy.clone())?,
             http: Http::bind(http, leases.clone(), policy)?,
             clients,
@@ -93,22 +100,36 @@ impl Room {
     pub async fn serve(self) -> anyhow::Result<()> {
         let stop = CancellationToken::new();
         let mut services = JoinSet::new();
+        let control = self.dhcp.as_ref().map(Dhcp::control);
         if let Some(dhcp) = self.dhcp {
             services.spawn(named("DHCP", dhcp.run(stop.clone().cancelled_owned())));
         }
         services.spawn(named("TFTP", self.tftp.run(stop.clone().cancelled_owned())));
         services.spawn(named("HTTP", self.http.run(stop.clone().cancelled_owned())));
-        let disks = serve_disks(self.disks, self.clients.clone())?;
+        let exports = RoomExports {
+            clients: ClientExports::new(self.clients.clone()),
+            named: self.named.clone(),
+        };
+        let disks = serve_disks(self.disks.sockets, exports)?;
+        let reloader = Arc::new(Reloader {
+            clients: self.clients.clone(),
+            named: self.named,
+            tls: self.disks.tls,
+            dhcp: control,
+            disks: disks.clone(),
+            one_at_a_time: Mutex::default(),
+        });
         let sources = control::Sources {
             clients: self.clients.clone(),
             leases: self.leases,
             disks: disks.clone(),
+            reloader: reloader.clone(),
             started: Instant::now(),
         };
         services.spawn(control::serve(self.control, sources, stop.clone()));
         let signals = Signals::register()?;
         announce(&self.clients.config());
-        let outcome = signals.wait(&mut services).await;
+        let outcome = signals.wait(&mut services, &reloader).await;
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
         stop.cancel();
         while services.join_next().await.is_some() {}
@@ -122,11 +143,39 @@ impl Room {
 /// How long clients have to take the answers to what they have asked before the server stops.
 const DRAIN: Duration = Duration::from_secs(10);
 
-fn serve_disks(listeners: Listeners, clients: Arc<Clients>) -> anyhow::Result<Service> {
+/// What opens named exports.
+fn opener(clients: &Clients) -> Opener<'_> {
+    Opener {
+        clients,
+        scratch: scratch(&clients.config()),
+        low_water: low_water(),
+    }
+}
+
+/// Where copies on write are kept as long as their connections last.
+fn scratch(config: &Config) -> PathBuf {
+    config.server.data.value.join("scratch")
+}
+
+/// Removes what a killed server left. Only the owner of the data directory gets here.
+fn clear_scratch(config: &Config) -> anyhow::Result<()> {
+    let scratch = scratch(config);
+    match std::fs::remove_dir_all(&scratch) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot clear {}", scratch.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn serve_disks(
+    listeners: Vec<(Listener, Arc<Tls>)>,
+    exports: RoomExports,
+) -> anyhow::Result<Service> {
     let said = Said::default();
     let service = Service::start(ServiceOptions {
-        listeners: listeners.sockets,
-        exports: Arc::new(ClientExports::new(clients)),
+        listeners,
+        exports: Arc::new(exports),
         limits: Limits::default(),
         events: Box::new(move |event| log_disk_event(&said, event)),
     });
@@ -154,20 +203,18 @@ const MOST_SAID: usize = 1024;
 fn log_disk_event(said: &Said, event: service::Event) {
     use service::Event::{Attached, Detached, Evicted, Failed, Refused};
     match event {
-        Attached { peer, owner, .. } => {
-            tracing::info!("{peer} attached the disk of {}", owner.unwrap_or_default());
-        }
+        Attached {
+            peer,
+            owner,
+            export,
+            ..
+        } => tracing::info!("{peer} attached {}", what(owner, &export)),
         Detached {
             peer,
             owner,
+            export,
             reason,
-            ..
-        } => {
-            tracing::info!(
-                "{peer} let go of the disk of {}: {reason}",
-                owner.unwrap_or_default()
-            );
-        }
+        } => tracing::info!("{peer} let go of {}: {reason}", what(owner, &export)),
         Evicted { peer, owner } => {
             tracing::warn!("{peer} lost the disk of {owner} to a newer connection");
         }
@@ -176,6 +223,14 @@ fn log_disk_event(said: &Said, event: service::Event) {
         }
         Refused { .. } => {}
         Failed { peer, error, .. } => tracing::error!("a request of {peer} failed: {error}"),
+    }
+}
+
+/// A machine's disk has an owner, and a secret in its name.
+fn what(owner: Option<String>, export: &str) -> String {
+    match owner {
+        Some(owner) => format!("the disk of {owner}"),
+        None => format!("the export {export}"),
     }
 }
 
@@ -199,33 +254,48 @@ fn announce(config: &Config) {
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
 }
 
-/// What ends a server. Registered before anyone is told that it is ready.
+/// What a server is told. Registered before anyone is told that it is ready.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    hangup: Signal,
 }
 
 impl Signals {
     fn register() -> anyhow::Result<Self> {
         let terminate = signal(SignalKind::terminate())?;
         let interrupt = signal(SignalKind::interrupt())?;
+        let hangup = signal(SignalKind::hangup())?;
         Ok(Signals {
             terminate,
             interrupt,
+            hangup,
         })
     }
 
     /// A signal ends it well; a service that ends by itself does not.
-    async fn wait(mut self, services: &mut JoinSet<anyhow::Result<()>>) -> anyhow::Result<()> {
-        tokio::select! {
-            _ = self.terminate.recv() => tracing::info!("SIGTERM: stopping"),
-            _ = self.interrupt.recv() => tracing::info!("SIGINT: stopping"),
-            Some(ended) = services.join_next() => {
-                ended??;
-                anyhow::bail!("a service ended by itself");
+    async fn wait(
+        mut self,
+        services: &mut JoinSet<anyhow::Result<()>>,
+        reloader: &Arc<Reloader>,
+    ) -> anyhow::Result<()> {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => {
+                    tracing::info!("SIGTERM: stopping");
+                    return Ok(());
+                }
+                _ = self.interrupt.recv() => {
+                    tracing::info!("SIGINT: stopping");
+                    return Ok(());
+                }
+                _ = self.hangup.recv() => reload::on_signal(reloader.clone()),
+                Some(ended) = services.join_next() => {
+                    ended??;
+                    anyhow::bail!("a service ended by itself");
+                }
             }
         }
-        Ok(())
     }
 }
 

@@ -7,15 +7,16 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use clap::{Args, ValueEnum};
-use overlay::{Base, BaseId, Digest, FileBase, Overlay, OverlayId, OverlaySpec, Retention, Store};
+use overlay::{BaseId, Overlay, OverlayId, OverlaySpec, Retention, Store};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::Exit;
 use crate::{
     control::{self, ControlSocket},
+    exports::source::file_base,
     service::{
         Event, Export, Exports, Limits, Listener, Service, ServiceOptions,
         devices::{CowExport, FileExport, OneExport, OverlayExport, Wide, WithSnapshots},
@@ -221,7 +222,6 @@ struct Opened {
     export: Arc<dyn Export>,
     /// An overlay that lasts, and its folder.
     kept: Option<(Arc<Overlay>, PathBuf)>,
-    _scratch: Option<tempfile::TempDir>,
 }
 
 impl Opened {
@@ -229,7 +229,6 @@ impl Opened {
         Self {
             export: Arc::new(export),
             kept: None,
-            _scratch: None,
         }
     }
 }
@@ -237,15 +236,8 @@ impl Opened {
 fn open(options: &ExportOptions) -> anyhow::Result<Opened> {
     let file = &options.file;
     if options.cow {
-        let scratch =
-            tempfile::tempdir_in("/var/tmp").context("cannot make a folder in /var/tmp")?;
-        let base = base(file)?;
-        let size = base.size();
-        let store = store(scratch.path())?;
-        return Ok(Opened {
-            _scratch: Some(scratch),
-            ..Opened::new(CowExport::new(store, base, size))
-        });
+        let export = CowExport::new(Path::new("/var/tmp"), file_base(file)?, None, 0)?;
+        return Ok(Opened::new(export));
     }
     if let Some(folder) = &options.overlay {
         return overlaid(file, folder);
@@ -261,7 +253,7 @@ fn store(folder: &Path) -> anyhow::Result<Store> {
 }
 
 fn overlaid(file: &Path, folder: &Path) -> anyhow::Result<Opened> {
-    let base = base(file)?;
+    let base = file_base(file)?;
     let store = store(folder)?;
     let id = OverlayId::new("export")?;
     let known = store.list()?.iter().any(|(other, _)| *other == id);
@@ -310,29 +302,4 @@ impl Export for Kept {
     fn open(&self) -> Result<Arc<dyn crate::service::Device>, nbd::Refusal> {
         self.export.open()
     }
-}
-
-/// The file as a base. Its identity is what tells a file that was changed: size and time of its last change.
-fn base(file: &Path) -> anyhow::Result<Arc<dyn Base>> {
-    use std::os::unix::fs::MetadataExt;
-    let meta =
-        std::fs::metadata(file).with_context(|| format!("cannot open {}", file.display()))?;
-    if !meta.is_file() {
-        bail!(
-            "{} is no regular file: --cow and --overlay need one",
-            file.display()
-        );
-    }
-    let mut hash = blake3::Hasher::new();
-    for number in [meta.len(), meta.mtime() as u64, meta.mtime_nsec() as u64] {
-        hash.update(&number.to_be_bytes());
-    }
-    let digest = *hash.finalize().as_bytes();
-    let mut version = [0; 16];
-    version.copy_from_slice(&digest[..16]);
-    let id = BaseId {
-        version: uuid::Uuid::from_bytes(version),
-        digest: Digest(digest),
-    };
-    Ok(Arc::new(FileBase::open(file, id)?))
 }

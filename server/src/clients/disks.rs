@@ -108,7 +108,11 @@ impl Disks {
         })
     }
 
-    fn open_version(&self, id: VersionId) -> Result<Arc<VersionDisk>> {
+    /// A version's disk, which all that use it share.
+    ///
+    /// # Errors
+    /// When it is not in the catalogue any more, or damaged.
+    pub fn open_version(&self, id: VersionId) -> Result<Arc<VersionDisk>> {
         let mut open = self.open_versions.lock();
         if let Some(disk) = open.get(&id).and_then(Weak::upgrade) {
             return Ok(disk);

@@ -80,9 +80,8 @@ impl Clients {
         trace: Arc<Trace>,
     ) -> Result<Self> {
         let identities = Identities::at(config.server.identities());
-        let config = ArcSwap::from_pointee(config);
         let clients = Clients {
-            config,
+            config: ArcSwap::from_pointee(config),
             registry,
             disks,
             identities,
@@ -91,8 +90,18 @@ impl Clients {
             committing: Mutex::default(),
             tickets: Mutex::default(),
         };
-        clients.apply_names()?;
+        clients.apply_names(&clients.config())?;
         Ok(clients)
+    }
+
+    /// Serves the machines of `config` from now on. Those that run keep their disks, also if it does not name them.
+    ///
+    /// # Errors
+    /// When names that it gives cannot be recorded; the configuration stays as it was then.
+    pub fn reconfigure(&self, config: Config) -> Result<()> {
+        self.apply_names(&config)?;
+        self.config.store(Arc::new(config));
+        Ok(())
     }
 
     /// The configuration in force.
@@ -153,12 +162,11 @@ impl Clients {
     }
 
     /// Names in `[clients]` win over names that were invented: whoever has such a name by invention gets another.
-    fn apply_names(&self) -> Result<()> {
-        let config = self.config();
+    fn apply_names(&self, config: &Config) -> Result<()> {
         for record in self.registry.all() {
             let owner = config.clients.get(&record.name);
             if owner.is_some_and(|owner| owner.mac.value != record.mac) {
-                self.rename(&config, &record)?;
+                self.rename(config, &record)?;
             }
         }
         for (name, client) in &config.clients {

@@ -214,6 +214,12 @@ impl ExportSpec {
     pub fn needs_tls(&self) -> bool {
         self.tls == TlsMode::Required || !self.certificates.is_empty()
     }
+
+    /// Whether `other` serves the same source in the same way, if perhaps to others.
+    pub fn same_use(&self, other: &Self) -> bool {
+        let of = |spec: &Self| (spec.source.clone(), spec.mode, spec.shared, spec.quota);
+        of(self) == of(other)
+    }
 }
 
 /// `[exports.NAME]`, and where its parts were written.
@@ -406,10 +412,10 @@ fn check_name(name: &str) -> Result<(), BadValue> {
             "`{name}` cannot be the name of an export: use 1 to {LONGEST_NAME} letters, digits and ._-/"
         )));
     }
-    match name.starts_with("client/") {
-        true => Err(BadValue(
-            "names that begin with client/ belong to the machines' own disks".into(),
-        )),
+    match crate::exports::is_reserved(name) {
+        true => Err(BadValue(format!(
+            "`{name}` cannot be the name of an export: client/ and snapshot/ are the machines' own"
+        ))),
         false => Ok(()),
     }
 }

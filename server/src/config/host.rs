@@ -4,13 +4,20 @@ use std::{fs, io, path::Path};
 
 use images::{Catalogue, ImageRef};
 
-use super::{Config, problem::Problem, reader::Located};
+use super::{
+    Config,
+    exports::{Mode, Source},
+    problem::Problem,
+    reader::Located,
+};
+use crate::exports::source::{Identity, identify_file};
 
 /// What on this machine stands in the way. Changes nothing on it.
 pub fn check(config: &Config) -> Vec<Problem> {
     let mut problems = Vec::new();
     check_interface(config, &mut problems);
     check_certificates(config, &mut problems);
+    check_files(config, &mut problems);
     if check_data(config, &mut problems) {
         check_images(config, &mut problems);
     }
@@ -79,6 +86,40 @@ fn check_data(config: &Config, problems: &mut Vec<Problem>) -> bool {
     true
 }
 
+/// Files and devices of exports: there, of the right kind, and none that one export writes behind another's back.
+fn check_files(config: &Config, problems: &mut Vec<Problem>) {
+    let mut seen: Vec<(Identity, &String, Mode)> = Vec::new();
+    for (name, export) in &config.exports {
+        let found = match &export.spec.source {
+            Source::File(path) => identify_file(path, false),
+            Source::Device(path) => identify_file(path, true),
+            Source::Image(_) => continue,
+        };
+        let at = |message: String| Problem::at(export.source_at.clone(), message);
+        let identity = match found {
+            Ok(identity) => identity,
+            Err(error) => {
+                let fix = "mend the path, or take the export out of the configuration";
+                problems.push(at(format!("[exports.{name}]: {error:#}")).fix(fix));
+                continue;
+            }
+        };
+        let mode = export.spec.mode;
+        let writes = |other: Mode| other == Mode::ReadWrite || mode == Mode::ReadWrite;
+        let twin = seen
+            .iter()
+            .find(|(seen, _, mode)| *seen == identity && writes(*mode));
+        if let Some((_, other, _)) = twin {
+            let message = format!(
+                "[exports.{name}] and [exports.{other}] are of one file, and one of them writes to it"
+            );
+            let fix = "make one export of the two; shared = true lets several machines write to it";
+            problems.push(at(message).fix(fix));
+        }
+        seen.push((identity, name, mode));
+    }
+}
+
 fn writable(dir: &Path) -> io::Result<()> {
     if !fs::metadata(dir)?.is_dir() {
         return Err(io::Error::other(format!(
@@ -104,6 +145,12 @@ fn check_images(config: &Config, problems: &mut Vec<Problem>) {
     let settings = groups.chain(config.clients.values().map(|client| &client.settings));
     for image in settings.filter_map(|settings| settings.image.as_ref()) {
         check_image(&catalogue, image, problems);
+    }
+    for export in config.exports.values() {
+        if let Source::Image(image) = &export.spec.source {
+            let (value, span) = (image.clone(), export.source_at.clone());
+            check_image(&catalogue, &Located { value, span }, problems);
+        }
     }
 }
 

@@ -10,6 +10,7 @@ pub mod host;
 mod parse;
 pub mod problem;
 pub mod reader;
+pub mod restart;
 pub mod units;
 
 use std::{

@@ -22,11 +22,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     commit,
-    model::{CommitRequest, Failure, ResetDone, ResetRequest},
+    model::{CommitRequest, Failure, ReloadAnswer, ResetDone, ResetRequest},
     snapshots,
     views::{self, Sources},
 };
-use crate::clients::error::{Error, ErrorKind, Result};
+use crate::{
+    clients::error::{Error, ErrorKind, Result},
+    config::problem::Problems,
+};
 
 /// What the requests are answered from.
 #[derive(Clone)]
@@ -118,6 +121,7 @@ fn routes(server: Server) -> Router {
         .route("/v1/clients/{name}/trace", get(trace))
         .route("/v1/clients/{name}/reset", post(reset))
         .route("/v1/clients/{name}/commit", post(commit))
+        .route("/v1/reload", post(reload))
         .merge(snapshots::routes())
         .route("/v1/bindings", get(bindings))
         .route("/v1/events", get(events))
@@ -207,6 +211,21 @@ async fn commit(
     lines(stream::unfold(steps, async |mut steps| {
         Some((steps.recv().await?, steps))
     }))
+}
+
+async fn reload(State(server): State<Server>) -> Response {
+    let reloader = server.sources.reloader;
+    match task::spawn_blocking(move || reloader.reload()).await {
+        Ok(Ok(done)) => Json(ReloadAnswer::Done(done)).into_response(),
+        Ok(Err(error)) => match error.downcast::<Problems>() {
+            Ok(problems) => Json(ReloadAnswer::Refused(problems.to_string())).into_response(),
+            Err(error) => refuse(StatusCode::INTERNAL_SERVER_ERROR, &format!("{error:#}")),
+        },
+        Err(_) => refuse(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "the reload failed; see the log",
+        ),
+    }
 }
 
 /// One JSON object a line, as they come.

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use pxe::Mac;
 use serde::{Deserialize, Serialize};
 
-use crate::{clients::Reset, config::units::Retention};
+use crate::{clients::Reset, config::units::Retention, room::Reloaded};
 
 /// The server as a whole.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -124,6 +124,16 @@ pub enum CommitStep {
     Published(String),
     /// Nothing was published, for this reason.
     Failed(String),
+}
+
+/// What became of `reload`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ReloadAnswer {
+    /// The new configuration is in force.
+    Done(Reloaded),
+    /// It cannot be used, for these reasons, with their places; the old one stays in force.
+    Refused(String),
 }
 
 /// A snapshot of a disk.

@@ -15,6 +15,7 @@ use crate::{
         registry::Record,
     },
     config::DhcpMode,
+    room::Reloader,
     service::{ConnectionView, Service},
 };
 
@@ -27,6 +28,8 @@ pub struct Sources {
     pub leases: Arc<Leases>,
     /// Their connections.
     pub disks: Service,
+    /// What exchanges the configuration.
+    pub reloader: Arc<Reloader>,
     /// When the server started.
     pub started: Instant,
 }

@@ -22,7 +22,7 @@ use super::{
     jobs::{Job, Mailbox},
     output::Output,
     pool::{Lane, Pool},
-    registry::Live,
+    registry::{Ending, Live},
     transport::{Transport, Unsent},
 };
 
@@ -42,7 +42,7 @@ pub enum End {
     Closed,
     /// It was evicted, or its export is gone.
     Gone,
-    /// The service stops.
+    /// It was asked to end.
     Drained,
     /// It broke the protocol, or the socket failed.
     Failed(String),
@@ -369,13 +369,17 @@ impl<'d> Transmission<'_, 'd> {
             || (self.jobs > 0 && self.engine.pool.is_full())
     }
 
-    /// The service stops: clients that come back by themselves are cut off, others are told.
+    /// The connection ends: clients that come back by themselves, or for what the export is now, are cut off; others
+    /// are told.
     fn turn_away(&mut self, request: Request, header: usize) -> Result<Next, End> {
-        if self.engine.returns {
+        let changed = self.engine.live.ending() == Some(Ending::Changed);
+        if self.engine.returns || changed {
             return Err(End::Drained);
         }
         self.input.consume(header);
-        self.refuse(request, IoError::Shutdown, "the service is stopping")
+        // Not worth a line in the log: that it ends is told anyway.
+        self.told_error = true;
+        self.refuse(request, IoError::Shutdown, "the export is being withdrawn")
     }
 
     /// Answers with `error` after skipping the payload.
@@ -422,10 +426,16 @@ impl<'d> Transmission<'_, 'd> {
         operation: Operation,
         header: usize,
     ) -> Result<Next, End> {
-        let length = request.length as usize;
-        if !Input::fits(length) {
-            return Err(End::Failed("a block status filter that is too long".into()));
+        // Eight bytes, and each context at most once; what is longer is skipped.
+        if request.length > 8 + 4 * self.contexts.len() as u64 {
+            self.input.consume(header);
+            return self.refuse(
+                request,
+                IoError::Invalid,
+                "a block status filter that is too long",
+            );
         }
+        let length = request.length as usize;
         let Some(payload) = self.input.bytes().get(header..header + length) else {
             return Ok(Next::Receive);
         };
@@ -493,5 +503,7 @@ fn wait_for_bell(bell: &impl AsFd) -> io::Result<()> {
     }
 }
 
+#[cfg(test)]
+mod musts;
 #[cfg(test)]
 mod tests;

@@ -216,12 +216,32 @@ impl Counter<'_> {
                 });
             }
         }
-        let device = export.open()?;
+        self.claim(&*export)?;
+        let device = export
+            .open()
+            .inspect_err(|_| desk.registry.unclaim(desk.live))?;
         if desk.live.is_evicted() {
             let text = "a newer connection of this client has taken over";
             return Err(Refusal::new(OptionError::Policy, text));
         }
         self.opened = Some((export, device));
         Ok(())
+    }
+
+    /// First it is said that this connection has the export, then the export is asked whether it is still there: so
+    /// that a reload, which goes the other way about, misses nobody.
+    fn claim(&self, export: &dyn Export) -> Result<(), Refusal> {
+        let Some(claim) = export.claim() else {
+            return Ok(());
+        };
+        let claimed = self
+            .desk
+            .registry
+            .claim(self.desk.live, claim, self.peer.clone());
+        claimed.map_err(|holder| {
+            let text =
+                format!("{holder} has this export, which one connection at a time may write to");
+            Refusal::new(OptionError::Policy, text)
+        })
     }
 }

@@ -1,4 +1,4 @@
-//! The exports of a server: every client's disk, under a name that only its current boot knows, and snapshots of
+//! Every machine's disk, under a name that only its current boot knows, and snapshots of
 //! them, under names that only who may use the control API can ask for.
 
 use std::sync::Arc;
@@ -14,6 +14,15 @@ use crate::{
         devices::{OverlayDevice, SnapshotExport, Suspects, overlay_info},
     },
 };
+
+/// How the names begin that are not for the configuration to give.
+const DISK: &str = "client/";
+const SNAPSHOT: &str = "snapshot/";
+
+/// Whether only [`ClientExports`] can know of an export called `name`.
+pub fn is_reserved(name: &str) -> bool {
+    name.starts_with(DISK) || name.starts_with(SNAPSHOT)
+}
 
 /// Finds the disk behind `client/NAME/TOKEN`, and the snapshot behind `snapshot/TOKEN`.
 pub struct ClientExports {
@@ -46,10 +55,10 @@ impl Exports for ClientExports {
     }
 
     fn find(&self, name: &str, peer: &Peer) -> Result<Arc<dyn Export>, Refusal> {
-        if let Some(token) = name.strip_prefix("snapshot/") {
+        if let Some(token) = name.strip_prefix(SNAPSHOT) {
             return self.snapshot(token);
         }
-        let rest = name.strip_prefix("client/").ok_or_else(Refusal::unknown)?;
+        let rest = name.strip_prefix(DISK).ok_or_else(Refusal::unknown)?;
         let (client, token) = rest.split_once('/').ok_or_else(Refusal::unknown)?;
         if !self.may_be(client, peer) {
             return Err(Refusal::unknown());

@@ -1,0 +1,173 @@
+//! Exchanging the named exports while they are served.
+//!
+//! First everything new is opened, so that a mistake changes nothing. Then nobody gets at what is changed or removed;
+//! then those are waited for who have it; and only then what it is now is given out.
+
+use std::{ops::Range, sync::Arc, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    named::{NamedExport, NamedExports, Table},
+    source::Opener,
+};
+use crate::{
+    config::{
+        Config,
+        exports::{ExportSettings, ExportSpec},
+        problem::Problem,
+    },
+    service::{Ending, Peer, Service},
+};
+
+/// What a reload did to the exports.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Changes {
+    /// New ones.
+    pub added: Vec<String>,
+    /// Those that are otherwise now, or for others.
+    pub changed: Vec<String>,
+    /// Those that are no more.
+    pub removed: Vec<String>,
+    /// Connections that had to end.
+    pub connections_ended: usize,
+    /// Whether some of those did not end in time and were cut off.
+    pub cut_off: bool,
+}
+
+/// What becomes of one export.
+enum Fate {
+    Kept(Arc<NamedExport>),
+    Added(NamedExport),
+    /// For others, or with other words; or with other data for those who open it from now on.
+    Adjusted(NamedExport),
+    /// Other data, or to be used otherwise: whoever has it has to open it anew.
+    Changed(NamedExport),
+}
+
+/// What is to be given out, opened and ready.
+pub struct Plan(Vec<(String, Fate)>);
+
+impl NamedExports {
+    /// Opens what `config` names and is not open yet. Changes nothing.
+    ///
+    /// # Errors
+    /// All exports that cannot be opened.
+    pub fn plan(&self, config: &Config, opener: &Opener<'_>) -> Result<Plan, Vec<Problem>> {
+        let now = self.table.load();
+        let (mut fates, mut problems) = (Vec::new(), Vec::new());
+        for (name, settings) in &config.exports {
+            match fate(name, &settings.spec, now.get(name), opener) {
+                Ok(fate) => fates.push((name.clone(), fate)),
+                Err(error) => problems.push(cannot_open(name, settings, &error)),
+            }
+        }
+        match problems.is_empty() {
+            true => Ok(Plan(fates)),
+            false => Err(problems),
+        }
+    }
+
+    /// Gives out what was planned, and ends the connections for which that is no longer theirs; they have `limit`
+    /// each to take their answers. Blocks.
+    pub fn apply(&self, plan: Plan, service: &Service, limit: Duration) -> Changes {
+        let before = self.table.load_full();
+        let mut changes = Changes::default();
+        let (mut meanwhile, mut next) = (Table::new(), Table::new());
+        let mut exchanged = Vec::new();
+        for (name, fate) in plan.0 {
+            let export = match fate {
+                Fate::Kept(export) => export,
+                Fate::Added(export) => {
+                    changes.added.push(name.clone());
+                    Arc::new(export)
+                }
+                Fate::Adjusted(export) => {
+                    changes.changed.push(name.clone());
+                    Arc::new(export)
+                }
+                Fate::Changed(export) => {
+                    changes.changed.push(name.clone());
+                    exchanged.push(name.clone());
+                    let closed = NamedExport::new(&name, export.spec.clone(), None);
+                    meanwhile.insert(name.clone(), Arc::new(closed));
+                    Arc::new(export)
+                }
+            };
+            meanwhile.entry(name.clone()).or_insert(export.clone());
+            next.insert(name, export);
+        }
+        let removed = before.keys().filter(|name| !next.contains_key(*name));
+        changes.removed = removed.cloned().collect();
+        self.table.store(Arc::new(meanwhile));
+        retire(&before, &next);
+        let concerns = |name: &str, peer: &Peer| match next.get(name) {
+            None => Some(Ending::Removed),
+            Some(_) if exchanged.iter().any(|other| other == name) => Some(Ending::Changed),
+            Some(export) => (!export.admits(peer)).then_some(Ending::Removed),
+        };
+        let (ended, in_time) = service.end(&concerns, limit);
+        changes.connections_ended = ended;
+        changes.cut_off = !in_time;
+        self.table.store(Arc::new(next));
+        changes
+    }
+
+    /// Gives out what was planned when nobody is connected yet.
+    pub fn begin(&self, plan: Plan) {
+        let table = plan.0.into_iter().map(|(name, fate)| match fate {
+            Fate::Kept(export) => (name, export),
+            Fate::Added(export) | Fate::Adjusted(export) | Fate::Changed(export) => {
+                (name, Arc::new(export))
+            }
+        });
+        self.table.store(Arc::new(table.collect()));
+    }
+}
+
+/// Before connections are looked through: whoever opened one of these meanwhile finds out, or is found.
+fn retire(before: &Table, next: &Table) {
+    for (name, export) in before {
+        let stays = next.get(name).is_some_and(|now| Arc::ptr_eq(now, export));
+        if !stays {
+            export.retire();
+        }
+    }
+}
+
+fn fate(
+    name: &str,
+    spec: &ExportSpec,
+    now: Option<&Arc<NamedExport>>,
+    opener: &Opener<'_>,
+) -> anyhow::Result<Fate> {
+    let open = || -> anyhow::Result<NamedExport> {
+        let disk = Arc::new(opener.open(spec)?);
+        Ok(NamedExport::new(name, spec.clone(), Some(disk)))
+    };
+    let Some(now) = now else {
+        return Ok(Fate::Added(open()?));
+    };
+    let disk = now.disk.as_ref().filter(|_| now.spec.same_use(spec));
+    let Some(disk) = disk else {
+        return Ok(Fate::Changed(open()?));
+    };
+    if opener.identify(spec)? != disk.identity {
+        // Whoever may hold several connections must find the same data on all.
+        return Ok(match now.is_one_for_all() {
+            true => Fate::Changed(open()?),
+            false => Fate::Adjusted(open()?),
+        });
+    }
+    if now.spec == *spec {
+        return Ok(Fate::Kept(now.clone()));
+    }
+    let same = NamedExport::new(name, spec.clone(), Some(disk.clone()));
+    Ok(Fate::Adjusted(same))
+}
+
+fn cannot_open(name: &str, settings: &ExportSettings, error: &anyhow::Error) -> Problem {
+    let at: Range<usize> = settings.source_at.clone();
+    let fix = "mend the path, or take the export out of the configuration";
+    Problem::at(at, format!("[exports.{name}]: {error:#}")).fix(fix)
+}

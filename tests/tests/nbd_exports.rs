@@ -1,0 +1,518 @@
+//! Named exports of a running server: who may open what, and what a reload does to those that are connected.
+
+mod nbd_common;
+
+use std::{
+    fs,
+    path::PathBuf,
+    process::{Child, Command, Output, Stdio},
+    time::Duration,
+};
+
+use bootroom_tests::{binary, deadline, namespace::Namespace, server::Server};
+use nbd_common::run;
+
+const LIMIT: Duration = Duration::from_secs(60);
+const ROOM: &str = "nbd://10.79.0.1";
+const SIZE: u64 = 64 << 20;
+
+/// A server with its configuration, and a network with one machine beside it.
+struct Site {
+    server: Option<Server>,
+    here: Namespace,
+    there: Namespace,
+    dir: tempfile::TempDir,
+}
+
+impl Site {
+    /// Serves `exports` behind the tables that every room has; `@/` in it stands for the site's folder.
+    fn new(exports: &str) -> Self {
+        let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+        for disk in ["one", "two", "three", "four"] {
+            let file = fs::File::create(dir.path().join(disk)).unwrap();
+            file.set_len(SIZE).unwrap();
+        }
+        fs::create_dir(dir.path().join("data")).unwrap();
+        let (here, there) = network();
+        let mut site = Self {
+            server: None,
+            here,
+            there,
+            dir,
+        };
+        site.write("room.toml", exports);
+        site
+    }
+
+    fn start(mut self) -> Self {
+        let control = self.path("control.sock");
+        let server = Server::start(&self.here, &self.path("room.toml"), &control);
+        self.server = Some(server);
+        self
+    }
+
+    fn server(&self) -> &Server {
+        self.server.as_ref().unwrap()
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn expand(&self, text: &str) -> String {
+        text.replace("@/", &format!("{}/", self.dir.path().display()))
+    }
+
+    /// Writes a file of the configuration; `room.toml` gets the tables that every room has in front.
+    fn write(&mut self, name: &str, exports: &str) {
+        let common = match name {
+            "room.toml" => ROOM_TABLES,
+            _ => "",
+        };
+        let path = self.path(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, self.expand(&format!("{common}{exports}"))).unwrap();
+    }
+
+    /// `bootroom reload`, which has to succeed; its answer.
+    fn reload(&self) -> serde_json::Value {
+        self.server().json(&["reload"])["done"].clone()
+    }
+
+    fn refused_reload(&self) -> String {
+        let output = self.server().ask(&["reload"]);
+        assert_eq!(output.status.code(), Some(3), "{output:?}");
+        String::from_utf8(output.stderr).unwrap()
+    }
+
+    /// A program on the machine beside the server.
+    fn there(&self, program: &str, arguments: &[&str]) -> Command {
+        let mut command = self.there.command(program);
+        command.args(arguments.iter().map(|argument| self.expand(argument)));
+        command
+    }
+
+    /// A script in libnbd's shell on the machine beside the server.
+    fn shell(&self, script: &str) -> Command {
+        let program = self.expand(&format!("import nbd, sys\n{script}"));
+        let mut command = self.there.command("/usr/bin/python3");
+        command.args(["-c", &program]);
+        command
+    }
+
+    /// Names that are listed at `uri`.
+    fn list(&self, uri: &str) -> Vec<String> {
+        let output = run(self
+            .there("nbdinfo", &["--list", "--json", uri])
+            .stderr(Stdio::null()));
+        let answer: serde_json::Value = serde_json::from_str(&output).unwrap();
+        let exports = answer["exports"].as_array().unwrap().iter();
+        let mut names: Vec<_> = exports
+            .map(|export| export["export-name"].as_str().unwrap().to_owned())
+            .collect();
+        names.sort();
+        names
+    }
+
+    fn opens(&self, uri: &str) -> bool {
+        let output = self.there("nbdinfo", &["--size", uri]).output().unwrap();
+        output.status.success()
+    }
+}
+
+const ROOM_TABLES: &str = r#"
+[server]
+data = "@/data"
+control = "@/control.sock"
+interface = "room0"
+address = "10.79.0.1/24"
+[dhcp]
+mode = "proxy"
+"#;
+
+/// The server's network and the other machine's, 10.79.0.1 and 10.79.0.2.
+fn network() -> (Namespace, Namespace) {
+    let (here, there) = (Namespace::new(), Namespace::new());
+    let peer = there.pid();
+    here.ip(&format!(
+        "link add room0 type veth peer name seat0 netns {peer}"
+    ));
+    here.ip("address add 10.79.0.1/24 dev room0");
+    here.ip("link set room0 up");
+    there.ip("address add 10.79.0.2/24 dev seat0");
+    there.ip("link set seat0 up");
+    (here, there)
+}
+
+/// A script that runs on, and says when it has come so far.
+struct Running {
+    child: Child,
+    mark: PathBuf,
+}
+
+impl Running {
+    fn start(mut command: Command, mark: PathBuf) -> Self {
+        let child = command.stderr(Stdio::piped()).spawn().unwrap();
+        let mut running = Self { child, mark };
+        deadline::wait_for("the script to begin", LIMIT, || {
+            assert!(running.child.try_wait().unwrap().is_none(), "it ended");
+            running.mark.exists().then_some(())
+        });
+        running
+    }
+
+    fn end(self) -> Output {
+        self.child.wait_with_output().unwrap()
+    }
+}
+
+fn succeeded(output: &Output) {
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{}: {said}", output.status);
+}
+
+const BUSY: &str = r#"
+[exports.busy]
+file = "@/one"
+mode = "read-write"
+allow = ["10.79.0.2"]
+"#;
+
+const BEFORE: &str = r#"
+[exports.leaving]
+file = "@/two"
+mode = "read-write"
+shared = true
+allow = ["10.79.0.2"]
+[exports.turning]
+file = "@/three"
+mode = "read-write"
+shared = true
+allow = ["10.79.0.2"]
+"#;
+
+const AFTER: &str = r#"
+[exports.arriving]
+file = "@/two"
+allow = ["*"]
+[exports.turning]
+file = "@/three"
+mode = "read-only"
+allow = ["10.79.0.2"]
+"#;
+
+fn file_of(export: &str) -> &'static str {
+    match export {
+        "leaving" => "two",
+        _ => "three",
+    }
+}
+
+/// While fio verifies what it writes to one export, others come, go and change.
+#[test]
+fn a_reload_adds_changes_and_removes_and_disturbs_nobody_else() {
+    let mut site = Site::new(&format!("{BUSY}{BEFORE}")).start();
+    let busy = format!("--uri={ROOM}/busy");
+    let size = format!("--size={SIZE}");
+    let fio = [
+        "--name=busy",
+        "--ioengine=nbd",
+        &busy,
+        &size,
+        "--rw=randrw",
+        "--bs=4k",
+        "--iodepth=16",
+        "--verify=crc32c",
+        "--verify_fatal=1",
+        "--verify_state_save=0",
+        "--time_based",
+        "--runtime=6",
+        "--status-interval=1",
+        "--output=@/fio",
+    ];
+    let fio = site.there("fio", &fio).spawn().unwrap();
+    deadline::wait_for("fio to work", LIMIT, || {
+        fs::read_to_string(site.path("fio"))
+            .ok()?
+            .contains("iops")
+            .then_some(())
+    });
+    // Both write until they are told to stop; what was answered till then has to be there.
+    let writes = |name: &str| {
+        let script = format!(
+            "h = nbd.NBD(); h.connect_uri('{ROOM}/{name}')\n\
+             block = lambda n: n.to_bytes(8, 'big') * 512\n\
+             n = 1\n\
+             try:\n\
+             \twhile True:\n\
+             \t\th.pwrite(block(n), n % 1024 * 4096)\n\
+             \t\tif n == 1: open('@/{name}.mark', 'w').close()\n\
+             \t\tn += 1\n\
+             except nbd.Error as e: assert n > 1 and e.errno in ('ESHUTDOWN', 'ENOTCONN', None), e\n\
+             with open('@/{name}', 'rb') as disk:\n\
+             \tdisk.seek((n - 1) % 1024 * 4096); assert disk.read(4096) == block(n - 1)"
+        );
+        let script = script.replace(&format!("@/{name}'"), &format!("@/{}'", file_of(name)));
+        Running::start(site.shell(&script), site.path(&format!("{name}.mark")))
+    };
+    let (leaving, turning) = (writes("leaving"), writes("turning"));
+    site.write("room.toml", &format!("{BUSY}{AFTER}"));
+    let done = site.reload();
+    assert_eq!(
+        done["exports"]["added"],
+        serde_json::json!(["arriving"]),
+        "{done}"
+    );
+    assert_eq!(done["exports"]["changed"], serde_json::json!(["turning"]));
+    assert_eq!(done["exports"]["removed"], serde_json::json!(["leaving"]));
+    assert_eq!(done["exports"]["connections_ended"], 2);
+    assert_eq!(done["exports"]["cut_off"], false);
+    succeeded(&leaving.end());
+    succeeded(&turning.end());
+    assert_eq!(site.list(ROOM), ["arriving", "busy", "turning"]);
+    assert!(!site.opens(&format!("{ROOM}/leaving")));
+    let read_only =
+        "h = nbd.NBD(); h.connect_uri('nbd://10.79.0.1/turning'); assert h.is_read_only()";
+    run(&mut site.shell(read_only));
+    succeeded(&fio.wait_with_output().unwrap());
+}
+
+/// Files that cannot be read, are missing, or would need a restart.
+#[test]
+fn a_bad_configuration_leaves_the_old_one_in_force_and_says_where_it_is_wrong() {
+    let before = format!("{BUSY}{BEFORE}");
+    let mut site = Site::new(&before).start();
+    let listed = ["busy", "leaving", "turning"];
+    site.write(
+        "conf.d/more.toml",
+        "\n[exports.more]\nfile = \"@/none\"\nallow = [\"*\"]\n",
+    );
+    let said = site.refused_reload();
+    for part in [
+        "conf.d/more.toml:3:8",
+        "^^^",
+        "No such file",
+        "goes on with",
+    ] {
+        assert!(said.contains(part), "{part} is missing in:\n{said}");
+    }
+    assert_eq!(site.list(ROOM), listed);
+    site.write(
+        "conf.d/more.toml",
+        "[exports.busy]\nfile = \"@/four\"\nallow = [\"*\"]\n",
+    );
+    let said = site.refused_reload();
+    assert!(said.contains("room.toml:10 already"), "{said}");
+    site.write(
+        "conf.d/more.toml",
+        "[exports.twin]\nfile = \"@/one\"\nallow = [\"*\"]\n",
+    );
+    let said = site.refused_reload();
+    assert!(said.contains("of one file"), "{said}");
+    fs::remove_file(site.path("conf.d/more.toml")).unwrap();
+    site.write(
+        "room.toml",
+        "[listeners.more]\naddress = \"10.79.0.1:10810\"\n",
+    );
+    let said = site.refused_reload();
+    assert!(
+        said.contains("cannot change while the server runs"),
+        "{said}"
+    );
+    assert_eq!(site.list(ROOM), listed);
+    site.write(
+        "conf.d/more.toml",
+        "[exports.more]\nfile = \"@/four\"\nallow = [\"*\"]\n",
+    );
+    site.write("room.toml", &before);
+    assert_eq!(site.list(ROOM), listed);
+    site.server().hang_up();
+    deadline::wait_for("SIGHUP to count", LIMIT, || {
+        site.list(ROOM).contains(&"more".to_owned()).then_some(())
+    });
+}
+
+const MODES: &str = r#"
+[listeners.local]
+unix = "@/nbd.sock"
+[exports.cluster]
+file = "@/one"
+mode = "read-write"
+shared = true
+allow = ["10.79.0.0/24", "unix"]
+[exports.alone]
+file = "@/two"
+mode = "read-write"
+allow = ["10.79.0.0/24", "unix"]
+[exports.copies]
+file = "@/three"
+mode = "copy-on-write"
+quota = "1MiB"
+allow = ["10.79.0.0/24"]
+[exports.tiny]
+image = "tiny"
+mode = "copy-on-write"
+allow = ["unix"]
+[exports.pinned]
+image = "tiny@1"
+allow = ["*"]
+"#;
+
+/// An image of 16 MiB. It is never booted, so that its kernel is one in its first bytes only.
+fn import_image(site: &Site) {
+    let file = |name: &str, length: u64, magic: &[u8], at: usize| {
+        let mut bytes = vec![0; length as usize];
+        bytes[at..at + magic.len()].copy_from_slice(magic);
+        fs::write(site.path(name), bytes).unwrap();
+    };
+    file("kernel", 4096, b"HdrS", 0x202);
+    file("initrd", 4096, b"070701", 0);
+    file("disk", 16 << 20, b"", 0);
+    let path = |name: &str| site.path(name).to_str().unwrap().to_owned();
+    run(Command::new("mkfs.ext4").args(["-q", &path("disk")]));
+    let (disk, kernel, initrd, data) = (path("disk"), path("kernel"), path("initrd"), path("data"));
+    run(&mut binary::command(&[
+        "image", "import", &disk, "--name", "tiny", "--kernel", &kernel, "--initrd", &initrd,
+        "--data", &data,
+    ]));
+}
+
+#[test]
+fn shared_alone_and_copied_exports_keep_what_they_promise() {
+    let site = Site::new(MODES);
+    import_image(&site);
+    let site = site.start();
+    // What one connection was told is written is there for the other, whose flush is for both.
+    run(&mut site.shell(
+        "a, b = nbd.NBD(), nbd.NBD()\n\
+         a.connect_uri('nbd://10.79.0.1/cluster'); b.connect_uri('nbd+unix:///cluster?socket=@/nbd.sock')\n\
+         assert a.can_multi_conn() and b.can_multi_conn()\n\
+         a.pwrite(b'a' * 4096, 0); assert b.pread(4096, 0) == b'a' * 4096\n\
+         b.flush(); assert open('@/one', 'rb').read(4096) == b'a' * 4096",
+    ));
+    // Who has a disk alone keeps it until it leaves.
+    run(&mut site.shell(
+        "uri = 'nbd://10.79.0.1/alone'\n\
+         a = nbd.NBD(); a.connect_uri(uri); assert not a.can_multi_conn()\n\
+         a.pwrite(b'a' * 4096, 0)\n\
+         b = nbd.NBD()\n\
+         try: b.connect_uri(uri)\n\
+         except nbd.Error as e: assert 'policy' in e.string, e\n\
+         else: assert False, 'two writers'\n\
+         assert a.pread(4096, 0) == b'a' * 4096\n\
+         a.shutdown()",
+    ));
+    deadline::wait_for("the disk to be free", LIMIT, || {
+        site.opens("nbd://10.79.0.1/alone").then_some(())
+    });
+    // Each connection has a copy of its own, of so much and no more, and the file stays as it was.
+    run(&mut site.shell(
+        "a, b = nbd.NBD(), nbd.NBD()\n\
+         for h in a, b: h.connect_uri('nbd://10.79.0.1/copies')\n\
+         a.pwrite(b'a' * 4096, 0); b.pwrite(b'b' * 4096, 0)\n\
+         assert a.pread(4096, 0) == b'a' * 4096 and b.pread(4096, 0) == b'b' * 4096\n\
+         try: a.pwrite(b'a' * 2097152, 0)\n\
+         except nbd.Error as e: assert e.errno == 'ENOSPC', e\n\
+         else: assert False, 'above the quota'\n\
+         assert open('@/three', 'rb').read(4096) == bytes(4096)",
+    ));
+    deadline::wait_for("the copies to be gone", LIMIT, || {
+        let store = fs::read_dir(site.path("data/scratch")).ok()?;
+        let left = store.flat_map(|folder| fs::read_dir(folder.unwrap().path()).unwrap());
+        let overlays = left.filter(|entry| entry.as_ref().unwrap().path().is_dir());
+        (overlays.count() == 0).then_some(())
+    });
+    run(&mut site.shell(
+        "h = nbd.NBD(); h.connect_uri('nbd://10.79.0.1/pinned'); assert h.can_multi_conn()",
+    ));
+    let said = run(Command::new("qemu-io").args([
+        "-f",
+        "raw",
+        "-c",
+        "write -P 7 1M 64k",
+        "-c",
+        "read -P 7 1M 64k",
+        &site.expand("nbd+unix:///tiny?socket=@/nbd.sock"),
+    ]));
+    assert!(!said.contains("failed"), "{said}");
+    run(site
+        .there("nbdcopy", &["nbd://10.79.0.1/pinned", "@/copy"])
+        .stderr(Stdio::null()));
+    let disk = site.path("disk");
+    run(Command::new("cmp").arg(site.path("copy")).arg(&disk));
+}
+
+const TLS: &str = r#"
+[listeners.secure]
+address = "10.79.0.1:10810"
+tls = "MODE"
+[exports.open]
+file = "@/one"
+allow = ["*"]
+[exports.sealed]
+file = "@/two"
+allow = ["10.79.0.0/24"]
+tls = "required"
+[exports.secret]
+file = "@/three"
+certificates = ["nas"]
+"#;
+
+/// A CA, the server's certificate, and two clients' in folders as libnbd wants them.
+fn make_certificates(site: &Site) {
+    let dir = site.path("data/pki");
+    let pki = |arguments: &[&str]| {
+        run(binary::command(arguments).arg("--dir").arg(&dir));
+    };
+    pki(&["pki", "init", "--host", "10.79.0.1"]);
+    for name in ["nas", "other"] {
+        pki(&["pki", "issue", name]);
+        let folder = site.path(name);
+        fs::create_dir(&folder).unwrap();
+        fs::copy(dir.join("ca.pem"), folder.join("ca-cert.pem")).unwrap();
+        for (ending, to) in [("pem", "client-cert.pem"), ("key", "client-key.pem")] {
+            let from = dir.join(format!("clients/{name}.{ending}"));
+            fs::copy(from, folder.join(to)).unwrap();
+        }
+    }
+}
+
+#[test]
+fn certificates_open_what_names_them_and_count_from_the_reload_on() {
+    let mut site = Site::new("");
+    make_certificates(&site);
+    site.write("room.toml", &TLS.replace("MODE", "on"));
+    let mut site = site.start();
+    let secure = |client: &str, export: &str| {
+        format!("nbds://10.79.0.1:10810/{export}?tls-certificates=@/{client}")
+    };
+    let plain = "nbd://10.79.0.1:10810/";
+    assert_eq!(site.list(plain), ["open"]);
+    assert_eq!(site.list(&secure("other", "")), ["open", "sealed"]);
+    assert_eq!(site.list(&secure("nas", "")), ["open", "sealed", "secret"]);
+    assert!(site.opens(&secure("other", "sealed")));
+    assert!(!site.opens(&format!("{plain}sealed")));
+    assert!(site.opens(&secure("nas", "secret")));
+    assert!(!site.opens(&secure("other", "secret")));
+    // The room's own port speaks no TLS, and so has nothing of what needs it.
+    assert_eq!(site.list(ROOM), ["open"]);
+    assert!(!site.opens(&format!("{ROOM}/secret")));
+    let dir = site.path("data/pki");
+    run(binary::command(&["pki", "revoke", "nas", "--dir"]).arg(&dir));
+    assert!(
+        site.opens(&secure("nas", "secret")),
+        "nobody has read the list of the revoked yet"
+    );
+    site.write("room.toml", &TLS.replace("MODE", "required"));
+    site.reload();
+    assert!(!site.opens(&secure("nas", "secret")));
+    assert!(site.opens(&secure("other", "sealed")));
+    assert!(!site.opens(&format!("{plain}open")));
+    fs::write(dir.join("server.pem"), "not a certificate").unwrap();
+    let said = site.refused_reload();
+    assert!(
+        said.contains("server.pem") && said.contains("data = "),
+        "{said}"
+    );
+    assert!(site.opens(&secure("other", "sealed")));
+}
