@@ -4,13 +4,14 @@ mod nbd_common;
 
 use std::{
     fs,
+    io::{BufRead, BufReader},
     path::PathBuf,
     process::{Child, Command, Output, Stdio},
     time::Duration,
 };
 
 use bootroom_tests::{binary, deadline, namespace::Namespace, server::Server};
-use nbd_common::run;
+use nbd_common::{nbdsh, run};
 
 const LIMIT: Duration = Duration::from_secs(60);
 const ROOM: &str = "nbd://10.79.0.1";
@@ -515,4 +516,70 @@ fn certificates_open_what_names_them_and_count_from_the_reload_on() {
         "{said}"
     );
     assert!(site.opens(&secure("other", "sealed")));
+}
+
+/// A child that does not outlive the test.
+struct Mortal(Child);
+
+impl Drop for Mortal {
+    fn drop(&mut self) {
+        // Both fail only for a child that is gone already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Lines of the listening addresses that `bootroom export` prints first.
+fn addresses(child: &mut Child, count: usize) -> Vec<String> {
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let said: Vec<_> = lines.take(count).map(Result::unwrap).collect();
+    let places = said
+        .iter()
+        .map(|line| line.strip_prefix("listening on ").unwrap());
+    places.map(str::to_owned).collect()
+}
+
+#[test]
+fn an_image_version_goes_out_by_every_address_and_socket_at_once() {
+    let site = Site::new("");
+    import_image(&site);
+    let data = site.path("data");
+    let mut command = binary::command(&["export", "tiny@1", "--cow", "--bind", "127.0.0.1"]);
+    command
+        .args(["--bind", "::1", "--port", "0"])
+        .arg("--data")
+        .arg(&data);
+    let sockets = [site.path("a.sock"), site.path("b.sock")];
+    for socket in &sockets {
+        command.arg("--unix").arg(socket);
+    }
+    let mut server = Mortal(command.stdout(Stdio::piped()).spawn().unwrap());
+    let places = addresses(&mut server.0, 4);
+    let uris = [
+        format!("nbd://{}", places[0]),
+        format!("nbd://{}", places[1]),
+        format!("nbd+unix:///?socket={}", places[2]),
+        format!("nbd+unix:///?socket={}", places[3]),
+    ];
+    let script = format!(
+        "all = [nbd.NBD() for uri in {uris:?}]\n\
+         for h, uri in zip(all, {uris:?}): h.connect_uri(uri); assert h.pread(1024, 0) == bytes(1024)\n\
+         for n, h in enumerate(all): h.pwrite(bytes([n]) * 4096, 0)\n\
+         for n, h in enumerate(all): assert h.pread(4096, 0) == bytes([n]) * 4096"
+    );
+    nbdsh("", &script);
+    let remove = |arguments: &[&str]| binary::command(arguments).arg("--data").arg(&data).output();
+    let removed = remove(&["image", "rm", "tiny@1", "--yes"]).unwrap();
+    assert!(!removed.status.success(), "a version in use was removed");
+    run(Command::new("kill").arg(server.0.id().to_string()));
+    let status = deadline::wait_for("it to end", LIMIT, || server.0.try_wait().unwrap());
+    assert!(status.success(), "SIGTERM ended it with {status}");
+    assert!(!sockets.iter().any(|socket| socket.exists()));
+    assert_eq!(
+        fs::read(site.path("data/images/tiny/1/disk.raw")).unwrap()[..1024],
+        [0; 1024]
+    );
+    let unknown = remove(&["export", "other"]).unwrap();
+    assert_eq!(unknown.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&unknown.stderr).contains("other"));
 }
