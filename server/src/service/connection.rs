@@ -394,10 +394,16 @@ impl<'d> Transmission<'_, 'd> {
         operation: Operation,
         header: usize,
     ) -> Result<Next, End> {
-        let length = request.length as usize;
-        if !Input::fits(length) {
-            return Err(End::Failed("a block status filter that is too long".into()));
+        // Eight bytes, and each context at most once; what is longer is skipped.
+        if request.length > 8 + 4 * self.contexts.len() as u64 {
+            self.input.consume(header);
+            return self.refuse(
+                request,
+                IoError::Invalid,
+                "a block status filter that is too long",
+            );
         }
+        let length = request.length as usize;
         let Some(payload) = self.input.bytes().get(header..header + length) else {
             return Ok(Next::Receive);
         };
@@ -461,5 +467,7 @@ fn wait_for_bell(bell: &impl AsFd) -> io::Result<()> {
     }
 }
 
+#[cfg(test)]
+mod musts;
 #[cfg(test)]
 mod tests;
