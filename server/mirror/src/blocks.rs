@@ -85,7 +85,9 @@ impl BlockSet {
 
     /// The ranges in order.
     pub fn ranges(&self) -> impl Iterator<Item = BlockRange> + '_ {
-        self.0.iter().map(|(&start, &end)| BlockRange { start, end })
+        self.0
+            .iter()
+            .map(|(&start, &end)| BlockRange { start, end })
     }
 
     /// Number of blocks.
@@ -198,8 +200,17 @@ mod tests {
 
     #[test]
     fn a_byte_more_touches_a_block_more() {
-        assert_eq!(BlockRange::touched(4095, 2), BlockRange { start: 0, end: 2 });
-        assert_eq!(BlockRange::touched(4096, 4096), BlockRange { start: 1, end: 2 });
-        assert_eq!(BlockRange { start: 3, end: 5 }.widened(4), BlockRange { start: 0, end: 8 });
+        assert_eq!(
+            BlockRange::touched(4095, 2),
+            BlockRange { start: 0, end: 2 }
+        );
+        assert_eq!(
+            BlockRange::touched(4096, 4096),
+            BlockRange { start: 1, end: 2 }
+        );
+        assert_eq!(
+            BlockRange { start: 3, end: 5 }.widened(4),
+            BlockRange { start: 0, end: 8 }
+        );
     }
 }

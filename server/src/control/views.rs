@@ -5,7 +5,7 @@ use std::{net::Ipv4Addr, process, sync::Arc, time::Instant};
 use overlay::OverlayInfo;
 use pxe::{Leases, Mac};
 
-use super::model::{BindingView, ClientView, ImageView, Status};
+use super::model::{BindingView, ClientView, ExportView, ImageView, Status};
 use crate::{
     clients::{
         Clients,
@@ -14,7 +14,7 @@ use crate::{
         error::{Error, Result},
         registry::Record,
     },
-    config::DhcpMode,
+    config::{Config, DhcpMode},
     room::Reloader,
     service::{ConnectionView, Service},
 };
@@ -41,8 +41,8 @@ pub fn status(from: &Sources) -> Result<Status> {
     } = from;
     let config = clients.config();
     let records = clients.records();
-    let owned = |one: &ConnectionView| one.owner.is_some();
-    let attached = from.disks.connections().into_iter().filter(owned).count();
+    let connections = from.disks.connections();
+    let attached = connections.iter().filter(|one| one.owner.is_some());
     let dhcp = match config.dhcp.mode {
         DhcpMode::Full => "full",
         DhcpMode::Proxy => "proxy",
@@ -57,9 +57,24 @@ pub fn status(from: &Sources) -> Result<Status> {
         dhcp: dhcp.into(),
         leases: leases.list().len(),
         clients: records.len(),
-        attached,
+        attached: attached.count(),
         images: images(clients)?,
+        exports: exports(&config, &connections),
     })
+}
+
+fn exports(config: &Config, connections: &[ConnectionView]) -> Vec<ExportView> {
+    let named = config.exports.iter().map(|(name, settings)| {
+        let has_it = |one: &&ConnectionView| one.named.as_ref() == Some(name);
+        ExportView {
+            name: name.clone(),
+            source: settings.spec.source.to_string(),
+            mode: settings.spec.mode.to_string(),
+            shared: settings.spec.shared,
+            connections: connections.iter().filter(has_it).count(),
+        }
+    });
+    named.collect()
 }
 
 fn images(clients: &Clients) -> Result<Vec<ImageView>> {

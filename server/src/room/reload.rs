@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 use pxe::dhcp::DhcpControl;
 use serde::{Deserialize, Serialize};
 
-use super::{dhcp_config, listeners::tls_states, opener};
+use super::{dhcp_config, exports::opener, listeners::tls_states};
 use crate::{
     clients::{Clients, identity::SiteTls},
     config::{self, Config, host, problem::Problems, restart},

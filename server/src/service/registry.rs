@@ -84,6 +84,8 @@ pub struct ConnectionView {
     pub peer: PeerAddress,
     /// Owner key of its export, if it has one.
     pub owner: Option<String>,
+    /// Its export, if that is one that the configuration names.
+    pub named: Option<String>,
     /// Requests answered.
     pub requests: u64,
     /// Bytes read by the client.
@@ -133,10 +135,13 @@ impl Live {
     }
 
     fn view(&self) -> ConnectionView {
+        let holds = self.holds.lock();
+        let claim = holds.claim.as_ref();
         ConnectionView {
             id: self.id,
             peer: self.peer,
-            owner: self.holds.lock().owner.clone(),
+            owner: holds.owner.clone(),
+            named: claim.map(|(claim, _)| claim.export.clone()),
             requests: self.counters.requests.load(Relaxed),
             read: self.counters.read.load(Relaxed),
             written: self.counters.written.load(Relaxed),

@@ -65,7 +65,10 @@ fn merged(list: &[(Seq, BlockRange)]) -> Batch {
         let at = newest.entry(*range).or_insert(*seq);
         *at = (*at).max(*seq);
     }
-    newest.into_iter().map(|(range, seq)| (seq, range)).collect()
+    newest
+        .into_iter()
+        .map(|(range, seq)| (seq, range))
+        .collect()
 }
 
 #[cfg(test)]
@@ -75,7 +78,10 @@ mod tests {
     const V: VolumeId = VolumeId(1);
 
     fn block(n: u64) -> BlockRange {
-        BlockRange { start: n, end: n + 1 }
+        BlockRange {
+            start: n,
+            end: n + 1,
+        }
     }
 
     #[test]

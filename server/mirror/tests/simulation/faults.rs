@@ -45,7 +45,9 @@ impl World {
         match self.random.below(20) {
             0..=2 => self.stop_and_boot(node, span, false),
             3 | 4 => self.stop_and_boot(node, span, true),
-            5 => NODES.into_iter().for_each(|node| self.stop_and_boot(node, span, true)),
+            5 => NODES
+                .into_iter()
+                .for_each(|node| self.stop_and_boot(node, span, true)),
             6 => self.both_at_once(span),
             7..=9 => self.freeze(node, span),
             10..=13 => self.cut(span),
@@ -89,7 +91,12 @@ impl World {
     }
 
     fn ends(&mut self) -> (End, End) {
-        let all = [End::Server(NodeId::A), End::Server(NodeId::B), End::Witness, End::Clients];
+        let all = [
+            End::Server(NodeId::A),
+            End::Server(NodeId::B),
+            End::Witness,
+            End::Clients,
+        ];
         loop {
             let pair = (*self.random.pick(&all), *self.random.pick(&all));
             let servers = matches!(pair.0, End::Server(_)) || matches!(pair.1, End::Server(_));
@@ -101,7 +108,11 @@ impl World {
 
     fn cut(&mut self, span: u64) {
         let link = (End::Server(NodeId::A), End::Server(NodeId::B));
-        let (from, to) = if self.random.one_in(2) { link } else { self.ends() };
+        let (from, to) = if self.random.one_in(2) {
+            link
+        } else {
+            self.ends()
+        };
         let ways = self.random.below(3);
         self.log(|| format!("a wire is cut for {span}, ways {ways}"));
         if ways != 1 {
