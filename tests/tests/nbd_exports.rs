@@ -11,7 +11,7 @@ use std::{
 use bootroom_tests::{binary, deadline};
 use nbd_common::{
     nbdsh, run,
-    site::{LIMIT, ROOM, Site},
+    site::{LIMIT, ROOM, Running, Site, import_image},
 };
 
 const MODES: &str = r#"
@@ -39,25 +39,6 @@ allow = ["unix"]
 image = "tiny@1"
 allow = ["*"]
 "#;
-
-/// An image of 16 MiB. It is never booted, so that its kernel is one in its first bytes only.
-fn import_image(site: &Site) {
-    let file = |name: &str, length: u64, magic: &[u8], at: usize| {
-        let mut bytes = vec![0; length as usize];
-        bytes[at..at + magic.len()].copy_from_slice(magic);
-        fs::write(site.path(name), bytes).unwrap();
-    };
-    file("kernel", 4096, b"HdrS", 0x202);
-    file("initrd", 4096, b"070701", 0);
-    file("disk", 16 << 20, b"", 0);
-    let path = |name: &str| site.path(name).to_str().unwrap().to_owned();
-    run(Command::new("mkfs.ext4").args(["-q", &path("disk")]));
-    let (disk, kernel, initrd, data) = (path("disk"), path("kernel"), path("initrd"), path("data"));
-    run(&mut binary::command(&[
-        "image", "import", &disk, "--name", "tiny", "--kernel", &kernel, "--initrd", &initrd,
-        "--data", &data,
-    ]));
-}
 
 #[test]
 fn shared_alone_and_copied_exports_keep_what_they_promise() {
@@ -179,14 +160,26 @@ fn certificates_open_what_names_them_and_count_from_the_reload_on() {
     // The room's own port speaks no TLS, and so has nothing of what needs it.
     assert_eq!(site.list(ROOM), ["open"]);
     assert!(!site.opens(&format!("{ROOM}/secret")));
+    // Who is connected when its certificate is revoked is out from the reload on.
+    let holds = |client: &str, export: &str| {
+        let (uri, mark) = (secure(client, export), format!("@/{client}.mark"));
+        let script = format!(
+            "h = nbd.NBD(); h.set_uri_allow_local_file(True); h.connect_uri('{uri}')\n\
+             open('{mark}', 'w').close()\n\
+             while True: h.poll(-1); h.pread(512, 0)"
+        );
+        let mark = site.path(&format!("{client}.mark"));
+        Running::start(site.shell(&script), mark)
+    };
+    let (out, stays) = (holds("nas", "secret"), holds("other", "sealed"));
     let dir = site.path("data/pki");
     run(binary::command(&["pki", "revoke", "nas", "--dir"]).arg(&dir));
-    assert!(
-        site.opens(&secure("nas", "secret")),
-        "nobody has read the list of the revoked yet"
-    );
+    let text = "nobody has read the list of the revoked yet";
+    assert!(site.opens(&secure("nas", "secret")), "{text}");
     site.write("room.toml", &TLS.replace("MODE", "required"));
-    site.reload();
+    assert_eq!(site.reload()["exports"]["connections_ended"], 1);
+    assert!(!out.end().status.success());
+    assert!(stays.runs());
     assert!(!site.opens(&secure("nas", "secret")));
     assert!(site.opens(&secure("other", "sealed")));
     assert!(!site.opens(&format!("{plain}open")));

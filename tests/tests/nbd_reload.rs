@@ -2,39 +2,13 @@
 
 mod nbd_common;
 
-use std::{
-    fs,
-    path::PathBuf,
-    process::{Child, Command, Output, Stdio},
-};
+use std::{fs, os::unix::fs::FileExt, process::Output};
 
 use bootroom_tests::deadline;
 use nbd_common::{
     SIZE, run,
-    site::{LIMIT, ROOM, Site},
+    site::{LIMIT, ROOM, Running, SEAT, Site, import_image},
 };
-
-/// A script that runs on, and says when it has come so far.
-struct Running {
-    child: Child,
-    mark: PathBuf,
-}
-
-impl Running {
-    fn start(mut command: Command, mark: PathBuf) -> Self {
-        let child = command.stderr(Stdio::piped()).spawn().unwrap();
-        let mut running = Self { child, mark };
-        deadline::wait_for("the script to begin", LIMIT, || {
-            assert!(running.child.try_wait().unwrap().is_none(), "it ended");
-            running.mark.exists().then_some(())
-        });
-        running
-    }
-
-    fn end(self) -> Output {
-        self.child.wait_with_output().unwrap()
-    }
-}
 
 fn succeeded(output: &Output) {
     let said = String::from_utf8_lossy(&output.stderr);
@@ -200,4 +174,87 @@ fn a_bad_configuration_leaves_the_old_one_in_force_and_says_where_it_is_wrong() 
     deadline::wait_for("SIGHUP to count", LIMIT, || {
         site.list(ROOM).contains(&"more".to_owned()).then_some(())
     });
+}
+
+fn turning(disk: &str) -> String {
+    format!(
+        "[exports.turning]\nfile = \"@/{disk}\"\nmode = \"read-write\"\nshared = true\nallow = [\"*\"]\n"
+    )
+}
+
+/// While clients come, write and come again, an export goes from one file to the other and back. What is not given out
+/// must not change from the moment on that the reload has ended.
+#[test]
+fn nothing_is_written_behind_a_reload() {
+    let mut site = Site::new(&turning("one")).start();
+    let writers: Vec<_> = (0..3)
+        .map(|writer| {
+            let script = format!(
+                "n = 0\n\
+                 while True:\n\
+                 \th = nbd.NBD()\n\
+                 \ttry:\n\
+                 \t\th.connect_uri('{ROOM}/turning')\n\
+                 \t\tfor part in range(64):\n\
+                 \t\t\tn += 1; h.pwrite(n.to_bytes(8, 'big') * 512, ({writer} * 64 + part) * 4096)\n\
+                 \t\topen('@/{writer}.mark', 'w').close()\n\
+                 \texcept nbd.Error: pass"
+            );
+            Running::start(site.shell(&script), site.path(&format!("{writer}.mark")))
+        })
+        .collect();
+    let content = |site: &Site, disk: &str| {
+        let mut bytes = vec![0; 3 * 64 * 4096];
+        let file = fs::File::open(site.path(disk)).unwrap();
+        file.read_exact_at(&mut bytes, 0).unwrap();
+        bytes
+    };
+    for round in 0..12 {
+        let (old, new) = if round % 2 == 0 {
+            ("one", "two")
+        } else {
+            ("two", "one")
+        };
+        site.write("room.toml", &turning(new));
+        let before = content(&site, new);
+        assert_eq!(
+            site.reload()["exports"]["changed"],
+            serde_json::json!(["turning"])
+        );
+        let left = content(&site, old);
+        deadline::wait_for("writes to the new file", LIMIT, || {
+            (content(&site, new) != before).then_some(())
+        });
+        assert!(
+            content(&site, old) == left,
+            "{old} was written to after the reload"
+        );
+    }
+    assert!(writers.into_iter().all(Running::runs));
+}
+
+/// A machine that the configuration names from now on gets the address that it names.
+#[test]
+fn a_reload_reserves_an_address() {
+    let full =
+        "range = \"10.79.0.100-10.79.0.199\"\n[groups.all]\nmacs = [\"*\"]\nimage = \"tiny\"\n";
+    let mut site = Site::new("");
+    import_image(&site);
+    site.write_room("full", full);
+    let mut site = site.start();
+    let asked = |site: &Site| {
+        let arguments = ["-i", "seat0", "-f", "-n", "-q", "-s", "/bin/true"];
+        let output = site.there("udhcpc", &arguments).output().unwrap();
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let said = asked(&site);
+    assert!(said.contains("10.79.0.1"), "{said}");
+    let named = format!("{full}[clients.teacher]\nmac = \"{SEAT}\"\naddress = \"10.79.0.20\"\n");
+    site.write_room("full", &named);
+    site.reload();
+    let said = asked(&site);
+    assert!(said.contains("lease of 10.79.0.20 obtained"), "{said}");
+    site.write_room("proxy", &named);
+    let said = site.refused_reload();
+    assert!(said.contains("mode of [dhcp] cannot change"), "{said}");
 }

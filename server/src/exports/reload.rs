@@ -3,7 +3,12 @@
 //! First everything new is opened, so that a mistake changes nothing. Then nobody gets at what is changed or removed;
 //! then those are waited for who have it; and only then what it is now is given out.
 
-use std::{collections::BTreeSet, ops::Range, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, HashSet},
+    ops::Range,
+    sync::Arc,
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -68,19 +73,34 @@ impl NamedExports {
         }
     }
 
-    /// Gives out what was planned, and ends the connections for which that is no longer theirs; they have `limit`
-    /// each to take their answers. Blocks.
-    pub fn apply(&self, plan: Plan, service: &Service, limit: Duration) -> Changes {
+    /// Gives out what was planned, and ends the connections for which that is no longer theirs, and those of `revoked`
+    /// certificates; they have `limit` to take their answers. Blocks.
+    pub fn apply(
+        &self,
+        plan: Plan,
+        service: &Service,
+        revoked: &HashSet<Vec<u8>>,
+        limit: Duration,
+    ) -> Changes {
         let before = self.table.load_full();
         let mut changes = plan.changes(&before);
         let exchanged = plan.exchanged();
         let next = plan.table();
         self.table.store(Arc::new(meanwhile(&next, &exchanged)));
         retire(&before, &next);
-        let concerns = |name: &str, peer: &Peer| match next.get(name) {
-            None => Some(Ending::Removed),
-            Some(_) if exchanged.contains(name) => Some(Ending::Changed),
-            Some(export) => (!export.admits(peer)).then_some(Ending::Removed),
+        let concerns = |name: Option<&str>, peer: &Peer| {
+            if peer
+                .serial
+                .as_ref()
+                .is_some_and(|serial| revoked.contains(serial))
+            {
+                return Some(Ending::Removed);
+            }
+            match next.get(name?) {
+                None => Some(Ending::Removed),
+                Some(export) if exchanged.contains(&export.name) => Some(Ending::Changed),
+                Some(export) => (!export.admits(peer)).then_some(Ending::Removed),
+            }
         };
         let (ended, in_time) = service.end(&concerns, limit);
         (changes.connections_ended, changes.cut_off) = (ended, !in_time);

@@ -3,15 +3,17 @@
 use std::{
     fs,
     path::PathBuf,
-    process::{Command, Stdio},
+    process::{Child, Command, Output, Stdio},
     time::Duration,
 };
 
-use bootroom_tests::{namespace::Namespace, server::Server};
+use bootroom_tests::{binary, deadline, namespace::Namespace, server::Server};
 
 use super::{SIZE, run};
 
 pub const LIMIT: Duration = Duration::from_secs(60);
+/// The MAC address of the machine beside the server.
+pub const SEAT: &str = "52:54:00:5d:00:02";
 pub const ROOM: &str = "nbd://10.79.0.1";
 
 /// A server with its configuration, and a network with one machine beside it.
@@ -63,13 +65,18 @@ impl Site {
 
     /// Writes a file of the configuration; `room.toml` gets the tables that every room has in front.
     pub fn write(&mut self, name: &str, exports: &str) {
-        let common = match name {
-            "room.toml" => ROOM_TABLES,
-            _ => "",
-        };
+        if name == "room.toml" {
+            return self.write_room("proxy", exports);
+        }
         let path = self.path(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, self.expand(&format!("{common}{exports}"))).unwrap();
+        fs::write(path, self.expand(exports)).unwrap();
+    }
+
+    /// Writes `room.toml` with this mode of DHCP; `more` begins within that table.
+    pub fn write_room(&mut self, dhcp: &str, more: &str) {
+        let text = format!("{ROOM_TABLES}[dhcp]\nmode = \"{dhcp}\"\n{more}");
+        fs::write(self.path("room.toml"), self.expand(&text)).unwrap();
     }
 
     /// `bootroom reload`, which has to succeed; its answer.
@@ -124,8 +131,6 @@ data = "@/data"
 control = "@/control.sock"
 interface = "room0"
 address = "10.79.0.1/24"
-[dhcp]
-mode = "proxy"
 "#;
 
 /// The server's network and the other machine's, 10.79.0.1 and 10.79.0.2.
@@ -138,6 +143,53 @@ fn network() -> (Namespace, Namespace) {
     here.ip("address add 10.79.0.1/24 dev room0");
     here.ip("link set room0 up");
     there.ip("address add 10.79.0.2/24 dev seat0");
-    there.ip("link set seat0 up");
+    there.ip(&format!("link set seat0 address {SEAT} up"));
     (here, there)
+}
+
+/// A script that runs on, and says when it has come so far. It ends with the test's thread.
+pub struct Running {
+    child: Child,
+    mark: PathBuf,
+}
+
+impl Running {
+    pub fn start(mut command: Command, mark: PathBuf) -> Self {
+        let child = command.stderr(Stdio::piped()).spawn().unwrap();
+        let mut running = Self { child, mark };
+        deadline::wait_for("the script to begin", LIMIT, || {
+            assert!(running.child.try_wait().unwrap().is_none(), "it ended");
+            running.mark.exists().then_some(())
+        });
+        running
+    }
+
+    /// Whether it still runs.
+    pub fn runs(mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    /// Waits for its end.
+    pub fn end(self) -> Output {
+        self.child.wait_with_output().unwrap()
+    }
+}
+
+/// Gives the site an image `tiny` of 16 MiB. It is never booted, so that its kernel is one in its first bytes only.
+pub fn import_image(site: &Site) {
+    let file = |name: &str, length: u64, magic: &[u8], at: usize| {
+        let mut bytes = vec![0; length as usize];
+        bytes[at..at + magic.len()].copy_from_slice(magic);
+        fs::write(site.path(name), bytes).unwrap();
+    };
+    file("kernel", 4096, b"HdrS", 0x202);
+    file("initrd", 4096, b"070701", 0);
+    file("disk", 16 << 20, b"", 0);
+    let path = |name: &str| site.path(name).to_str().unwrap().to_owned();
+    run(Command::new("mkfs.ext4").args(["-q", &path("disk")]));
+    let (disk, kernel, initrd, data) = (path("disk"), path("kernel"), path("initrd"), path("data"));
+    run(&mut binary::command(&[
+        "image", "import", &disk, "--name", "tiny", "--kernel", &kernel, "--initrd", &initrd,
+        "--data", &data,
+    ]));
 }
