@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashSet,
-    path::{Path, PathBuf},
+    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -29,12 +29,13 @@ use crate::{
     clients::{BootPolicy, Clients, disks::Disks, identity::SiteTls, registry::Registry},
     config::{Config, DhcpMode},
     control::{self, ControlSocket},
-    exports::{ClientExports, NamedExports, RoomExports, source::Opener},
+    exports::{ClientExports, NamedExports, RoomExports},
     service::{self, Limits, Listener, Service, ServiceOptions, tls::Tls},
     trace::Trace,
     watch,
 };
 
+mod exports;
 mod listeners;
 mod reload;
 
@@ -82,15 +83,11 @@ impl Room {
         if let Some(site) = SiteTls::of(&config) {
             site.prepare()?;
         }
-        clear_scratch(&config)?;
-        let named = Arc::new(NamedExports::default());
-        let plan = named.plan(&config, &opener(&clients));
-        named.begin(plan.map_err(|list| config.refuse(list))?);
         http.roots = roots(&config);
         let quiet = config.server.quiet_ipv6.then(|| Quiet::bind(interface));
         Ok(Room {
             disks: Listeners::bind(&config)?,
-            named,
+            named: exports::begin(&clients)?,
             quiet: quiet.transpose()?,
             tftp: Tftp::bind(tftp, leases.clone(), policy.clone())?,
             http: Http::bind(http, leases.clone(), policy)?,
@@ -154,31 +151,6 @@ impl Room {
 
 /// How long clients have to take the answers to what they have asked before the server stops.
 const DRAIN: Duration = Duration::from_secs(10);
-
-/// What opens named exports.
-fn opener(clients: &Clients) -> Opener<'_> {
-    Opener {
-        clients,
-        scratch: scratch(&clients.config()),
-        low_water: low_water(),
-    }
-}
-
-/// Where copies on write are kept as long as their connections last.
-fn scratch(config: &Config) -> PathBuf {
-    config.server.data.value.join("scratch")
-}
-
-/// Removes what a killed server left. Only the owner of the data directory gets here.
-fn clear_scratch(config: &Config) -> anyhow::Result<()> {
-    let scratch = scratch(config);
-    match std::fs::remove_dir_all(&scratch) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("cannot clear {}", scratch.display()))
-        }
-        _ => Ok(()),
-    }
-}
 
 fn serve_disks(
     listeners: Vec<(Listener, Arc<Tls>)>,

@@ -53,6 +53,12 @@ fn print(status: &Status) {
         status.attached,
         status.clients
     );
+    for export in &status.exports {
+        println!(
+            "export   {}: {}, {}, {} connections",
+            export.name, export.source, export.mode, export.connections
+        );
+    }
     for image in &status.images {
         let current = output::or_dash(image.current);
         say!(

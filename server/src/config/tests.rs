@@ -474,3 +474,26 @@ fn a_group_can_say_otherwise_of_tls_as_far_as_the_server_lets_it() {
     assert!(message.contains("nobody without TLS"), "{message}");
     assert!(told("", "tls = \"yes\"").contains("\"required\""));
 }
+
+proptest::proptest! {
+    /// Whatever stands in the files, it is read or every mistake can be shown.
+    #[test]
+    fn no_text_is_too_odd_to_be_complained_about(
+        junk in "[\\[\\]\"'=#.a-zä\\n\\\\0-9]{0,12}",
+        at in 0..1000_usize,
+        length in 0..40_usize,
+        in_main: bool,
+    ) {
+        let mut texts = [GOOD.to_owned(), EXPORTS.replace("[tls]", "[more]")];
+        let text = &mut texts[usize::from(!in_main)];
+        let at = at.min(text.len());
+        let end = (at + length).min(text.len());
+        text.replace_range(at..end, &junk);
+        let sources = sources(&[("room.toml", &texts[0]), ("conf.d/ä.toml", &texts[1])]);
+        if let Err(list) = super::parse::parse(&sources) {
+            let shown = super::Problems { sources, list };
+            proptest::prop_assert!(!shown.list.is_empty());
+            proptest::prop_assert!(!shown.render(true).is_empty() && !shown.to_string().is_empty());
+        }
+    }
+}

@@ -30,12 +30,30 @@ pub struct Status {
     pub attached: usize,
     /// Images and their current versions.
     pub images: Vec<ImageView>,
+    /// What `[exports]` names.
+    #[serde(default)]
+    pub exports: Vec<ExportView>,
     /// What is wrong with the network, for people.
     #[serde(default)]
     pub warnings: Vec<String>,
     /// Machines that do not boot on.
     #[serde(default)]
     pub stuck: Vec<StuckView>,
+}
+
+/// A named export.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExportView {
+    /// Its name.
+    pub name: String,
+    /// What it serves.
+    pub source: String,
+    /// `read-only`, `read-write` or `copy-on-write`.
+    pub mode: String,
+    /// Whether several connections may write to it.
+    pub shared: bool,
+    /// Connections that have it.
+    pub connections: usize,
 }
 
 /// An image and its current version.

@@ -5,7 +5,7 @@ use std::{collections::HashMap, net::Ipv4Addr, process, sync::Arc, time::Instant
 use overlay::{OverlayId, OverlayInfo};
 use pxe::{Leases, Mac, trace::Stuck};
 
-use super::model::{BindingView, ClientView, DiskView, ImageView, Status};
+use super::model::{BindingView, ClientView, DiskView, ExportView, ImageView, Status};
 use crate::{
     clients::{
         Clients,
@@ -14,7 +14,7 @@ use crate::{
         error::{Error, Result},
         registry::Record,
     },
-    config::DhcpMode,
+    config::{Config, DhcpMode},
     room::Reloader,
     service::{ConnectionView, Service},
     trace::StuckView,
@@ -42,8 +42,8 @@ pub fn status(from: &Sources) -> Result<Status> {
     } = from;
     let config = clients.config();
     let records = clients.records();
-    let owned = |one: &ConnectionView| one.owner.is_some();
-    let attached = from.disks.connections().into_iter().filter(owned).count();
+    let connections = from.disks.connections();
+    let attached = connections.iter().filter(|one| one.owner.is_some());
     let dhcp = match config.dhcp.mode {
         DhcpMode::Full => "full",
         DhcpMode::Proxy => "proxy",
@@ -58,10 +58,11 @@ pub fn status(from: &Sources) -> Result<Status> {
         dhcp: dhcp.into(),
         leases: leases.list().len(),
         clients: records.len(),
-        attached,
+        attached: attached.count(),
         images: images(clients)?,
         warnings: warnings(clients),
         stuck: stuck(clients),
+        exports: exports(&config, &connections),
     })
 }
 
@@ -98,6 +99,20 @@ fn stuck_view(clients: &Clients, mac: Mac, stuck: Stuck) -> StuckView {
         seconds: stuck.since.as_secs(),
         advice: stuck.advice,
     }
+}
+
+fn exports(config: &Config, connections: &[ConnectionView]) -> Vec<ExportView> {
+    let named = config.exports.iter().map(|(name, settings)| {
+        let has_it = |one: &&ConnectionView| one.named.as_ref() == Some(name);
+        ExportView {
+            name: name.clone(),
+            source: settings.spec.source.to_string(),
+            mode: settings.spec.mode.to_string(),
+            shared: settings.spec.shared,
+            connections: connections.iter().filter(has_it).count(),
+        }
+    });
+    named.collect()
 }
 
 fn images(clients: &Clients) -> Result<Vec<ImageView>> {
