@@ -207,6 +207,7 @@ mod tests {
             group: None,
             first_seen: std::time::SystemTime::UNIX_EPOCH,
             boots: Boots::default(),
+            choice: None,
         };
         let profile = directory::profile(config, mac).unwrap();
         let initrd = identities.archive(config, &record, &profile)?;
