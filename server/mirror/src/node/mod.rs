@@ -263,6 +263,7 @@ impl Node {
         match command {
             Command::Promote { force } => self.promote(force),
             Command::Discard => self.discard(),
+            Command::AcceptWitness => self.accept_witness(),
         }
     }
 

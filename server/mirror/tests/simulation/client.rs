@@ -220,7 +220,7 @@ impl World {
         match task {
             Task::Flush => self.model.flushed(id),
             Task::Read { .. } => {
-                let seen = self.model.has_read(id, value.expect("a read brings something"), losses);
+                let seen = self.model.has_read(id, value.expect("a read brings something"));
                 self.check(seen.map_err(|e| format!("client {who}: {e}")));
             }
             _ => changes(volume, &task).into_iter().for_each(|(place, v)| self.model.written(place, v, losses)),

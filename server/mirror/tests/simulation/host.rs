@@ -259,6 +259,7 @@ impl World {
                 }
             }
             Notice::SplitBrain => self.fail(format!("{id:?} sees a split brain that nobody forced")),
+            Notice::StandbyFailed if self.hosts[id.peer() as usize].lacks => self.lose_unflushed(),
             Notice::Resync { compare: true, .. } => self.counts.compares += 1,
             Notice::Resync { .. } => self.counts.resyncs += 1,
             _ => {}
@@ -389,7 +390,7 @@ impl World {
             (Some(request), Ok(value)) => self.send_reply(id, request, Reply::Done, Some(value)),
             (Some(request), Err(reply)) => self.send_reply(id, request, reply, None),
             (None, Ok(value)) => {
-                let seen = self.model.has_read(read.id, value, self.model.losses);
+                let seen = self.model.has_read(read.id, value);
                 self.check(seen.map_err(|e| format!("a reader at {id:?}: {e}")));
             }
             (None, Err(_)) => self.model.forget_read(read.id),

@@ -92,11 +92,15 @@ fn one() {
 /// The simulation can fail: each rule that is taken out is found out.
 #[test]
 fn every_lie_is_found_out() {
+    let mut missed = Vec::new();
     for lie in LIES {
         let found = (0..3000).find_map(|seed| World::new(seed, lie, false).run().1.err().map(|what| (seed, what)));
-        let (seed, what) = found.unwrap_or_else(|| panic!("{lie:?} was not found out"));
-        println!("{lie:?}: seed {seed}: {what:.160}");
+        match found {
+            Some((seed, what)) => println!("{lie:?}: seed {seed}: {what:.160}"),
+            None => missed.push(lie),
+        }
     }
+    assert!(missed.is_empty(), "not found out: {missed:?}");
 }
 
 /// Runs that once went wrong.
