@@ -259,7 +259,6 @@ impl World {
                 }
             }
             Notice::SplitBrain => self.fail(format!("{id:?} sees a split brain that nobody forced")),
-            Notice::StandbyFailed if self.hosts[id.peer() as usize].lacks => self.lose_unflushed(),
             Notice::Resync { compare: true, .. } => self.counts.compares += 1,
             Notice::Resync { .. } => self.counts.resyncs += 1,
             _ => {}
@@ -323,10 +322,12 @@ impl World {
 
     pub fn end_persist(&mut self, id: NodeId, life: u64, persist: PersistId) {
         let lie = self.lie;
+        let peer_lacks = self.hosts[id.peer() as usize].lacks;
         let host = self.host(id);
         if host.life != life {
             return;
         }
+        let had = !host.durable.inconsistent;
         while let Some((_, state)) = host.persists.pop_front_if(|(of, _)| *of <= persist) {
             host.durable = state;
             host.power_lost = false;
@@ -334,6 +335,9 @@ impl World {
                 host.durable.inconsistent = false;
             }
             host.lacks = host.durable.rolled_back;
+        }
+        if had && host.durable.inconsistent && peer_lacks {
+            self.lose_unflushed(); // Became the target of a resync from one that lost power meanwhile.
         }
         if lie != Lie::PersistLater {
             self.input(id, Input::Event(Event::Persisted(persist)));

@@ -346,6 +346,9 @@ impl World {
     }
 
     fn falsified(&self, mut message: Message) -> Message {
+        if self.lie == Lie::TermsIgnored {
+            message.term = message.term.max(self.hosts[message.from.peer() as usize].durable.term);
+        }
         match (&mut message.body, self.lie) {
             (Body::Opened { complete, dirty, .. }, Lie::DirtyForgotten) => {
                 *complete = true;
@@ -363,7 +366,8 @@ impl World {
             (Body::Ship { session, seq, item: Item::Op(_) }, Lie::ShipWithoutWaiting) => (*session, *seq),
             (Body::Ship { session, seq, item: Item::Flush(_) }, Lie::FlushWithoutWaiting) => (*session, *seq),
             (Body::Ping { session, number, sent }, Lie::AttachUnconfirmed) => {
-                let body = Body::Pong { session: *session, number: *number, sent: *sent };
+                let sent = mirror::Moment(0 * sent.0); // Too old to be a lease.
+                let body = Body::Pong { session: *session, number: *number, sent };
                 return self.inject(from, message.term, body);
             }
             _ => return,
