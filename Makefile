@@ -5,7 +5,7 @@ BOOTROOM := target/release/bootroom
 DEB := target/deb/bootroom-client.deb
 SHELL_SCRIPTS := $(sort $(shell git ls-files "*.sh"; git grep -lE "^\#!/bin/(ba)?sh"))
 
-.PHONY: help demo test test-full bench crash build deb fmt lint unit e2e packages clean
+.PHONY: help demo test test-full bench crash sim build deb fmt lint unit e2e packages clean
 
 help:
 	@echo 'make demo       two diskless machines boot from this computer (QEMU)'
@@ -13,6 +13,7 @@ help:
 	@echo 'make test-full  the same with the long scenarios'
 	@echo 'make bench      bootroom beside its peers, as ratios'
 	@echo 'make crash      the overlay store through 100,000 crashes and 200 kills'
+	@echo 'make sim        the pair of servers through 1,000,000 seeds of failures'
 	@echo 'make build      target/release/bootroom and the client package'
 	@echo 'make fmt lint   format; clippy, shellcheck'
 
@@ -57,6 +58,9 @@ bench: packages build
 crash:
 	BOOTROOM_CRASH_STATES=100000 BOOTROOM_KILL_ROUNDS=200 \
 		$(CARGO) test --release --locked -p overlay --test crash --test kill -- --nocapture
+
+sim:
+	BOOTROOM_SIM_SEEDS=1000000 $(CARGO) test --release --locked -p mirror --test simulation -- --nocapture
 
 clean:
 	$(CARGO) clean

@@ -45,7 +45,9 @@ impl World {
         match self.random.below(22) {
             0..=2 => self.stop_and_boot(node, span, false),
             3 | 4 => self.stop_and_boot(node, span, true),
-            5 => NODES.into_iter().for_each(|node| self.stop_and_boot(node, span, true)),
+            5 => NODES
+                .into_iter()
+                .for_each(|node| self.stop_and_boot(node, span, true)),
             6 => self.both_at_once(span),
             7..=9 => self.freeze(node, span),
             10..=13 => self.cut(span),
@@ -71,12 +73,12 @@ impl World {
     /// One is killed and the other loses power.
     fn both_at_once(&mut self, span: u64) {
         let other = self.random.between(20_000, 800_000);
-        self.stop_and_boot(NodeId::A, span, self.lie_free_coin());
-        self.stop_and_boot(NodeId::B, other, !self.lie_free_coin());
+        self.stop_and_boot(NodeId::A, span, self.coin());
+        self.stop_and_boot(NodeId::B, other, !self.coin());
     }
 
-    fn lie_free_coin(&self) -> bool {
-        self.now % 2 == 0
+    fn coin(&self) -> bool {
+        self.now.is_multiple_of(2)
     }
 
     fn freeze(&mut self, node: NodeId, span: u64) {
@@ -90,7 +92,12 @@ impl World {
     }
 
     fn ends(&mut self) -> (End, End) {
-        let all = [End::Server(NodeId::A), End::Server(NodeId::B), End::Witness, End::Clients];
+        let all = [
+            End::Server(NodeId::A),
+            End::Server(NodeId::B),
+            End::Witness,
+            End::Clients,
+        ];
         loop {
             let pair = (*self.random.pick(&all), *self.random.pick(&all));
             let servers = matches!(pair.0, End::Server(_)) || matches!(pair.1, End::Server(_));
@@ -102,7 +109,11 @@ impl World {
 
     fn cut(&mut self, span: u64) {
         let link = (End::Server(NodeId::A), End::Server(NodeId::B));
-        let (from, to) = if self.random.one_in(2) { link } else { self.ends() };
+        let (from, to) = if self.random.one_in(2) {
+            link
+        } else {
+            self.ends()
+        };
         let ways = self.random.below(3);
         self.log(|| format!("a wire is cut for {span}, ways {ways}"));
         if ways != 1 {

@@ -50,7 +50,11 @@ impl Sector {
     }
 
     fn settled(&self) -> Vec<u64> {
-        self.allowed.iter().copied().filter(|v| !self.pending.contains(v)).collect()
+        self.allowed
+            .iter()
+            .copied()
+            .filter(|v| !self.pending.contains(v))
+            .collect()
     }
 
     /// It is known now that this is what is there.
@@ -78,7 +82,11 @@ impl Model {
         let sector = self.sector(place);
         sector.changes += 1;
         let now = sector.allowed.clone();
-        for reading in self.reads.values_mut().filter(|reading| reading.place == place) {
+        for reading in self
+            .reads
+            .values_mut()
+            .filter(|reading| reading.place == place)
+        {
             reading.allowed.extend(now.iter());
         }
     }
@@ -118,7 +126,14 @@ impl Model {
     pub fn read(&mut self, id: u64, place: Place) {
         let sector = self.sector(place);
         let (allowed, changes) = (sector.allowed.clone(), sector.changes);
-        self.reads.insert(id, Reading { place, allowed, changes });
+        self.reads.insert(
+            id,
+            Reading {
+                place,
+                allowed,
+                changes,
+            },
+        );
     }
 
     pub fn forget_read(&mut self, id: u64) {
@@ -126,7 +141,11 @@ impl Model {
     }
 
     pub fn has_read(&mut self, id: u64, value: u64) -> Result<(), String> {
-        let Reading { place, allowed, changes } = self.reads.remove(&id).expect("a read that was begun");
+        let Reading {
+            place,
+            allowed,
+            changes,
+        } = self.reads.remove(&id).expect("a read that was begun");
         self.judged += 1;
         if !allowed.contains(&value) {
             return Err(format!("read {value} at {place:?}, allowed {allowed:?}"));
@@ -141,7 +160,9 @@ impl Model {
     pub fn flush(&mut self, id: u64, volume: u64) {
         let of = |(place, _): &(&Place, &Sector)| place.0 == volume;
         let sectors = self.sectors.iter().filter(of);
-        let settled = sectors.map(|(place, sector)| (*place, sector.settled())).collect();
+        let settled = sectors
+            .map(|(place, sector)| (*place, sector.settled()))
+            .collect();
         self.flushes.insert(id, settled);
     }
 
@@ -162,14 +183,23 @@ impl Model {
     /// The only server that had everything lost power: what was not flushed may be gone.
     pub fn power_cut(&mut self, is_data: impl Fn(Place) -> bool) {
         self.losses += 1;
-        let places: Vec<Place> = self.sectors.keys().copied().filter(|p| is_data(*p)).collect();
+        let places: Vec<Place> = self
+            .sectors
+            .keys()
+            .copied()
+            .filter(|p| is_data(*p))
+            .collect();
         for place in places {
             let sector = self.sector(place);
             sector.allowed = sector.since_flush.clone();
             let now = sector.allowed.clone();
             self.widen_reads(place);
             // A flush that is under way makes safe what is there when it ends, not what was lost before.
-            let safe = self.flushes.values_mut().flatten().filter(|(of, _)| *of == place);
+            let safe = self
+                .flushes
+                .values_mut()
+                .flatten()
+                .filter(|(of, _)| *of == place);
             safe.for_each(|(_, values)| values.extend(now.iter()));
         }
     }
