@@ -106,7 +106,7 @@ pub fn run(options: &ExportOptions) -> anyhow::Result<Exit> {
         .map(|listener| (listener, tls.clone()))
         .collect();
     for (listener, _) in &listeners {
-        println!("listening on {}", listener.address());
+        tell!("listening on {}", listener.address());
     }
     let service = Service::start(ServiceOptions {
         listeners,
