@@ -63,6 +63,9 @@ impl BlockSet {
 
     /// Takes blocks out.
     pub fn remove(&mut self, range: BlockRange) {
+        if range.start >= range.end {
+            return;
+        }
         while let Some((&s, &e)) = self.0.range(..range.end).next_back() {
             if e <= range.start {
                 return;

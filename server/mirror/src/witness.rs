@@ -150,7 +150,7 @@ mod tests {
                 force: false,
             }),
         });
-        answer.revision == Revision(expect + 1)
+        answer.revision == Revision(expect + 1) && answer.record == Some(record)
     }
 
     fn held_by_a() -> Witness {

@@ -13,6 +13,7 @@ use pxe::Mac;
 use super::{
     Clients, Error, ErrorKind, Result, boot::Token, commit, disks::overlay_id, fresh_token,
 };
+use crate::config::exports::TlsMode;
 
 /// Opened snapshots that are remembered; the oldest gives way.
 const MOST_TICKETS: usize = 256;
@@ -31,6 +32,8 @@ pub(super) struct Ticket {
 pub struct Opened {
     /// The machine's name.
     pub client: String,
+    /// Whether it may be read over TLS only, as the machine's disk.
+    pub needs_tls: bool,
     /// The snapshot's name.
     pub name: SnapshotName,
     /// The disk as it was.
@@ -69,11 +72,23 @@ impl Clients {
         drop_one(&*self.disks.open_existing(&disk)?, name)
     }
 
-    /// Makes a token with which [`Clients::opened_snapshot`] finds the snapshot, until the server stops.
+    /// Makes a name under which [`Clients::opened_snapshot`] finds the snapshot, until the server stops; says where
+    /// that is.
     ///
     /// # Errors
     /// When there is no such machine or snapshot.
-    pub fn open_snapshot(&self, client: &str, name: &SnapshotName) -> Result<Token> {
+    pub fn open_snapshot(&self, client: &str, name: &SnapshotName) -> Result<String> {
+        let token = self.admit_reader(client, name)?;
+        let config = self.config();
+        let (address, port) = (config.server.ip(), config.server.nbd_port);
+        let scheme = match self.tls_of(self.find(client)?.mac) {
+            TlsMode::Off => "nbd",
+            TlsMode::On | TlsMode::Required => "nbds",
+        };
+        Ok(format!("{scheme}://{address}:{port}/snapshot/{token}"))
+    }
+
+    fn admit_reader(&self, client: &str, name: &SnapshotName) -> Result<Token> {
         let token = fresh_token()?;
         let ticket = self.with_disk(client, |mac, overlay| {
             let (name, id) = (name.clone(), find(overlay, name)?);
@@ -125,6 +140,7 @@ impl Clients {
         let view = overlay.snapshot_view(&name);
         Ok(Opened {
             client: record.name.to_string(),
+            needs_tls: self.tls_of(mac) == TlsMode::Required,
             view: view.map_err(|error| failed(&name, error))?,
             name,
         })

@@ -421,6 +421,13 @@ fn snapshot(name: &str) -> overlay::SnapshotName {
     overlay::SnapshotName::new(name).unwrap()
 }
 
+/// The secret in the URI that an opened snapshot is read at.
+fn opened_token(room: &Room, name: &overlay::SnapshotName) -> String {
+    let uri = room.clients.open_snapshot("r-1", name).unwrap();
+    let token = uri.strip_prefix("nbd://10.12.0.1:10809/snapshot/");
+    token.expect("where the room's disks are").to_owned()
+}
+
 fn first_byte_of(opened: &snapshots::Opened) -> u8 {
     let mut byte = [0; 1];
     opened.view.read(&mut byte, 0).unwrap();
@@ -435,11 +442,7 @@ fn a_snapshot_is_read_by_its_token_and_by_no_other() {
     let monday = snapshot("monday");
     room.clients.take_snapshot("r-1", &monday).unwrap();
     disk.write(&[6; 512], 0, Durability::Process).unwrap();
-    let token = room
-        .clients
-        .open_snapshot("r-1", &monday)
-        .unwrap()
-        .to_string();
+    let token = opened_token(&room, &monday);
     let opened = room.clients.opened_snapshot(&token).unwrap();
     assert_eq!((first_byte_of(&opened), opened.client.as_str()), (5, "r-1"));
     let (_, boot) = room.boot(MAC);
@@ -458,11 +461,7 @@ fn a_token_does_not_open_a_later_snapshot_of_the_same_name() {
     room.attach(&room.boot(MAC)).unwrap();
     let monday = snapshot("monday");
     room.clients.take_snapshot("r-1", &monday).unwrap();
-    let token = room
-        .clients
-        .open_snapshot("r-1", &monday)
-        .unwrap()
-        .to_string();
+    let token = opened_token(&room, &monday);
     room.clients.drop_snapshot("r-1", &monday).unwrap();
     room.clients.opened_snapshot(&token).err().unwrap();
     room.clients.take_snapshot("r-1", &monday).unwrap();
@@ -479,4 +478,30 @@ fn the_name_that_commits_use_is_not_given_away() {
     room.attach(&room.boot(MAC)).unwrap();
     let taken = room.clients.take_snapshot("r-1", &snapshot("commit"));
     assert_eq!(taken.unwrap_err().kind(), ErrorKind::Refused);
+}
+
+#[test]
+fn a_snapshot_needs_tls_where_the_disk_does() {
+    let mut room = room("keep");
+    room.attach(&room.boot(MAC)).unwrap();
+    let monday = snapshot("monday");
+    room.clients.take_snapshot("r-1", &monday).unwrap();
+    let token = opened_token(&room, &monday);
+    assert!(!room.clients.opened_snapshot(&token).unwrap().needs_tls);
+    let path = room.dir.path().join("bootroom.toml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(
+        &path,
+        text.replacen("[dhcp]", "tls = \"required\"\n[dhcp]", 1),
+    )
+    .unwrap();
+    let Room { dir, clients } = room;
+    drop(clients);
+    let clients = reopen(dir.path());
+    room = Room { dir, clients };
+    let uri = room.clients.open_snapshot("r-1", &monday).unwrap();
+    let token = uri
+        .strip_prefix("nbds://10.12.0.1:10809/snapshot/")
+        .unwrap();
+    assert!(room.clients.opened_snapshot(token).unwrap().needs_tls);
 }

@@ -30,15 +30,15 @@ pub struct Status {
     pub attached: usize,
     /// Images and their current versions.
     pub images: Vec<ImageView>,
+    /// What `[exports]` names.
+    #[serde(default)]
+    pub exports: Vec<ExportView>,
     /// What is wrong with the network, for people.
     #[serde(default)]
     pub warnings: Vec<String>,
     /// Machines that do not boot on.
     #[serde(default)]
     pub stuck: Vec<StuckView>,
-    /// What `[exports]` names.
-    #[serde(default)]
-    pub exports: Vec<ExportView>,
 }
 
 /// A named export.

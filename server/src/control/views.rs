@@ -66,20 +66,6 @@ pub fn status(from: &Sources) -> Result<Status> {
     })
 }
 
-fn exports(config: &Config, connections: &[ConnectionView]) -> Vec<ExportView> {
-    let named = config.exports.iter().map(|(name, settings)| {
-        let has_it = |one: &&ConnectionView| one.named.as_ref() == Some(name);
-        ExportView {
-            name: name.clone(),
-            source: settings.spec.source.to_string(),
-            mode: settings.spec.mode.to_string(),
-            shared: settings.spec.shared,
-            connections: connections.iter().filter(has_it).count(),
-        }
-    });
-    named.collect()
-}
-
 fn warnings(clients: &Clients) -> Vec<String> {
     let mode = clients.config().dhcp.mode;
     let servers = clients.trace().servers(Instant::now());
@@ -113,6 +99,20 @@ fn stuck_view(clients: &Clients, mac: Mac, stuck: Stuck) -> StuckView {
         seconds: stuck.since.as_secs(),
         advice: stuck.advice,
     }
+}
+
+fn exports(config: &Config, connections: &[ConnectionView]) -> Vec<ExportView> {
+    let named = config.exports.iter().map(|(name, settings)| {
+        let has_it = |one: &&ConnectionView| one.named.as_ref() == Some(name);
+        ExportView {
+            name: name.clone(),
+            source: settings.spec.source.to_string(),
+            mode: settings.spec.mode.to_string(),
+            shared: settings.spec.shared,
+            connections: connections.iter().filter(has_it).count(),
+        }
+    });
+    named.collect()
 }
 
 fn images(clients: &Clients) -> Result<Vec<ImageView>> {

@@ -7,7 +7,7 @@ use nbd::{ExportInfo, OptionError, Refusal};
 use pxe::Mac;
 
 use crate::{
-    clients::{Clients, error::Error, snapshots::Opened},
+    clients::{Clients, error::Error},
     config::exports::{ClientCertificates, TlsMode},
     service::{
         Device, Export, Exports, Peer,
@@ -100,9 +100,13 @@ impl ClientExports {
 
     fn snapshot(&self, token: &str) -> Result<Arc<dyn Export>, Refusal> {
         let opened = self.clients.opened_snapshot(token);
-        let Opened { client, name, view } = opened.map_err(|error| refusal(&error))?;
-        let shown = format!("snapshot {name} of {client}");
-        Ok(Arc::new(SnapshotExport::new(view, shown)))
+        let opened = opened.map_err(|error| refusal(&error))?;
+        let shown = format!("snapshot {} of {}", opened.name, opened.client);
+        let export = SnapshotExport::new(opened.view, shown);
+        Ok(Arc::new(match opened.needs_tls {
+            true => export.over_tls_only(),
+            false => export,
+        }))
     }
 }
 

@@ -157,6 +157,7 @@ impl Node {
             self.note(Notice::StrangeWitness);
         }
         self.asker.stranger = Some(answer.witness);
+        self.asker.pending = Some((0, self.now)); // Asked again, but not at once.
         if self.primary.is_none() {
             self.asker.want = None;
             self.claim_lost();
@@ -198,6 +199,17 @@ impl Node {
         }
         if matches!(want, Want::Take { .. }) {
             self.taken_again();
+        }
+    }
+
+    /// The operator says that the witness which answered last is the one that counts.
+    pub(super) fn accept_witness(&mut self) {
+        if let Some(witness) = self.asker.stranger {
+            let want = self.asker.want;
+            self.durable.witness = Some(witness);
+            self.persist(After::Nothing);
+            self.asker.forget();
+            self.asker.want = want;
         }
     }
 

@@ -20,6 +20,13 @@ pub(super) type Batch = Vec<(Seq, BlockRange)>;
 const LONG: usize = 4096;
 
 impl Dirty {
+    pub(super) fn starting_with(unsent: Blocks) -> Self {
+        Self {
+            unsent,
+            ..Self::default()
+        }
+    }
+
     pub(super) fn push(&mut self, volume: VolumeId, seq: Seq, range: BlockRange) {
         let list = self.sent.entry(volume).or_default();
         list.push((seq, range));

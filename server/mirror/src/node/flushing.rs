@@ -226,12 +226,10 @@ impl Node {
         };
         let evicted =
             |f: &Flush| f.volume == volume && f.connection.is_some() && f.here == Half::Held;
-        let gone: Vec<Flush> = primary
-            .flushes
-            .extract_if(.., |_, f| evicted(f))
-            .map(|(_, f)| f)
-            .collect();
-        for flush in gone {
+        let flushes = std::mem::take(&mut primary.flushes).into_iter();
+        let (gone, stay): (Vec<_>, Vec<_>) = flushes.partition(|(_, flush)| evicted(flush));
+        primary.flushes = stay.into_iter().collect();
+        for (_, flush) in gone {
             if let Some(id) = flush.request {
                 self.reply(id, Reply::Evicted);
             }

@@ -132,8 +132,7 @@ impl Node {
         now: Moment,
     ) -> Self {
         let durable = durable.after_start(power_lost);
-        let mut dirty = Dirty::default();
-        dirty.unsent = durable.marks.clone();
+        let dirty = Dirty::starting_with(durable.marks.clone());
         Self {
             me,
             incarnation,
@@ -275,6 +274,7 @@ impl Node {
         match command {
             Command::Promote { force } => self.promote(force),
             Command::Discard => self.discard(),
+            Command::AcceptWitness => self.accept_witness(),
         }
     }
 

@@ -198,6 +198,9 @@ impl Node {
         self.asker.forget();
         self.out.push(crate::Action::CloseClients);
         self.note(Notice::Deposed(self.term));
+        if !self.raise_pending() {
+            self.term = self.durable.term; // It may have raised it in vain: the other one must hear of that.
+        }
         self.hold_off_after_reign();
     }
 

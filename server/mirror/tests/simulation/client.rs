@@ -100,10 +100,10 @@ impl World {
         self.requests.insert(id, (who, connection, task));
         let from = Some((VolumeId(self.clients[who].volume), connection));
         let request = Request { id, from, ask };
-        self.to_server(node, Input::Event(Event::Request(request)));
+        self.send_to_server(node, Input::Event(Event::Request(request)));
     }
 
-    fn to_server(&mut self, node: NodeId, input: Input) {
+    fn send_to_server(&mut self, node: NodeId, input: Input) {
         if let Some(delay) = self.net.client_delay(&mut self.random, node) {
             self.at(delay, Ev::Input(node, input));
         }
@@ -143,7 +143,7 @@ impl World {
                     connection: Some(connection),
                     sector: *sector,
                 };
-                return self.to_server(node, Input::Read(read));
+                return self.send_to_server(node, Input::Read(read));
             }
         };
         self.ask(who, Some(id), Ask::Change(op));
@@ -238,7 +238,7 @@ impl World {
             Task::Read { .. } => {
                 let seen = self
                     .model
-                    .has_read(id, value.expect("a read brings something"), losses);
+                    .has_read(id, value.expect("a read brings something"));
                 self.check(seen.map_err(|e| format!("client {who}: {e}")));
             }
             _ => changes(volume, &task)

@@ -115,7 +115,7 @@ impl Host {
         if let Some((_, state)) = std::mem::take(&mut self.persists)
             .into_iter()
             .take(done)
-            .last()
+            .next_back()
         {
             self.durable = state;
             self.power_lost = false;
@@ -349,17 +349,25 @@ impl World {
 
     pub fn end_persist(&mut self, id: NodeId, life: u64, persist: PersistId) {
         let lie = self.lie;
+        let peer_lacks = self.hosts[id.peer() as usize].lacks;
         let host = self.host(id);
         if host.life != life {
             return;
         }
-        while let Some((_, state)) = host.persists.pop_front_if(|(of, _)| *of <= persist) {
+        let had = !host.durable.inconsistent;
+        while host.persists.front().is_some_and(|(of, _)| *of <= persist) {
+            let Some((_, state)) = host.persists.pop_front() else {
+                break;
+            };
             host.durable = state;
             host.power_lost = false;
             if lie == Lie::NeverInconsistent {
                 host.durable.inconsistent = false;
             }
             host.lacks = host.durable.rolled_back;
+        }
+        if had && host.durable.inconsistent && peer_lacks {
+            self.lose_unflushed(); // Became the target of a resync from one that lost power meanwhile.
         }
         if lie != Lie::PersistLater {
             self.input(id, Input::Event(Event::Persisted(persist)));
@@ -423,7 +431,7 @@ impl World {
             (Some(request), Ok(value)) => self.send_reply(id, request, Reply::Done, Some(value)),
             (Some(request), Err(reply)) => self.send_reply(id, request, reply, None),
             (None, Ok(value)) => {
-                let seen = self.model.has_read(read.id, value, self.model.losses);
+                let seen = self.model.has_read(read.id, value);
                 self.check(seen.map_err(|e| format!("a reader at {id:?}: {e}")));
             }
             (None, Err(_)) => self.model.forget_read(read.id),

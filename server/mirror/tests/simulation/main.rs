@@ -102,6 +102,7 @@ fn one() {
 /// The simulation can fail: each rule that is taken out is found out.
 #[test]
 fn every_lie_is_found_out() {
+    let mut missed = Vec::new();
     for lie in LIES {
         let found = (0..3000).find_map(|seed| {
             World::new(seed, lie, false)
@@ -110,15 +111,21 @@ fn every_lie_is_found_out() {
                 .err()
                 .map(|what| (seed, what))
         });
-        let (seed, what) = found.unwrap_or_else(|| panic!("{lie:?} was not found out"));
-        println!("{lie:?}: seed {seed}: {what:.160}");
+        match found {
+            Some((seed, what)) => println!("{lie:?}: seed {seed}: {what:.160}"),
+            None => missed.push(lie),
+        }
     }
+    assert!(missed.is_empty(), "not found out: {missed:?}");
 }
 
 /// Runs that once went wrong.
 #[test]
 fn seeds_of_old_mistakes() {
-    for seed in [] {
+    // 313, 1416: a write that failed on the primary in mode `async` was sent again while the standby was still at it.
+    // 7349, 17670, 56407: what the model did not know of power cuts of both. 13401: a witness that forgot while its
+    // primary was suspended, and questions to it without a pause. 63079: a term raised in vain that nobody heard of.
+    for seed in [313, 1416, 7349, 13401, 17670, 56407, 63079] {
         let (_, result) = World::new(seed, Lie::None, false).run();
         result.unwrap_or_else(|what| panic!("seed {seed}: {what}"));
     }

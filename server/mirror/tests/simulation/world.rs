@@ -432,21 +432,6 @@ impl World {
                 },
                 Lie::FlushWithoutWaiting,
             ) => (*session, *seq),
-            (
-                Body::Ping {
-                    session,
-                    number,
-                    sent,
-                },
-                Lie::AttachUnconfirmed,
-            ) => {
-                let body = Body::Pong {
-                    session: *session,
-                    number: *number,
-                    sent: *sent,
-                };
-                return self.inject(from, message.term, body);
-            }
             _ => return,
         };
         let answer = mirror::ItemAnswer::Done;
