@@ -42,10 +42,13 @@ pub fn run(options: &ServeOptions) -> anyhow::Result<Exit> {
     outcome.map(|()| Exit::Ok)
 }
 
+/// rustls warns of every client that gives an address where a name belongs, as GnuTLS does.
+const LOG: &str = "info,rustls=error";
+
 /// Logs to stderr; BOOTROOM_LOG has the filter (`info`, `debug`, `pxe=debug`).
 pub(super) fn start_log() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("BOOTROOM_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(LOG));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(false)

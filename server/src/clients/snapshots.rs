@@ -5,10 +5,14 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use overlay::{ErrorKind as OverlayError, Overlay, Snapshot, SnapshotId, SnapshotName, View};
+use overlay::{
+    ErrorKind as OverlayError, Overlay, OverlayId, Snapshot, SnapshotId, SnapshotName, View,
+};
 use pxe::Mac;
 
-use super::{Clients, Error, ErrorKind, Result, boot::Token, commit, fresh_token};
+use super::{
+    Clients, Error, ErrorKind, Result, boot::Token, commit, disks::overlay_id, fresh_token,
+};
 use crate::config::exports::TlsMode;
 
 /// Opened snapshots that are remembered; the oldest gives way.
@@ -18,6 +22,7 @@ const MOST_TICKETS: usize = 256;
 pub(super) struct Ticket {
     token: Token,
     mac: Mac,
+    disk: OverlayId,
     name: SnapshotName,
     /// Another snapshot that gets its name later is not opened by this token.
     id: SnapshotId,
@@ -41,7 +46,8 @@ impl Clients {
     /// # Errors
     /// When there is no such machine, or its overlay cannot be read.
     pub fn snapshots(&self, client: &str) -> Result<Vec<Snapshot>> {
-        let info = self.disks.info(self.find(client)?.mac)?;
+        let (_, disk) = self.current_disk(client)?;
+        let info = self.disks.info(&disk)?;
         Ok(info.map(|info| info.snapshots).unwrap_or_default())
     }
 
@@ -62,8 +68,8 @@ impl Clients {
     /// # Errors
     /// When there is no such machine or snapshot, or no room for the copies.
     pub fn drop_snapshot(&self, client: &str, name: &SnapshotName) -> Result<()> {
-        let mac = self.find(client)?.mac;
-        drop_one(&*self.disks.open_existing(mac)?, name)
+        let (_, disk) = self.current_disk(client)?;
+        drop_one(&*self.disks.open_existing(&disk)?, name)
     }
 
     /// Makes a name under which [`Clients::opened_snapshot`] finds the snapshot, until the server stops; says where
@@ -89,6 +95,7 @@ impl Clients {
             Ok(Ticket {
                 token,
                 mac,
+                disk: overlay.id().clone(),
                 name,
                 id,
             })
@@ -108,7 +115,7 @@ impl Clients {
     pub fn opened_snapshot(&self, token: &str) -> Result<Opened> {
         let refused = || Error::new(ErrorKind::Refused, "no such export");
         let token: Token = token.parse().map_err(|_| refused())?;
-        let (mac, name, id) = {
+        let (mac, disk, name, id) = {
             let tickets = self.tickets.lock();
             // All are compared, each in constant time.
             let found = tickets.iter().fold(None, |found, ticket| {
@@ -116,10 +123,17 @@ impl Clients {
                 if is { Some(ticket) } else { found }
             });
             let ticket = found.ok_or_else(refused)?;
-            (ticket.mac, ticket.name.clone(), ticket.id)
+            let Ticket {
+                mac,
+                disk,
+                name,
+                id,
+                ..
+            } = ticket;
+            (*mac, disk.clone(), name.clone(), *id)
         };
         let record = self.registry.get(mac).ok_or_else(refused)?;
-        let overlay = self.disks.open_existing(mac)?;
+        let overlay = self.disks.open_existing(&disk)?;
         if find(&overlay, &name)? != id {
             return Err(refused());
         }
@@ -138,10 +152,17 @@ impl Clients {
         client: &str,
         work: impl FnOnce(Mac, &Overlay) -> Result<T>,
     ) -> Result<T> {
-        let mac = self.find(client)?.mac;
-        let lock = self.lock_of(mac);
+        let lock = self.lock_of(self.find(client)?.mac);
         let _deciding = lock.lock();
-        work(mac, &*self.disks.open_existing(mac)?)
+        let (mac, disk) = self.current_disk(client)?;
+        work(mac, &*self.disks.open_existing(&disk)?)
+    }
+
+    /// The disk that is meant when only the machine is named.
+    fn current_disk(&self, client: &str) -> Result<(Mac, OverlayId)> {
+        let record = self.find(client)?;
+        let image = self.current_image(&record)?;
+        Ok((record.mac, overlay_id(record.mac, &image)))
     }
 }
 

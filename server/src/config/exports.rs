@@ -177,6 +177,16 @@ pub enum Mode {
     CopyOnWrite,
 }
 
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Mode::ReadOnly => "read-only",
+            Mode::ReadWrite => "read-write",
+            Mode::CopyOnWrite => "copy-on-write",
+        })
+    }
+}
+
 /// Who may open an export, by where it connects from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Allowed {
@@ -213,6 +223,12 @@ impl ExportSpec {
     /// Whether it is given out over TLS only.
     pub fn needs_tls(&self) -> bool {
         self.tls == TlsMode::Required || !self.certificates.is_empty()
+    }
+
+    /// Whether `other` serves the same source in the same way, if perhaps to others.
+    pub fn same_use(&self, other: &Self) -> bool {
+        let of = |spec: &Self| (spec.source.clone(), spec.mode, spec.shared, spec.quota);
+        of(self) == of(other)
     }
 }
 
@@ -406,10 +422,10 @@ fn check_name(name: &str) -> Result<(), BadValue> {
             "`{name}` cannot be the name of an export: use 1 to {LONGEST_NAME} letters, digits and ._-/"
         )));
     }
-    match name.starts_with("client/") {
-        true => Err(BadValue(
-            "names that begin with client/ belong to the machines' own disks".into(),
-        )),
+    match crate::exports::is_reserved(name) {
+        true => Err(BadValue(format!(
+            "`{name}` cannot be the name of an export: client/ and snapshot/ are the machines' own"
+        ))),
         false => Ok(()),
     }
 }

@@ -1,6 +1,8 @@
 //! The transmission phase of one connection.
 
 mod finish;
+mod flushes;
+mod patience;
 mod reads;
 mod writes;
 
@@ -13,13 +15,14 @@ use std::{
 
 use nbd::{IoError, MetaContext, Operation, Request, Rules, Session, Verdict, reply};
 
+use self::patience::Patience;
 use super::{
     device::{Device, Fault, PeerAddress, Segment},
     input::Input,
     jobs::{Job, Mailbox},
     output::Output,
     pool::{Lane, Pool},
-    registry::Live,
+    registry::{Ending, Live},
     transport::{Transport, Unsent},
 };
 
@@ -28,6 +31,8 @@ const IDLE: Duration = Duration::from_secs(2);
 /// Reads of at least this length are looked up piece by piece: parts that lie in memory are sent from the page cache,
 /// and zeros as holes. Shorter ones are copied, which costs less than asking. Bytes.
 const LOOKED_UP: u64 = 32 << 10;
+/// After so many requests that came one at a time, the client is taken to have one under way at a time.
+const ALONE: u32 = 16;
 /// Jobs that a connection may have under way.
 const MOST_JOBS: usize = 128;
 
@@ -37,7 +42,7 @@ pub enum End {
     Closed,
     /// It was evicted, or its export is gone.
     Gone,
-    /// The service stops.
+    /// It was asked to end.
     Drained,
     /// It broke the protocol, or the socket failed.
     Failed(String),
@@ -92,6 +97,11 @@ struct Transmission<'a, 'd> {
     /// The part of `in_flight` that is finished and waits in the output.
     unsent: u64,
     told_error: bool,
+    /// Whether the last flush took no longer than handing it to another thread is worth.
+    flushes_quickly: bool,
+    /// How often in a row exactly one request had come.
+    single: u32,
+    patience: Patience,
 }
 
 /// Serves requests until the connection ends. When it returns nothing of this connection is under way any more.
@@ -164,6 +174,9 @@ impl<'a> Transmission<'a, 'a> {
             in_flight: 0,
             unsent: 0,
             told_error: false,
+            flushes_quickly: false,
+            single: 0,
+            patience: Patience::default(),
         })
     }
 }
@@ -184,6 +197,7 @@ impl<'d> Transmission<'_, 'd> {
             self.collect()?;
             let crowded = self.serve_received(transport)?;
             self.send(transport)?;
+            self.linger(transport);
             let readable = match (self.jobs, crowded) {
                 (0, crowded) => !crowded,
                 (_, true) => wait_for_bell(&self.mailbox.bell()).map(|()| false)?,
@@ -192,6 +206,13 @@ impl<'d> Transmission<'_, 'd> {
             if readable && let Some(end) = self.receive(transport)? {
                 return Ok(end);
             }
+        }
+    }
+
+    /// Polls for a moment if the client is likely to send its next request at once.
+    fn linger(&mut self, transport: &Transport<'_>) {
+        if self.single >= ALONE && self.jobs == 0 && self.partial.is_none() {
+            self.patience.poll(|| transport.socket().is_readable());
         }
     }
 
@@ -268,7 +289,8 @@ impl<'d> Transmission<'_, 'd> {
 
     /// Serves what was received; true if it stopped because too much is under way.
     fn serve_received(&mut self, transport: &mut Transport<'_>) -> Result<bool, End> {
-        loop {
+        let mut served = 0;
+        let crowded = loop {
             if self.output.is_full(0) {
                 self.send(transport)?;
             }
@@ -277,11 +299,17 @@ impl<'d> Transmission<'_, 'd> {
                 None => self.next_request(transport)?,
             };
             match next {
-                Next::Request => {}
-                Next::Receive => return Ok(false),
-                Next::Jobs => return Ok(true),
+                Next::Request => served += 1,
+                Next::Receive => break false,
+                Next::Jobs => break true,
             }
-        }
+        };
+        self.single = match served {
+            0 => self.single,
+            1 => self.single.saturating_add(1),
+            _ => 0,
+        };
+        Ok(crowded)
     }
 
     fn next_request(&mut self, transport: &mut Transport<'_>) -> Result<Next, End> {
@@ -321,6 +349,10 @@ impl<'d> Transmission<'_, 'd> {
             Operation::BlockStatus { payload: true, .. } => {
                 self.filtered_status(request, operation, header)
             }
+            Operation::Flush => {
+                self.input.consume(header);
+                self.flush(request).map(|()| Next::Request)
+            }
             _ => {
                 self.input.consume(header);
                 self.submit(request, operation, Vec::new(), request.length);
@@ -337,13 +369,17 @@ impl<'d> Transmission<'_, 'd> {
             || (self.jobs > 0 && self.engine.pool.is_full())
     }
 
-    /// The service stops: clients that come back by themselves are cut off, others are told.
+    /// The connection ends: clients that come back by themselves, or for what the export is now, are cut off; others
+    /// are told.
     fn turn_away(&mut self, request: Request, header: usize) -> Result<Next, End> {
-        if self.engine.returns {
+        let changed = self.engine.live.ending() == Some(Ending::Changed);
+        if self.engine.returns || changed {
             return Err(End::Drained);
         }
         self.input.consume(header);
-        self.refuse(request, IoError::Shutdown, "the service is stopping")
+        // Not worth a line in the log: that it ends is told anyway.
+        self.told_error = true;
+        self.refuse(request, IoError::Shutdown, "the export is being withdrawn")
     }
 
     /// Answers with `error` after skipping the payload.
@@ -422,9 +458,8 @@ impl<'d> Transmission<'_, 'd> {
         Ok(Next::Request)
     }
 
-    /// Hands a request to the disk threads.
-    fn submit(&mut self, request: Request, operation: Operation, payload: Vec<u8>, span: u64) {
-        let job = Job {
+    fn job(&self, request: Request, operation: Operation, payload: Vec<u8>, span: u64) -> Job {
+        Job {
             device: self.engine.device.clone(),
             request,
             operation,
@@ -432,7 +467,12 @@ impl<'d> Transmission<'_, 'd> {
             contexts: self.contexts.clone(),
             payload,
             span,
-        };
+        }
+    }
+
+    /// Hands a request to the disk threads.
+    fn submit(&mut self, request: Request, operation: Operation, payload: Vec<u8>, span: u64) {
+        let job = self.job(request, operation, payload, span);
         let weight = job.weight();
         let read = if matches!(operation, Operation::Read { .. }) {
             request.length

@@ -144,6 +144,11 @@ pub trait Export: Send + Sync {
         None
     }
 
+    /// By which name its connections are found, if they are to end when the export is changed or removed.
+    fn claim(&self) -> Option<Claim> {
+        None
+    }
+
     /// What logs call it, where the name that opens it is a secret.
     fn shown(&self) -> Option<String> {
         self.owner()
@@ -157,6 +162,15 @@ pub trait Export: Send + Sync {
 
     /// Opens it for one connection; what had it before is closed and drained by now.
     fn open(&self) -> Result<Arc<dyn Device>, Refusal>;
+}
+
+/// What a connection says of itself before it opens an export.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    /// The export's name.
+    pub export: String,
+    /// Whether nobody else may have it meanwhile.
+    pub alone: bool,
 }
 
 /// The directory of exports.
@@ -177,6 +191,20 @@ pub struct Peer {
     pub secure: bool,
     /// Names in the certificate that it showed, verified against the CA; empty if it showed none.
     pub names: Vec<String>,
+    /// The serial number of that certificate.
+    pub serial: Option<Vec<u8>>,
+}
+
+impl Peer {
+    /// Somebody at `address`, without TLS so far.
+    pub fn plain(address: PeerAddress) -> Self {
+        Self {
+            address,
+            secure: false,
+            names: Vec::new(),
+            serial: None,
+        }
+    }
 }
 
 /// Where a connection comes from.

@@ -5,6 +5,7 @@ use std::{
     os::fd::{AsFd, OwnedFd},
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use nbd::{HeaderStyle, IoError, MetaContext, Operation, Request, reply};
@@ -27,6 +28,8 @@ pub struct Finished {
     pub error: Option<String>,
     /// What the job was counted for; see [`Job::weight`].
     pub weight: u64,
+    /// How long it took, if it was a flush.
+    pub flushed: Option<Duration>,
 }
 
 /// Where finished jobs are put, and the bell that is rung then.
@@ -104,28 +107,22 @@ impl Job {
     /// what the device holds is not half changed by any panic (its locks are of the kind that is not poisoned, and the
     /// disk is as after a kill at that moment, which it must stand anyway).
     pub fn run(self) -> Finished {
-        let weight = self.weight();
+        let (weight, operation) = (self.weight(), self.operation);
+        let (style, request) = (self.style, self.request);
+        let start = Instant::now();
         let reply = catch_unwind(AssertUnwindSafe(|| self.reply()));
-        match reply.unwrap_or_else(|_| Err(panicked())) {
-            Ok(reply) => Finished {
-                reply: Ok(reply),
-                error: None,
-                weight,
-            },
+        let (reply, error) = match reply.unwrap_or_else(|_| Err(panicked())) {
             Err(Fault::Request(error, text)) => {
-                let head = reply::error(self.style, &self.request, error);
-                let reply = head.as_bytes().to_vec();
-                Finished {
-                    reply: Ok(reply),
-                    error: Some(text),
-                    weight,
-                }
+                let head = reply::error(style, &request, error);
+                (Ok(head.as_bytes().to_vec()), Some(text))
             }
-            Err(Fault::Gone) => Finished {
-                reply: Err(Fault::Gone),
-                error: None,
-                weight,
-            },
+            reply => (reply, None),
+        };
+        Finished {
+            reply,
+            error,
+            weight,
+            flushed: (operation == Operation::Flush).then(|| start.elapsed()),
         }
     }
 

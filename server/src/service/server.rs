@@ -14,11 +14,11 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 
 use super::{
     connection::{self, End, Engine},
-    device::{Event, Exports},
+    device::{Event, Exports, Peer},
     handshake::{self, Desk, Opened},
     listen::Listener,
     pool::Pool,
-    registry::{ConnectionView, Full, Live, Registry},
+    registry::{ConnectionView, Ending, Full, Live, Registry},
     tls::Tls,
     transport::{Socket, Transport},
 };
@@ -140,6 +140,19 @@ impl Service {
     /// The connections that there are.
     pub fn connections(&self) -> Vec<ConnectionView> {
         self.shared.registry.view()
+    }
+
+    /// Ends the connections that `concerns` gives a reason for, by the name that their export claims ([`Claim`]), if it
+    /// does, and by who they are: what is under way is answered and flushed. Gives how many those are, and whether
+    /// all ended in time; the rest is cut off. Blocks.
+    ///
+    /// [`Claim`]: super::Claim
+    pub fn end(
+        &self,
+        concerns: &dyn Fn(Option<&str>, &Peer) -> Option<Ending>,
+        limit: Duration,
+    ) -> (usize, bool) {
+        self.shared.registry.end(concerns, limit)
     }
 
     /// Stops: no new connections; what is under way is answered and flushed. True when everyone ended in time;
@@ -283,9 +296,10 @@ impl Shared {
         let reason = match end {
             End::Closed => "closed by the client".into(),
             End::Gone => "taken over".into(),
-            End::Drained => self
-                .flush(&opened)
-                .unwrap_or_else(|| "the service stops".into()),
+            End::Drained => self.flush(&opened).unwrap_or_else(|| {
+                let why = live.ending().unwrap_or(Ending::Stopping);
+                why.to_string()
+            }),
             End::Failed(reason) => reason,
         };
         (self.events)(Event::Detached {

@@ -94,6 +94,16 @@ impl Socket {
         }
     }
 
+    /// Whether a read would not wait.
+    pub fn is_readable(&self) -> bool {
+        let now = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        let mut fds = [PollFd::new(self, PollFlags::IN)];
+        matches!(poll(&mut fds, Some(&now)), Ok(1))
+    }
+
     fn receive(&self, buf: &mut [u8], flags: RecvFlags) -> io::Result<usize> {
         loop {
             match rustix::net::recv(self, &mut *buf, flags) {

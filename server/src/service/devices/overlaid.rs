@@ -4,18 +4,21 @@ use std::{
     collections::HashMap,
     ops::{ControlFlow, Range},
     os::fd::{AsFd, BorrowedFd},
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
 };
 
+use anyhow::Context;
 use nbd::{ExportInfo, IoError, OptionError, Refusal, TransmissionFlags};
 use overlay::{
     Attachment, Attempt, Base, BaseId, Durability, ErrorKind, Overlay, OverlayId, OverlaySpec,
     Retention, Run, RunKind, SnapshotId, SnapshotName, Store,
 };
 use parking_lot::Mutex;
+use tempfile::TempDir;
 
 use super::snapshot;
 use crate::service::{Device, Export, Extent, Fault, Segment, Source};
@@ -258,35 +261,62 @@ impl Export for OverlayExport {
 
 /// A fresh overlay for each connection, gone when it ends.
 pub struct CowExport {
-    store: Arc<Store>,
+    copies: Arc<Copies>,
     base: Arc<dyn Base>,
     size: u64,
+    quota: Option<u64>,
     next: AtomicU64,
     suspects: Suspects,
 }
 
+/// The store of the copies, and its folder, which is gone when the last of them is.
+struct Copies {
+    store: Store,
+    _folder: TempDir,
+}
+
 impl CowExport {
-    /// Makes overlays over `base` in `store`.
-    pub fn new(store: Store, base: Arc<dyn Base>, size: u64) -> Self {
-        let (store, next) = (Arc::new(store), AtomicU64::new(1));
-        Self {
-            store,
+    /// Makes overlays over `base` in a folder of their own below `place`, each of at most `quota` bytes. With less
+    /// than `low_water` bytes free there they stop growing.
+    ///
+    /// # Errors
+    /// When the folder cannot be made.
+    pub fn new(
+        place: &Path,
+        base: Arc<dyn Base>,
+        quota: Option<u64>,
+        low_water: u64,
+    ) -> anyhow::Result<Self> {
+        let naming = || format!("cannot make a folder for copies in {}", place.display());
+        std::fs::create_dir_all(place).with_context(naming)?;
+        let folder = tempfile::tempdir_in(place).with_context(naming)?;
+        let options = overlay::Options {
+            low_water,
+            ..Default::default()
+        };
+        let store = Store::open(folder.path(), options)?;
+        Ok(Self {
+            copies: Arc::new(Copies {
+                store,
+                _folder: folder,
+            }),
+            size: base.size(),
             base,
-            size,
-            next,
+            quota,
+            next: AtomicU64::new(1),
             suspects: Suspects::default(),
-        }
+        })
     }
 
     fn make(&self) -> overlay::Result<Arc<Overlay>> {
         let id = OverlayId::new(format!("c{}", self.next.fetch_add(1, Relaxed)))?;
         let spec = OverlaySpec {
             size: self.size,
-            quota: None,
+            quota: self.quota,
             retention: Retention::Discard,
             base: self.base.clone(),
         };
-        self.store.create(&id, spec)
+        self.copies.store.create(&id, spec)
     }
 }
 
@@ -302,7 +332,7 @@ impl Export for CowExport {
         let device = OverlayDevice::new(overlay.attach(), &self.suspects);
         Ok(Arc::new(Passing {
             device,
-            store: self.store.clone(),
+            copies: self.copies.clone(),
             id: overlay.id().clone(),
         }))
     }
@@ -311,13 +341,13 @@ impl Export for CowExport {
 /// A device whose overlay is deleted with it.
 struct Passing {
     device: OverlayDevice,
-    store: Arc<Store>,
+    copies: Arc<Copies>,
     id: OverlayId,
 }
 
 impl Drop for Passing {
     fn drop(&mut self) {
-        if let Err(error) = self.store.delete(&self.id) {
+        if let Err(error) = self.copies.store.delete(&self.id) {
             tracing::warn!("cannot delete the overlay of a closed connection: {error}");
         }
     }
@@ -371,7 +401,7 @@ impl Device for Passing {
 
 #[cfg(test)]
 mod tests {
-    use overlay::{Digest, FileBase, Options};
+    use overlay::{Digest, FileBase};
 
     use super::*;
 
@@ -387,8 +417,8 @@ mod tests {
             digest: Digest([7; 32]),
         };
         let base = Arc::new(FileBase::open(&image, id).unwrap());
-        let store = Store::open(&dir.path().join("store"), Options::default()).unwrap();
-        (dir, CowExport::new(store, base, SIZE))
+        let export = CowExport::new(dir.path(), base, None, 0).unwrap();
+        (dir, export)
     }
 
     fn sources(device: &dyn Device) -> Vec<Source> {
@@ -413,7 +443,7 @@ mod tests {
         let overlay = export.make().unwrap();
         let device = OverlayDevice::new(overlay.attach(), &export.suspects);
         device.write(&[1; 512], 0).unwrap();
-        export.store.delete(overlay.id()).unwrap();
+        export.copies.store.delete(overlay.id()).unwrap();
         let is_gone = |result| matches!(result, Err(Fault::Gone));
         assert!(is_gone(device.read(&mut [0; 512], 0)));
         assert!(is_gone(device.write(&[1; 512], 0)));

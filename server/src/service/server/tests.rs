@@ -15,6 +15,7 @@ use nbd::{
 
 use super::*;
 use crate::service::device::{Device, Export, Extent, Fault, Peer};
+use crate::service::tls::TlsState;
 
 const DEADLINE: Duration = Duration::from_secs(10);
 const BLOCK: u64 = 4096;
@@ -110,7 +111,7 @@ fn place() -> Place {
     let service = Service::start(ServiceOptions {
         listeners: vec![(
             Listener::unix(&path).unwrap(),
-            Arc::new(Tls::new(crate::service::tls::TlsState::off())),
+            Arc::new(Tls::new(TlsState::off())),
         )],
         exports: Arc::new(One(Arc::new(BuggyExport { gone: tell }))),
         limits: Limits {

@@ -1,4 +1,4 @@
-//! The exports of a server: every client's disk, under a name that only its current boot knows, and snapshots of
+//! Every machine's disk, under a name that only its current boot knows, and snapshots of
 //! them, under names that only who may use the control API can ask for.
 
 use std::sync::Arc;
@@ -11,11 +11,24 @@ use crate::{
     config::exports::{ClientCertificates, TlsMode},
     service::{
         Device, Export, Exports, Peer,
-        devices::{OverlayDevice, SnapshotExport, Suspects, overlay_info},
+        devices::{OverlayDevice, SecretExport, SnapshotExport, Suspects, overlay_info},
     },
 };
 
-/// Finds the disk behind `client/NAME/TOKEN`, and the snapshot behind `snapshot/TOKEN`.
+/// How the names begin that are not for the configuration to give.
+const DISK: &str = "client/";
+const SNAPSHOT: &str = "snapshot/";
+const IDENTITY: &str = "identity/";
+
+/// Whether only [`ClientExports`] can know of an export called `name`.
+pub fn is_reserved(name: &str) -> bool {
+    [DISK, SNAPSHOT, IDENTITY]
+        .iter()
+        .any(|own| name.starts_with(own))
+}
+
+/// Finds the disk behind `client/NAME/TOKEN`, the snapshot behind `snapshot/TOKEN`, and the secret
+/// behind `identity/NAME/TOKEN`.
 pub struct ClientExports {
     clients: Arc<Clients>,
     suspects: Suspects,
@@ -46,10 +59,13 @@ impl Exports for ClientExports {
     }
 
     fn find(&self, name: &str, peer: &Peer) -> Result<Arc<dyn Export>, Refusal> {
-        if let Some(token) = name.strip_prefix("snapshot/") {
+        if let Some(token) = name.strip_prefix(SNAPSHOT) {
             return self.snapshot(token);
         }
-        let rest = name.strip_prefix("client/").ok_or_else(Refusal::unknown)?;
+        if let Some(rest) = name.strip_prefix(IDENTITY) {
+            return self.secret(rest, peer);
+        }
+        let rest = name.strip_prefix(DISK).ok_or_else(Refusal::unknown)?;
         let (client, token) = rest.split_once('/').ok_or_else(Refusal::unknown)?;
         if !self.may_be(client, peer) {
             return Err(Refusal::unknown());
@@ -70,6 +86,18 @@ impl Exports for ClientExports {
 }
 
 impl ClientExports {
+    /// The private part of a machine's identity, never without TLS.
+    fn secret(&self, rest: &str, peer: &Peer) -> Result<Arc<dyn Export>, Refusal> {
+        let (client, token) = rest.split_once('/').ok_or_else(Refusal::unknown)?;
+        if !peer.secure || !self.may_be(client, peer) {
+            return Err(Refusal::unknown());
+        }
+        let secret = self.clients.secret(client, token);
+        let secret = secret.map_err(|error| refusal(&error))?;
+        let shown = format!("the identity of {client}");
+        Ok(Arc::new(SecretExport::new(secret.as_bytes(), shown)))
+    }
+
     fn snapshot(&self, token: &str) -> Result<Arc<dyn Export>, Refusal> {
         let opened = self.clients.opened_snapshot(token);
         let opened = opened.map_err(|error| refusal(&error))?;
