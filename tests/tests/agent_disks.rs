@@ -27,7 +27,10 @@ fn one_agent_holds_a_root_a_data_disk_and_swap() {
         .map(|((n, name), server)| format!("nbd://{HOST}:{}/{name} /dev/nbd{n}", server.port()))
         .collect();
     guest.run(&format!("bootroom-attach {}", disks.join(" ")));
-    assert_eq!(guest.run("pgrep -f ^@bootroom | wc -l"), "1");
+    assert_eq!(
+        guest.run("grep -l '^@bootroom' /proc/[0-9]*/cmdline | wc -l"),
+        "1"
+    );
     guest.run("mkdir /data; mount /dev/nbd0 /mnt && mount /dev/nbd1 /data");
     guest.run("mkswap /dev/nbd2 >/dev/null && swapon /dev/nbd2");
     guest.start_load("/mnt/load");
@@ -60,7 +63,7 @@ fn one_agent_holds_a_root_a_data_disk_and_swap() {
 fn one_away_does_not_stop_another(guest: &mut Guest, data: &mut DiskServer) {
     guest.clear_log();
     data.kill();
-    guest.run("(date >/data/now; sync -f /data; touch /run/synced) & ");
+    guest.run("(date >/data/now; sync -f /data; touch /run/synced) & true");
     guest.wait_for_writes(20);
     assert!(guest.load_log().longest() < Duration::from_secs(1));
     assert_ne!(guest.try_run("test -e /run/synced").status, 0);
@@ -71,7 +74,7 @@ fn one_away_does_not_stop_another(guest: &mut Guest, data: &mut DiskServer) {
 /// All servers are away while a program needs its memory back from the swap disk.
 fn all_away_while_swap_is_needed(guest: &mut Guest, servers: &mut [DiskServer]) {
     servers.iter_mut().for_each(DiskServer::kill);
-    guest.run("(md5sum </tmp/a >/run/sum) &");
+    guest.run("(md5sum </tmp/a >/run/sum) & true");
     servers.iter_mut().for_each(DiskServer::up);
     let wanted = guest.run(&format!("yes bootroom | head -c {FILL} | md5sum"));
     guest.run("for i in $(seq 400); do test -s /run/sum && break; sleep 0.1; done");
