@@ -144,6 +144,12 @@ br_resolv_conf() {
 		printf 'f+ /etc/resolv.conf 0644 root root - %s\n' "$br_text" >"$BR_RUN/tmpfiles.d/bootroom.conf"
 }
 
+# br_identity ROOT: puts what the server sent of this machine's identity into the mounted root. A machine that is less
+# itself still boots; the agent has said why.
+br_identity() {
+	"$BR_AGENT" --identity "$1" || :
+}
+
 # br_overlay ROOT: bootroom.overlay=tmpfs[:size=SIZE] puts a layer of memory over the mounted root.
 br_overlay() {
 	br_mode=$(br_param bootroom.overlay) || return 0

@@ -16,6 +16,7 @@ bootroom-attach: attach network disks and keep them attached
   bootroom-attach [OPTIONS] nbd://HOST[:PORT]/EXPORT /dev/nbdN [URI DEVICE]...
   bootroom-attach [OPTIONS] --cmdline      what the kernel command line asks for
   bootroom-attach --wanted                 exit 0 if it asks for anything, 1 if not
+  bootroom-attach --identity ROOT          put this machine's identity into its mounted root
   bootroom-attach --interface              which interface leads to the disk, and its address
   bootroom-attach --detach /dev/nbdN       take a disk down
   bootroom-attach --say EVENT              report attached, up, reconnected or shutdown
@@ -46,6 +47,8 @@ pub enum Command {
     Say(Event, Option<ReportUrl>),
     /// Wait for the end of the system; see [`crate::guard`].
     Guard(Ending),
+    /// Put the machine's identity into the root mounted there; see [`crate::identity`].
+    Identity(PathBuf),
     /// Print [`HELP`].
     Help,
     /// Print the version.
@@ -98,6 +101,7 @@ impl Command {
                 "--version" | "-V" => return Ok(Self::Version),
                 "--wanted" => special = Some(Self::Wanted),
                 "--interface" => special = Some(Self::Interface),
+                "--identity" => special = Some(Self::Identity(value()?.into())),
                 "--detach" => special = Some(Self::Detach(value()?.parse()?)),
                 "--say" => special = Some(Self::Say(value()?.parse()?, None)),
                 "--guard" => special = Some(Self::Guard(value()?.parse()?)),
@@ -130,6 +134,7 @@ impl Raw {
                 disks: self.disks()?,
                 report: None,
                 // The running system's own DHCP client does.
+                secret: None,
                 hold_lease: false,
             }),
             _ => {
@@ -207,6 +212,10 @@ mod tests {
         assert_eq!(parse("--say up").unwrap(), Command::Say(Event::Up, None));
         assert_eq!(parse("--wanted").unwrap(), Command::Wanted);
         assert_eq!(parse("--interface").unwrap(), Command::Interface);
+        assert_eq!(
+            parse("--identity /root").unwrap(),
+            Command::Identity("/root".into())
+        );
         assert!(matches!(
             parse("--cmdline").unwrap(),
             Command::Attach(Attach { plan: None, .. })

@@ -363,7 +363,7 @@ impl Attachment {
                 self.disowned += 1;
                 self.link.failed(now);
             }
-            Kind::Usage | Kind::Kernel => self.link.failed(now),
+            Kind::Usage | Kind::Kernel | Kind::Root => self.link.failed(now),
         }
         self.nag.note(&error.to_string());
         Ok(None)

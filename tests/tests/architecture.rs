@@ -3,9 +3,10 @@
 use std::{collections::BTreeSet, fs, path::PathBuf};
 
 /// Each crate and the crates of this workspace that it may use.
-const ARROWS: [(&str, &[&str]); 7] = [
-    ("server", &["images", "nbd", "overlay", "pxe"]),
+const ARROWS: [(&str, &[&str]); 8] = [
+    ("server", &["images", "mirror", "nbd", "overlay", "pxe"]),
     ("server/nbd", &[]),
+    ("server/mirror", &[]),
     ("overlay", &[]),
     ("pxe", &[]),
     ("images", &["overlay"]),
@@ -38,6 +39,7 @@ fn workspace_crates_used_by(folder: &str) -> BTreeSet<String> {
         "bootroom",
         "bootroom-attach",
         "images",
+        "mirror",
         "nbd",
         "overlay",
         "pxe",

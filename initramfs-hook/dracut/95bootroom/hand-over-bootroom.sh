@@ -6,6 +6,7 @@
 
 if [ -e /run/bootroom/attached ]; then
 	br_overlay "${NEWROOT:?}" || die "bootroom: the overlay of memory over the root could not be made"
+	br_identity "$NEWROOT"
 	br_hand_over >/dev/null
 	# What dracut has networkd do to every interface, given ip= without one's name, is not for the real system.
 	rm -f /run/systemd/network/*-default.network

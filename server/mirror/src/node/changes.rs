@@ -1,0 +1,396 @@
+//! Changes on their way: shipped, answered by the standby, applied, answered to the client; in this order.
+
+use bytes::Bytes;
+
+use crate::{
+    Ask, BlockRange, ConnectionId, Fault, Item, Mode, Op, Reply, Request, RequestId, Seq,
+    SessionId, Ticket, VolumeId, Work, Yield, operation::Footprint,
+};
+
+use super::{After, Job, Node, primary::Primary, primary::Road, session::Purpose};
+
+/// What is on its way.
+#[derive(Debug, Clone)]
+pub(super) enum Content {
+    /// A client's or the server's own change.
+    Op(Op),
+    /// A piece of a resync: blocks.
+    Piece(VolumeId, BlockRange),
+    /// A piece of a resync: all metadata.
+    Metadata,
+}
+
+/// Where it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// Waits for its turn, for a durable mark, or for the road to open.
+    Held,
+    /// A piece of a resync is being read or compared here.
+    Preparing,
+    /// Shipped, not answered.
+    Shipped,
+    /// Being applied here.
+    Applying,
+    /// Mode `async`: being applied here, and not answered by the standby either.
+    Both,
+    /// Mode `async`: applied here, not answered by the standby.
+    Applied,
+}
+
+#[derive(Debug)]
+pub(super) struct Change {
+    pub(super) content: Content,
+    pub(super) footprint: Footprint,
+    pub(super) stage: Stage,
+    pub(super) from: Option<(VolumeId, ConnectionId)>,
+    /// Who waits for the answer.
+    pub(super) request: Option<RequestId>,
+    /// The session that it was shipped in, and its place.
+    pub(super) shipped: Option<(SessionId, Seq)>,
+    pub(super) sums: (Option<u64>, Option<u64>),
+}
+
+impl Change {
+    pub(super) fn new(content: Content, footprint: Footprint) -> Self {
+        Self {
+            content,
+            footprint,
+            stage: Stage::Held,
+            from: None,
+            request: None,
+            shipped: None,
+            sums: (None, None),
+        }
+    }
+
+    /// Blocks of data that it changes.
+    pub(super) fn blocks(&self) -> Option<(VolumeId, BlockRange)> {
+        match &self.content {
+            Content::Op(op) => op.changes(),
+            Content::Piece(volume, range) => Some((*volume, *range)),
+            Content::Metadata => None,
+        }
+    }
+
+    pub(super) fn is_piece(&self) -> bool {
+        !matches!(self.content, Content::Op(_))
+    }
+}
+
+impl Node {
+    pub(super) fn admit(&mut self, request: Request) {
+        let Request { id, from, ask } = request;
+        if let (Ask::Attach, Some((volume, connection))) = (&ask, from) {
+            self.attach(id, volume, connection);
+            return;
+        }
+        if !self.owns(from) {
+            self.reply(id, Reply::Evicted);
+            return;
+        }
+        match (ask, from) {
+            (Ask::Change(op), _) => self.admit_change(id, from, op),
+            (Ask::Flush, Some((volume, connection))) => {
+                self.admit_flush(id, volume, Some(connection))
+            }
+            (Ask::Flush | Ask::Attach, None) => self.reply(id, Reply::Failed),
+            (Ask::Attach, Some(_)) => {}
+        }
+    }
+
+    fn admit_change(&mut self, id: RequestId, from: Option<(VolumeId, ConnectionId)>, op: Op) {
+        let footprint = op.footprint();
+        let mut change = Change::new(Content::Op(op), footprint);
+        change.from = from;
+        change.request = Some(id);
+        self.enqueue(change);
+    }
+
+    pub(super) fn enqueue(&mut self, change: Change) -> Ticket {
+        let ticket = self.new_ticket();
+        if let Some(primary) = self.primary.as_mut() {
+            if change.stage == Stage::Held {
+                primary.held.insert(ticket);
+            }
+            primary.changes.insert(ticket, change);
+        }
+        ticket
+    }
+
+    /// Starts what waits, in the order in which it came.
+    pub(super) fn start_changes(&mut self) {
+        if self.primary.as_ref().is_none_or(|p| p.held.is_empty()) {
+            return;
+        }
+        let Some(road) = self.road() else {
+            return;
+        };
+        let held: Vec<Ticket> = self
+            .primary
+            .iter()
+            .flat_map(|p| p.held.iter().copied())
+            .collect();
+        for ticket in held {
+            if road == Road::Ship && !self.window_open() {
+                return;
+            }
+            self.start_change(ticket, road);
+        }
+    }
+
+    fn start_change(&mut self, ticket: Ticket, road: Road) {
+        let Some(primary) = &self.primary else {
+            return;
+        };
+        if primary.must_wait(ticket) || !self.marked(ticket) {
+            return;
+        }
+        let Some(primary) = self.primary.as_mut() else {
+            return;
+        };
+        primary.held.remove(&ticket);
+        let piece = primary.changes.get(&ticket).is_some_and(Change::is_piece);
+        match road {
+            Road::Ship if piece => self.prepare_piece(ticket),
+            Road::Ship => self.ship_change(ticket),
+            Road::Alone => self.apply_alone(ticket),
+        }
+    }
+
+    /// Whether the blocks of this change are durably marked, if they have to be. Begins it otherwise.
+    fn marked(&mut self, ticket: Ticket) -> bool {
+        if self
+            .persists
+            .iter()
+            .any(|(_, after)| matches!(after, After::Marked))
+        {
+            return false; // Marks on their way to the disk, or their end: neither counts yet.
+        }
+        if self.durable.paired {
+            return true;
+        }
+        let change = self.primary.as_ref().and_then(|p| p.changes.get(&ticket));
+        let Some((volume, range)) = change.and_then(Change::blocks) else {
+            return true;
+        };
+        if !self.durable.marks.contains(volume, range) {
+            self.durable
+                .marks
+                .insert(volume, range.widened(self.config.region));
+            self.persist(After::Marked);
+            return false;
+        }
+        true
+    }
+
+    fn apply_alone(&mut self, ticket: Ticket) {
+        let Some(change) = self.change_mut(ticket) else {
+            return;
+        };
+        change.shipped = None;
+        if let Some((volume, range)) = change.blocks() {
+            self.dirty.unsent.insert(volume, range);
+        }
+        self.apply(ticket, Stage::Applying);
+    }
+
+    fn apply(&mut self, ticket: Ticket, stage: Stage) {
+        let Some(change) = self.change_mut(ticket) else {
+            return;
+        };
+        change.stage = stage;
+        if let Content::Op(op) = &change.content {
+            let work = Work::Apply(op.clone());
+            self.work(Job::Change(ticket), work);
+        }
+    }
+
+    fn ship_change(&mut self, ticket: Ticket) {
+        let Some(change) = self.change_mut(ticket) else {
+            return;
+        };
+        let Content::Op(op) = &change.content else {
+            return;
+        };
+        let item = Item::Op(op.clone());
+        self.ship_as(ticket, item);
+        if matches!(self.config.mode, Mode::Async { .. }) {
+            self.apply(ticket, Stage::Both);
+        }
+    }
+
+    /// Ships what became of a change, and notes where.
+    pub(super) fn ship_as(&mut self, ticket: Ticket, item: Item) {
+        let Some(session) = self.session().map(|session| session.id) else {
+            return;
+        };
+        let seq = self.ship(item, Purpose::Change(ticket));
+        if let Some(change) = self.change_mut(ticket) {
+            change.stage = Stage::Shipped;
+            change.shipped = Some((session, seq));
+        }
+    }
+
+    pub(super) fn change_mut(&mut self, ticket: Ticket) -> Option<&mut Change> {
+        self.primary.as_mut()?.changes.get_mut(&ticket)
+    }
+
+    /// The standby holds it.
+    pub(super) fn change_acknowledged(&mut self, ticket: Ticket, seq: Seq) {
+        let current = self.session().map(|session| (session.id, seq));
+        let Some(change) = self.change_mut(ticket).filter(|c| c.shipped == current) else {
+            return;
+        };
+        match (change.is_piece(), change.stage) {
+            (true, _) => self.piece_arrived(ticket, seq),
+            (false, Stage::Shipped) => self.apply(ticket, Stage::Applying),
+            (false, Stage::Both) => change.stage = Stage::Applying,
+            (false, Stage::Applied) => self.finish_change(ticket, Reply::Done),
+            (false, _) => {}
+        }
+    }
+
+    /// This server has applied it, or failed to.
+    pub(super) fn change_done(&mut self, ticket: Ticket, result: Result<Yield, Fault>) {
+        let lag = self.in_flight();
+        let mode = self.config.mode;
+        let Some(change) = self.change_mut(ticket) else {
+            return;
+        };
+        match result {
+            Err(fault) => self.change_failed(ticket, fault),
+            Ok(_) if change.stage == Stage::Both => {
+                change.stage = Stage::Applied;
+                let near = matches!(mode, Mode::Async { lag: most } if lag <= most);
+                if let Some(id) = change.request.take_if(|_| near) {
+                    self.reply(id, Reply::Done);
+                }
+            }
+            Ok(_) => self.finish_change(ticket, Reply::Done),
+        }
+    }
+
+    /// The standby has what this server could not write: this server's content is what counts.
+    fn change_failed(&mut self, ticket: Ticket, fault: Fault) {
+        let change = self.change_mut(ticket);
+        let blocks = change.as_ref().and_then(|c| c.blocks());
+        let meta = change.is_some_and(|c| c.footprint.meta);
+        if let Some((volume, range)) = blocks {
+            self.dirty.unsent.insert(volume, range);
+        }
+        let reply = if fault == Fault::NoSpace {
+            Reply::NoSpace
+        } else {
+            Reply::Failed
+        };
+        self.end_failed(ticket, reply);
+        if meta {
+            self.lose_session(); // Metadata is only sent again as a whole.
+        }
+    }
+
+    /// In mode `async` the standby may still be at it: nothing else may touch these blocks until it has answered.
+    fn end_failed(&mut self, ticket: Ticket, reply: Reply) {
+        let Some(change) = self.change_mut(ticket).filter(|c| c.stage == Stage::Both) else {
+            self.end_change(ticket, reply);
+            return;
+        };
+        change.stage = Stage::Applied;
+        if let Some(id) = change.request.take() {
+            self.reply(id, reply);
+        }
+    }
+
+    fn finish_change(&mut self, ticket: Ticket, reply: Reply) {
+        let session = self.session().map(|session| session.id);
+        if let Some(change) = self.change_mut(ticket)
+            && let (Some((volume, range)), Some((shipped, seq))) = (change.blocks(), change.shipped)
+            && session == Some(shipped)
+        {
+            self.dirty.push(volume, seq, range);
+        }
+        self.end_change(ticket, reply);
+    }
+
+    fn end_change(&mut self, ticket: Ticket, reply: Reply) {
+        let change = self
+            .primary
+            .as_mut()
+            .and_then(|p| p.changes.remove(&ticket));
+        if let Some(id) = change.and_then(|change| change.request) {
+            self.reply(id, reply);
+        }
+    }
+
+    /// The session is over: what the standby had not answered waits until it is clear how to go on, and then starts anew.
+    pub(super) fn recall_changes(&mut self) {
+        let Some(primary) = self.primary.as_mut() else {
+            return;
+        };
+        primary.changes.retain(|_, change| !change.is_piece());
+        let mut applied = Vec::new();
+        for (&ticket, change) in &mut primary.changes {
+            if let Some((volume, range)) = change.blocks().filter(|_| change.stage != Stage::Held) {
+                self.dirty.unsent.insert(volume, range);
+            }
+            match change.stage {
+                Stage::Shipped => {
+                    change.stage = Stage::Held;
+                    primary.held.insert(ticket);
+                }
+                Stage::Both => change.stage = Stage::Applying,
+                Stage::Applied => applied.push(ticket),
+                Stage::Held | Stage::Preparing | Stage::Applying => {}
+            }
+        }
+        for ticket in applied {
+            self.end_change(ticket, Reply::Done);
+        }
+    }
+
+    /// Drops what an evicted connection asked for and what has not been started.
+    pub(super) fn drop_held(&mut self, volume: VolumeId) {
+        let Some(primary) = self.primary.as_mut() else {
+            return;
+        };
+        let mine = |change: &Change| change.from.is_some_and(|(of, _)| of == volume);
+        let drop: Vec<Ticket> = primary
+            .held
+            .iter()
+            .copied()
+            .filter(|ticket| primary.changes.get(ticket).is_some_and(mine))
+            .collect();
+        for ticket in drop {
+            if let Some(primary) = self.primary.as_mut() {
+                primary.held.remove(&ticket);
+            }
+            self.end_change(ticket, Reply::Evicted);
+        }
+    }
+
+    /// Content for a piece of a resync.
+    pub(super) fn piece_item(&self, ticket: Ticket, data: Bytes) -> Option<Item> {
+        match self.primary.as_ref()?.changes.get(&ticket)?.content {
+            Content::Piece(volume, range) => Some(Item::Restore {
+                volume,
+                range,
+                data,
+            }),
+            Content::Metadata => Some(Item::Metadata(data)),
+            Content::Op(_) => None,
+        }
+    }
+}
+
+impl Primary {
+    /// Whether something that came earlier touches the same.
+    fn must_wait(&self, ticket: Ticket) -> bool {
+        let Some(change) = self.changes.get(&ticket) else {
+            return true;
+        };
+        let earlier = self.changes.range(..ticket);
+        earlier
+            .into_iter()
+            .any(|(_, other)| other.footprint.collides(&change.footprint))
+    }
+}

@@ -1,0 +1,110 @@
+//! What may differ between the two servers.
+
+use std::collections::BTreeMap;
+
+use crate::{BlockRange, Blocks, Seq, VolumeId};
+
+/// Blocks that may differ, or would if one of the servers lost power now. Everything else is the same on both disks.
+#[derive(Debug, Default)]
+pub(super) struct Dirty {
+    /// Not sent, or sent in vain.
+    pub(super) unsent: Blocks,
+    /// Applied on both sides, not known to be on both disks.
+    pub(super) sent: BTreeMap<VolumeId, Vec<(Seq, BlockRange)>>,
+}
+
+/// Blocks that a flush will have made durable on both sides.
+pub(super) type Batch = Vec<(Seq, BlockRange)>;
+
+/// How many entries a list may have before it is put together.
+const LONG: usize = 4096;
+
+impl Dirty {
+    pub(super) fn starting_with(unsent: Blocks) -> Self {
+        Self {
+            unsent,
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn push(&mut self, volume: VolumeId, seq: Seq, range: BlockRange) {
+        let list = self.sent.entry(volume).or_default();
+        list.push((seq, range));
+        if list.len().is_multiple_of(LONG) {
+            *list = merged(list);
+        }
+    }
+
+    /// Takes everything of a volume that waits for a flush.
+    pub(super) fn take(&mut self, volume: VolumeId) -> Batch {
+        self.sent.remove(&volume).unwrap_or_default()
+    }
+
+    /// What the other side confirms up to `upto` is on both disks.
+    pub(super) fn confirm(&mut self, volume: VolumeId, upto: Seq) {
+        if let Some(list) = self.sent.get_mut(&volume) {
+            list.retain(|(seq, _)| *seq > upto);
+            if list.is_empty() {
+                self.sent.remove(&volume);
+            }
+        }
+    }
+
+    /// A flush came to nothing.
+    pub(super) fn put_back(&mut self, volume: VolumeId, batch: Batch) {
+        for (_, range) in batch {
+            self.unsent.insert(volume, range);
+        }
+    }
+
+    /// The session is over: nothing of what was sent is known to stay.
+    pub(super) fn all_unsent(&mut self) {
+        for (volume, batch) in std::mem::take(&mut self.sent) {
+            self.put_back(volume, batch);
+        }
+    }
+}
+
+/// Equal ranges once, under the highest number: confirmed later than it could be, never earlier.
+fn merged(list: &[(Seq, BlockRange)]) -> Batch {
+    let mut newest = BTreeMap::new();
+    for (seq, range) in list {
+        let at = newest.entry(*range).or_insert(*seq);
+        *at = (*at).max(*seq);
+    }
+    newest
+        .into_iter()
+        .map(|(range, seq)| (seq, range))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const V: VolumeId = VolumeId(1);
+
+    fn block(n: u64) -> BlockRange {
+        BlockRange {
+            start: n,
+            end: n + 1,
+        }
+    }
+
+    #[test]
+    fn what_is_not_confirmed_is_sent_again() {
+        let mut dirty = Dirty::default();
+        dirty.push(V, Seq(1), block(1));
+        dirty.push(V, Seq(2), block(2));
+        dirty.confirm(V, Seq(1));
+        dirty.all_unsent();
+        assert!(dirty.unsent.contains(V, block(2)));
+        assert_eq!(dirty.unsent.len(), 1);
+    }
+
+    #[test]
+    fn putting_a_list_together_keeps_the_newest_number() {
+        let list = vec![(Seq(1), block(1)), (Seq(5), block(1)), (Seq(3), block(2))];
+        assert_eq!(merged(&list), vec![(Seq(5), block(1)), (Seq(3), block(2))]);
+    }
+}

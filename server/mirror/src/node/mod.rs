@@ -1,0 +1,373 @@
+//! One server of the pair.
+
+mod asking;
+mod changes;
+mod dirty;
+mod flushing;
+mod gate;
+mod primary;
+mod resync;
+mod seeking;
+mod session;
+mod standby;
+
+use std::collections::{BTreeMap, VecDeque};
+
+use crate::{
+    Action, Body, Command, Config, Durable, Event, Generation, Hello, Incarnation, Message, Moment,
+    NodeId, Notice, PersistId, Request, SessionId, Term, Ticket, WitnessId, Work,
+};
+use asking::Asker;
+use dirty::Dirty;
+use primary::Primary;
+use seeking::Seeking;
+use standby::Standby;
+
+/// What a server is at the moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// It serves clients, or will as soon as it may.
+    Primary,
+    /// It follows a primary.
+    Standby,
+    /// Neither: it looks for a primary or tries to become one.
+    Seeking,
+}
+
+/// How a server is, for people and for tests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Status {
+    /// What it is.
+    pub role: Role,
+    /// Its term.
+    pub term: Term,
+    /// Whether both servers hold the same and the standby may be promoted.
+    pub paired: bool,
+    /// Whether clients have to wait.
+    pub suspended: bool,
+    /// Blocks that a resync still has to send.
+    pub unsent: u64,
+    /// Items on their way to the standby.
+    pub in_flight: usize,
+    /// Whether its data may be served after a promotion.
+    pub consistent: bool,
+    /// Whether both servers have changes of their own.
+    pub split_brain: bool,
+}
+
+/// What a finished disk work was for.
+#[derive(Debug, Clone, Copy)]
+enum Job {
+    /// A change on the primary.
+    Change(Ticket),
+    /// Reading for a resync: content or metadata.
+    Read(Ticket),
+    /// Checksum for a resync.
+    Sum(Ticket),
+    /// The primary's half of a flush.
+    Flush(Ticket),
+    /// The primary's half of a survey.
+    Survey(SessionId),
+    /// An item on the standby.
+    Item(SessionId, crate::Seq),
+}
+
+/// What follows once a state is durable.
+#[derive(Debug, Clone, Copy)]
+enum After {
+    Nothing,
+    /// The term may be used at the witness.
+    Raised,
+    /// The primary tracks durably, and may go on alone.
+    Alone,
+    /// Marks of changes made alone.
+    Marked,
+    /// The standby may say that it opened the session.
+    Opened(SessionId),
+    /// The standby may answer this item.
+    Item(SessionId, crate::Seq),
+    /// The primary may tell the standby that it is consistent.
+    Shared(SessionId),
+    /// The other witness counts from here on.
+    Adopted,
+}
+
+/// One server of the pair. See PROTOCOL.md.
+#[derive(Debug)]
+pub struct Node {
+    me: NodeId,
+    config: Config,
+    incarnation: Incarnation,
+    now: Moment,
+    term: Term,
+    durable: Durable,
+    persists: VecDeque<(PersistId, After)>,
+    last_persist: PersistId,
+    generations: u64,
+    dirty: Dirty,
+    works: BTreeMap<Ticket, (Job, bool)>,
+    last_ticket: Ticket,
+    seeking: Seeking,
+    primary: Option<Primary>,
+    standby: Option<Standby>,
+    asker: Asker,
+    peer: Option<(Moment, Hello)>,
+    peer_term: Term,
+    promise_until: Moment,
+    hello_at: Moment,
+    rest_until: Moment,
+    split_brain: bool,
+    out: Vec<Action>,
+}
+
+impl Node {
+    /// A server as it starts: it trusts nothing but its durable state. `power_lost` says that the host started anew
+    /// since this state was written, so what was not flushed may be gone. `incarnation` is random.
+    pub fn start(
+        me: NodeId,
+        config: Config,
+        durable: Durable,
+        power_lost: bool,
+        incarnation: Incarnation,
+        now: Moment,
+    ) -> Self {
+        let durable = durable.after_start(power_lost);
+        let dirty = Dirty::starting_with(durable.marks.clone());
+        Self {
+            me,
+            incarnation,
+            now,
+            term: durable.term,
+            persists: VecDeque::new(),
+            last_persist: PersistId(0),
+            generations: 0,
+            dirty,
+            works: BTreeMap::new(),
+            last_ticket: Ticket(0),
+            seeking: Seeking::default(),
+            primary: None,
+            standby: None,
+            asker: Asker::default(),
+            peer: None,
+            peer_term: Term(0),
+            // A promise given before the crash is forgotten, so it is taken to have been given just now.
+            promise_until: now.after(config.timing.promise),
+            hello_at: now,
+            rest_until: Moment(0),
+            split_brain: false,
+            out: Vec::new(),
+            durable,
+            config,
+        }
+    }
+
+    /// Takes in what happened at `now` and hands out what is to be done, in this order.
+    pub fn handle(&mut self, now: Moment, event: Event) -> Vec<Action> {
+        self.now = self.now.max(now);
+        match event {
+            Event::Tick => self.tick(),
+            Event::Received(message) => self.receive(message),
+            Event::LinkDown => self.link_down(),
+            Event::Witness(answer) => self.answered(answer),
+            Event::Request(request) => self.request(request),
+            Event::Done(ticket, result) => self.done(ticket, result),
+            Event::Persisted(id) => self.persisted(id),
+            Event::Command(command) => self.command(command),
+        }
+        self.go_on();
+        std::mem::take(&mut self.out)
+    }
+
+    /// How this server is.
+    pub fn status(&self) -> Status {
+        Status {
+            role: self.role(),
+            term: self.term,
+            paired: self.is_paired(),
+            suspended: self.primary.is_some() && self.road().is_none(),
+            unsent: self.dirty.unsent.len(),
+            in_flight: self.in_flight(),
+            consistent: !self.durable.inconsistent,
+            split_brain: self.split_brain,
+        }
+    }
+
+    fn role(&self) -> Role {
+        match (&self.primary, &self.standby) {
+            (Some(_), _) => Role::Primary,
+            (None, Some(_)) => Role::Standby,
+            (None, None) => Role::Seeking,
+        }
+    }
+
+    /// Whatever can go on now, goes on.
+    fn go_on(&mut self) {
+        self.accept_open();
+        self.settle();
+        self.raise_above_peer();
+        self.fence();
+        self.go_alone();
+        self.start_changes();
+        self.start_flushes();
+        self.resync();
+        self.finish_resync();
+        self.answer_attaches();
+        self.drive_witness();
+    }
+
+    fn tick(&mut self) {
+        self.check_silence();
+        self.ping();
+        self.greet();
+        self.seek();
+        self.flush_regularly();
+    }
+
+    fn receive(&mut self, message: Message) {
+        if message.from == self.me {
+            return;
+        }
+        self.peer_term = self.peer_term.max(message.term);
+        let Message { term, body, .. } = message;
+        match body {
+            Body::Hello(hello) => self.greeted(term, hello),
+            Body::Open { session, to } => self.asked_to_open(term, session, to),
+            Body::Opened {
+                session,
+                complete,
+                dirty,
+            } => self.opened(term, session, complete, &dirty),
+            Body::Ship { session, seq, item } => self.shipped(term, session, seq, item),
+            Body::Ack {
+                session,
+                seq,
+                answer,
+            } => self.acknowledged(session, seq, answer),
+            Body::Ping {
+                session,
+                number,
+                sent,
+            } => self.pinged(term, session, number, sent),
+            Body::Pong {
+                session,
+                number,
+                sent,
+            } => self.ponged(session, number, sent),
+            Body::Failed { session } => self.standby_failed(session),
+        }
+    }
+
+    fn link_down(&mut self) {
+        self.lose_session();
+        self.lose_primary();
+    }
+
+    fn request(&mut self, request: Request) {
+        if self.primary.is_none() {
+            self.reply(request.id, crate::Reply::NotPrimary);
+            return;
+        }
+        self.admit(request);
+    }
+
+    fn command(&mut self, command: Command) {
+        match command {
+            Command::Promote { force } => self.promote(force),
+            Command::Discard => self.discard(),
+            Command::AcceptWitness => self.accept_witness(),
+        }
+    }
+
+    fn send(&mut self, body: Body) {
+        self.out.push(Action::Send(Message {
+            from: self.me,
+            term: self.term,
+            body,
+        }));
+    }
+
+    fn note(&mut self, notice: Notice) {
+        self.out.push(Action::Note(notice));
+    }
+
+    fn reply(&mut self, id: crate::RequestId, reply: crate::Reply) {
+        self.out.push(Action::Reply(id, reply));
+    }
+
+    fn new_ticket(&mut self) -> Ticket {
+        self.last_ticket.0 += 1;
+        self.last_ticket
+    }
+
+    fn work(&mut self, job: Job, work: Work) {
+        let ticket = self.new_ticket();
+        self.works.insert(ticket, (job, work.changes()));
+        self.out.push(Action::Disk(ticket, work));
+    }
+
+    /// Whether no change of the disk is under way. One of an older session that ended late would overwrite newer data.
+    fn quiet(&self) -> bool {
+        self.works.values().all(|(_, changes)| !changes)
+    }
+
+    fn done(&mut self, ticket: Ticket, result: Result<crate::Yield, crate::Fault>) {
+        let Some((job, _)) = self.works.remove(&ticket) else {
+            return;
+        };
+        match job {
+            Job::Change(entry) => self.change_done(entry, result),
+            Job::Read(entry) => self.resync_read(entry, result),
+            Job::Sum(entry) => self.resync_summed(entry, result),
+            Job::Flush(flush) => self.flush_done(flush, result),
+            Job::Survey(session) => self.survey_done(session, result),
+            Job::Item(session, seq) => self.item_done(session, seq, result),
+        }
+    }
+
+    fn persist(&mut self, after: After) -> PersistId {
+        self.last_persist.0 += 1;
+        self.persists.push_back((self.last_persist, after));
+        let state = Box::new(self.durable.clone());
+        self.out.push(Action::Persist(self.last_persist, state));
+        self.last_persist
+    }
+
+    fn persisted(&mut self, id: PersistId) {
+        while let Some(&(first, after)) = self.persists.front() {
+            if first > id {
+                return;
+            }
+            self.persists.pop_front();
+            self.follow(after);
+        }
+    }
+
+    fn follow(&mut self, after: After) {
+        match after {
+            After::Nothing | After::Marked => {}
+            After::Raised => self.raised(),
+            After::Alone => self.alone(),
+            After::Opened(session) => self.say_opened(session),
+            After::Item(session, seq) => self.answer_item(session, seq, crate::ItemAnswer::Done),
+            After::Shared(session) => self.say_synced(session),
+            After::Adopted => self.adopted(),
+        }
+    }
+
+    /// Whether this replacement of the durable state has ended.
+    fn is_durable(&self, id: PersistId) -> bool {
+        self.persists.front().is_none_or(|(first, _)| *first > id)
+    }
+
+    fn new_generation(&mut self) -> Generation {
+        self.generations += 1;
+        Generation {
+            of: self.incarnation,
+            number: self.generations,
+        }
+    }
+
+    fn agreed_witness(&self) -> Option<WitnessId> {
+        self.durable.witness.filter(|_| self.config.witness)
+    }
+}

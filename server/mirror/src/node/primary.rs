@@ -1,0 +1,232 @@
+//! The primary: when it may act, how it makes sure that nobody else does, and how it stops.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::{ConnectionId, Moment, Notice, PersistId, Ticket, VolumeId};
+
+use super::{
+    After, Node,
+    asking::Want,
+    changes::Change,
+    flushing::Flush,
+    gate::Attach,
+    session::{Phase, Session},
+};
+
+#[derive(Debug)]
+pub(super) struct Primary {
+    /// What it did as standby has ended, and its state is durable.
+    pub(super) settled: bool,
+    /// The step from tracking in memory to tracking durably is under way.
+    pub(super) branching: Option<PersistId>,
+    /// The witness has the other server down as outdated, and was not asked to change that.
+    pub(super) witness_fenced: bool,
+    /// The other server is durably inconsistent, by its own word, and was not told otherwise.
+    pub(super) peer_fenced: bool,
+    pub(super) lease_until: Moment,
+    pub(super) session: Option<Session>,
+    pub(super) sessions: u64,
+    pub(super) attached: BTreeMap<VolumeId, ConnectionId>,
+    pub(super) attaches: Vec<Attach>,
+    pub(super) changes: BTreeMap<Ticket, Change>,
+    pub(super) held: BTreeSet<Ticket>,
+    pub(super) flushes: BTreeMap<Ticket, Flush>,
+    pub(super) flush_at: Moment,
+    /// The next resync compares checksums before it sends.
+    pub(super) compare: bool,
+    /// No resync before this moment: a block could not be read.
+    pub(super) resync_at: Moment,
+}
+
+impl Primary {
+    /// One that has just won its term; the other server was declared outdated with it.
+    pub(super) fn new() -> Self {
+        Self {
+            settled: false,
+            branching: None,
+            witness_fenced: true,
+            peer_fenced: false,
+            lease_until: Moment(0),
+            session: None,
+            sessions: 0,
+            attached: BTreeMap::new(),
+            attaches: Vec::new(),
+            changes: BTreeMap::new(),
+            held: BTreeSet::new(),
+            flushes: BTreeMap::new(),
+            flush_at: Moment(0),
+            compare: false,
+            resync_at: Moment(0),
+        }
+    }
+
+    /// Whether the other server cannot be promoted.
+    pub(super) fn fenced(&self) -> bool {
+        self.witness_fenced || self.peer_fenced
+    }
+
+    pub(super) fn phase(&self) -> Option<Phase> {
+        self.session.as_ref().map(|session| session.phase)
+    }
+
+    /// Whether the standby is, or is about to become, promotable.
+    fn in_step(&self) -> bool {
+        matches!(self.phase(), Some(Phase::Finishing | Phase::Paired))
+    }
+}
+
+/// Which way changes go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Road {
+    /// To the own disk only.
+    Alone,
+    /// To the standby first.
+    Ship,
+}
+
+impl Node {
+    /// Which way changes go now; `None` while clients must wait.
+    pub(super) fn road(&self) -> Option<Road> {
+        let primary = self
+            .primary
+            .as_ref()
+            .filter(|p| p.settled && p.branching.is_none())?;
+        let tracked = !self.durable.paired && !self.durable.shared;
+        match primary.phase() {
+            Some(Phase::Finishing | Phase::Paired) => Some(Road::Ship),
+            Some(Phase::Syncing) if tracked => Some(Road::Ship),
+            Some(Phase::Syncing) => None,
+            None | Some(Phase::Opening) => {
+                (tracked && primary.fenced() && self.continues_alone()).then_some(Road::Alone)
+            }
+        }
+    }
+
+    /// Tells the witness that the other server is outdated, when this one has to go on without it.
+    pub(super) fn fence(&mut self) {
+        let Some(primary) = self.primary.as_mut() else {
+            return;
+        };
+        if primary.fenced() || primary.in_step() {
+            return;
+        }
+        if !self.config.witness {
+            primary.witness_fenced = true; // By hand: who promotes the other one answers for it.
+        } else if self.continues_alone() && !matches!(self.asker.want, Some(Want::Take { .. })) {
+            self.asker.begin(Want::Take { force: false });
+        }
+    }
+
+    /// The witness has this server down as holder once more, under the present term, and the other one as outdated.
+    pub(super) fn taken_again(&mut self) {
+        self.term = self.durable.term;
+        if let Some(primary) = self.primary.as_mut() {
+            primary.witness_fenced = true;
+        }
+    }
+
+    /// The other server has a higher term from an attempt to become primary that failed. It will obey none below, so
+    /// this server, which is the holder, takes one above.
+    pub(super) fn raise_above_peer(&mut self) {
+        let quiet = self
+            .primary
+            .as_ref()
+            .is_some_and(|p| p.settled && p.session.is_none());
+        let pending = self.raise_pending() || matches!(self.asker.want, Some(Want::Take { .. }));
+        if quiet && !pending && self.peer_term > self.durable.term {
+            self.raise_term();
+        }
+    }
+
+    pub(super) fn raised_as_primary(&mut self) {
+        if self.config.witness {
+            self.asker.begin(Want::Take { force: false });
+        } else {
+            self.term = self.durable.term;
+        }
+    }
+
+    /// Begins to track durably, with a generation of its own, once nobody else can be promoted.
+    pub(super) fn go_alone(&mut self) {
+        let Some(primary) = &self.primary else {
+            return;
+        };
+        let needed = self.durable.paired || self.durable.shared;
+        if needed
+            && primary.settled
+            && primary.branching.is_none()
+            && primary.fenced()
+            && !primary.in_step()
+        {
+            self.branch_off();
+        }
+    }
+
+    pub(super) fn branch_off(&mut self) {
+        let generation = self.new_generation();
+        self.durable.branch(generation);
+        self.durable.marks = self.dirty.unsent.widened(self.config.region);
+        let persist = self.persist(After::Alone);
+        if let Some(primary) = self.primary.as_mut() {
+            primary.settled = true;
+            primary.branching = Some(persist);
+        }
+    }
+
+    pub(super) fn alone(&mut self) {
+        let branching = self.primary.as_ref().and_then(|p| p.branching);
+        if !branching.is_some_and(|id| self.is_durable(id)) {
+            return;
+        }
+        if let Some(primary) = self.primary.as_mut() {
+            primary.branching = None;
+        }
+        self.note(Notice::GoingAlone);
+    }
+
+    /// Another server is primary: nothing is answered any more, not even with an error.
+    pub(super) fn depose(&mut self) {
+        self.lose_session();
+        let Some(primary) = self.primary.take() else {
+            return;
+        };
+        for change in primary.changes.values() {
+            if let Some((volume, range)) = change.blocks() {
+                self.dirty.unsent.insert(volume, range);
+            }
+        }
+        self.asker.forget();
+        self.out.push(crate::Action::CloseClients);
+        self.note(Notice::Deposed(self.term));
+        if !self.raise_pending() {
+            self.term = self.durable.term; // It may have raised it in vain: the other one must hear of that.
+        }
+        self.hold_off_after_reign();
+    }
+
+    fn hold_off_after_reign(&mut self) {
+        self.promise_until = self.now.after(self.config.timing.promise);
+        self.hello_at = self.now;
+    }
+
+    /// The standby is gone. What was on its way may have reached it or not.
+    pub(super) fn lose_session(&mut self) {
+        let Some(primary) = self.primary.as_mut() else {
+            return;
+        };
+        let Some(session) = primary.session.take() else {
+            return;
+        };
+        primary.recall_attaches();
+        self.dirty.all_unsent();
+        if session.phase == Phase::Opening {
+            return;
+        }
+        self.recall_changes();
+        self.recall_flushes();
+        if session.phase != Phase::Syncing {
+            self.asker.want = None; // A wish to clear the fence.
+        }
+        self.note(Notice::PeerLost);
+    }
+}

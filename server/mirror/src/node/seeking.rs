@@ -1,0 +1,373 @@
+//! A server that is neither primary nor standby: it looks for a primary, or tries to become one.
+
+use crate::{
+    Alone, Body, Hello, Incarnation, Mode, Notice, PersistId, Record, Revision, SessionId, Term,
+    WhyNot,
+};
+
+use super::{After, Node, Role, asking::Want, primary::Primary};
+
+#[derive(Debug, Default)]
+pub(super) struct Seeking {
+    /// The attempt to become primary that is under way.
+    claim: Option<Claim>,
+    /// A primary asked for a session; accepted as soon as the disk is quiet.
+    open: Option<(Term, SessionId)>,
+    /// The operator wants this server promoted, with force or not.
+    demand: Option<bool>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Claim {
+    force: bool,
+    by_hand: bool,
+    /// The replacement of the durable state that holds the term to be used.
+    raising: Option<PersistId>,
+    /// The witness' revision that the decision rests on.
+    seen: Option<Revision>,
+}
+
+impl Claim {
+    fn new(by_hand: bool, force: bool) -> Self {
+        Self {
+            force,
+            by_hand,
+            raising: None,
+            seen: None,
+        }
+    }
+}
+
+impl Node {
+    /// Says how this server is, as long as there is no session.
+    pub(super) fn greet(&mut self) {
+        if self.now < self.hello_at || self.standby.is_some() || self.has_session() {
+            return;
+        }
+        self.hello_at = self.now.after(self.config.timing.ping);
+        self.say_hello();
+    }
+
+    pub(super) fn say_hello(&mut self) {
+        let hello = Hello {
+            incarnation: Some(self.incarnation),
+            primary: self.primary.is_some(),
+            history: self.durable.history.clone(),
+            inconsistent: self.durable.inconsistent,
+            rolled_back: self.durable.rolled_back,
+            last_primary: self.durable.last_primary,
+            resting: self.now < self.rest_until,
+        };
+        self.send(Body::Hello(hello));
+    }
+
+    pub(super) fn greeted(&mut self, term: Term, hello: Hello) {
+        let other_primary = hello.primary;
+        self.peer = Some((self.now, hello.clone()));
+        if other_primary && self.primary.is_some() {
+            self.two_primaries(term);
+        } else if self.primary.is_some() {
+            self.offer_session(term, &hello);
+        } else if other_primary {
+            self.say_hello();
+        }
+    }
+
+    fn two_primaries(&mut self, term: Term) {
+        if term > self.term {
+            self.depose();
+        } else {
+            self.say_hello();
+        }
+    }
+
+    /// What the other server last said of itself, if that is not long ago.
+    pub(super) fn recent_peer(&self) -> Option<&Hello> {
+        let fresh = self.config.timing.silence;
+        let peer = self.peer.as_ref();
+        peer.filter(|(when, _)| self.now.since(*when) < fresh)
+            .map(|(_, hello)| hello)
+    }
+
+    /// Seeks promotion once nobody relies on this server not to.
+    pub(super) fn seek(&mut self) {
+        let courtesy = if self.durable.last_primary {
+            0
+        } else {
+            self.config.timing.courtesy.0
+        };
+        let over = self.now.since(self.promise_until).0 > courtesy
+            || (courtesy == 0 && self.now >= self.promise_until);
+        let busy = self.role() != Role::Seeking
+            || self.seeking.open.is_some()
+            || self.seeking.claim.is_some();
+        if busy || !over {
+            return;
+        }
+        if let Some(force) = self.seeking.demand.take() {
+            self.begin_claim(Claim::new(true, force));
+        } else if self.may_seek() {
+            self.begin_claim(Claim::new(false, false));
+        }
+    }
+
+    fn may_seek(&self) -> bool {
+        let data = !self.durable.history.is_empty() && !self.durable.inconsistent;
+        let led = self.recent_peer().is_some_and(|peer| peer.primary);
+        data && !led && (self.agreed_witness().is_some() || self.may_resume())
+    }
+
+    /// Without a witness: the last primary goes on after a restart if the other server says that it was not promoted.
+    fn may_resume(&self) -> bool {
+        let follower = self.recent_peer().is_some_and(|peer| {
+            let known = peer
+                .history
+                .first()
+                .is_none_or(|newest| self.durable.history.contains(newest));
+            !peer.primary && !peer.last_primary && known
+        });
+        !self.config.witness && self.durable.last_primary && follower
+    }
+
+    fn begin_claim(&mut self, claim: Claim) {
+        self.seeking.claim = Some(claim);
+        if self.config.witness {
+            self.asker.begin(Want::Look);
+        } else {
+            self.claim_without_witness(claim);
+        }
+    }
+
+    fn claim_without_witness(&mut self, claim: Claim) {
+        match self.eligible_by_hand(claim) {
+            Ok(()) => self.raise(),
+            Err(why) => self.refuse_claim(why),
+        }
+    }
+
+    fn eligible_by_hand(&self, claim: Claim) -> Result<(), WhyNot> {
+        if claim.force {
+            return Ok(());
+        }
+        if self.durable.inconsistent {
+            return Err(WhyNot::Inconsistent);
+        }
+        if self.recent_peer().is_some_and(|peer| peer.primary) {
+            return Err(WhyNot::Outdated);
+        }
+        Ok(())
+    }
+
+    /// The witness' record is here.
+    pub(super) fn looked(&mut self, record: Option<Record>) {
+        self.asker.want = None;
+        let Some(claim) = self.seeking.claim else {
+            return;
+        };
+        match self.eligible(claim, record) {
+            Ok(()) => self.raise(),
+            Err(why) => self.refuse_claim(why),
+        }
+    }
+
+    fn eligible(&self, claim: Claim, record: Option<Record>) -> Result<(), WhyNot> {
+        if claim.force {
+            return Ok(());
+        }
+        if self.durable.inconsistent {
+            return Err(WhyNot::Inconsistent);
+        }
+        let Some(record) = record else {
+            return if claim.by_hand {
+                Ok(())
+            } else {
+                Err(WhyNot::Empty)
+            };
+        };
+        if record.outdated == Some(self.me) {
+            return Err(WhyNot::Outdated);
+        }
+        if record.outdated == Some(self.me.peer()) {
+            return Ok(());
+        }
+        if matches!(self.config.mode, Mode::Async { .. }) && record.holder != self.me {
+            return Err(WhyNot::Lagging);
+        }
+        self.nothing_better(&record)
+    }
+
+    /// After a power cut this server may lack answered writes; the other one may have them, unless it says otherwise.
+    fn nothing_better(&self, record: &Record) -> Result<(), WhyNot> {
+        let peer_lost_too = self
+            .recent_peer()
+            .is_some_and(|peer| peer.rolled_back && !peer.primary);
+        let first = record.holder == self.me;
+        if self.durable.rolled_back && !(peer_lost_too && first) {
+            return Err(WhyNot::RolledBack);
+        }
+        Ok(())
+    }
+
+    fn refuse_claim(&mut self, why: WhyNot) {
+        if self.seeking.claim.take().is_some_and(|claim| claim.by_hand) {
+            self.note(Notice::NotPromotable(why));
+        }
+        self.hold_off();
+    }
+
+    fn hold_off(&mut self) {
+        self.promise_until = self
+            .promise_until
+            .max(self.now.after(self.config.timing.silence));
+    }
+
+    /// Takes the next term of its own, durably, before anybody hears of it.
+    fn raise(&mut self) {
+        let persist = self.raise_term();
+        if let Some(claim) = &mut self.seeking.claim {
+            claim.raising = Some(persist);
+            claim.seen = self.asker.revision();
+        }
+    }
+
+    pub(super) fn raise_term(&mut self) -> PersistId {
+        let highest = self.asker.record().map_or(Term(0), |record| record.term);
+        let above = self.durable.term.max(self.peer_term).max(highest);
+        self.durable.term = above.next_for(self.me);
+        self.persist(After::Raised)
+    }
+
+    pub(super) fn raise_pending(&self) -> bool {
+        self.persists
+            .iter()
+            .any(|(_, after)| matches!(after, After::Raised))
+    }
+
+    pub(super) fn raised(&mut self) {
+        if self.primary.is_some() {
+            self.raised_as_primary();
+            return;
+        }
+        self.term = self.durable.term;
+        let Some(claim) = self.seeking.claim else {
+            return;
+        };
+        if !claim.raising.is_some_and(|id| self.is_durable(id)) {
+            return;
+        }
+        if self.config.witness {
+            self.asker.begin(Want::Take { force: claim.force });
+            self.asker.rest_on(claim.seen);
+        } else {
+            self.claim_won();
+        }
+    }
+
+    pub(super) fn claim_lost(&mut self) {
+        self.seeking.claim = None;
+        self.hold_off();
+    }
+
+    pub(super) fn claim_won(&mut self) {
+        let Some(claim) = self.seeking.claim.take() else {
+            return;
+        };
+        self.durable.shared |= claim.force; // A forced one always goes a way of its own.
+        self.seeking.open = None;
+        self.term = self.durable.term;
+        self.dirty.all_unsent();
+        self.primary = Some(Primary::new());
+        self.note(Notice::Primary(self.term));
+    }
+
+    /// A fresh primary begins as one that lost its standby, once what it did as standby has ended.
+    pub(super) fn settle(&mut self) {
+        let unsettled = self.primary.as_ref().is_some_and(|p| !p.settled);
+        if !unsettled || !self.quiet() {
+            return;
+        }
+        self.durable.last_primary = true;
+        self.durable.rolled_back = false;
+        self.durable.inconsistent = false;
+        self.branch_off();
+    }
+
+    pub(super) fn promote(&mut self, force: bool) {
+        if self.primary.is_some() {
+            return;
+        }
+        self.seeking.claim = None;
+        if self.standby.is_some() && !force {
+            self.note(Notice::NotPromotable(WhyNot::Outdated));
+            return;
+        }
+        self.leave_standby();
+        self.seeking.demand = Some(force); // Begins once no promise holds it back.
+    }
+
+    pub(super) fn may_adopt_by_hand(&self) -> bool {
+        let fresh = self.durable.witness.is_none();
+        self.seeking
+            .claim
+            .is_some_and(|claim| claim.by_hand && (claim.force || fresh))
+    }
+
+    /// Gives up this server's own changes: it becomes as a new one, which takes everything from the other.
+    pub(super) fn discard(&mut self) {
+        if self.role() != Role::Seeking {
+            return;
+        }
+        self.durable.history.clear();
+        self.durable.inconsistent = true;
+        self.durable.complete = false;
+        self.split_brain = false;
+        self.seeking.claim = None;
+        self.asker.forget();
+        self.persist(After::Nothing);
+    }
+
+    /// A primary wants this server as its standby.
+    pub(super) fn asked_to_open(&mut self, term: Term, session: SessionId, to: Incarnation) {
+        if to != self.incarnation || self.now < self.rest_until {
+            return;
+        }
+        if term < self.durable.term || (self.primary.is_some() && term <= self.term) {
+            self.say_hello(); // So that it learns of the newer term.
+            return;
+        }
+        if self.primary.is_some() {
+            self.depose();
+        }
+        self.leave_standby();
+        // A promotion of this server that is still on its way to the witness meets a newer revision there: the primary
+        // won its higher term after this server looked.
+        self.seeking.claim = None;
+        self.seeking.demand = None;
+        self.asker.forget();
+        self.seeking.open = Some((term, session));
+    }
+
+    /// Opens the session once nothing of an older one is under way on the disk.
+    pub(super) fn accept_open(&mut self) {
+        if !self.quiet() {
+            return;
+        }
+        let Some((term, session)) = self.seeking.open.take() else {
+            return;
+        };
+        self.dirty.all_unsent();
+        self.durable.term = term;
+        self.durable.inconsistent = true;
+        self.durable.paired = false;
+        self.durable.last_primary = false;
+        self.durable.marks = self.dirty.unsent.widened(self.config.region);
+        self.term = term;
+        self.begin_standby(session);
+        self.persist(After::Opened(session));
+    }
+
+    /// Whether a primary without a standby may serve.
+    pub(super) fn continues_alone(&self) -> bool {
+        self.config.alone == Alone::Continue
+    }
+}

@@ -1,0 +1,282 @@
+//! The primary's side of a session: opening, signs of life, the stream and its answers.
+
+use std::collections::BTreeMap;
+
+use crate::{
+    Blocks, Body, Hello, Incarnation, Item, ItemAnswer, Moment, Notice, Seq, SessionId, Term,
+    Ticket, WitnessId,
+};
+
+use super::{Node, resync::Resync};
+
+/// How far a session is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// Asked for.
+    Opening,
+    /// The standby is inconsistent, and is being brought up.
+    Syncing,
+    /// It was told that it is consistent and has not answered yet.
+    Finishing,
+    /// Both hold the same.
+    Paired,
+}
+
+/// What an item was for.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Purpose {
+    Change(Ticket),
+    Flush(Ticket),
+    Sum(Ticket),
+    Survey,
+    Synced,
+    Adopt(WitnessId),
+    Nothing,
+}
+
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) id: SessionId,
+    with: Incarnation,
+    pub(super) phase: Phase,
+    last_seq: Seq,
+    pending: BTreeMap<Seq, (Purpose, Moment)>,
+    /// Begun, or last heard of.
+    heard: Moment,
+    ping_at: Moment,
+    pub(super) pings: u64,
+    pub(super) resync: Resync,
+    adopting: Option<WitnessId>,
+}
+
+impl Session {
+    fn new(id: SessionId, with: Incarnation, now: Moment) -> Self {
+        Self {
+            id,
+            with,
+            phase: Phase::Opening,
+            last_seq: Seq(0),
+            pending: BTreeMap::new(),
+            heard: now,
+            ping_at: now,
+            pings: 0,
+            resync: Resync::default(),
+            adopting: None,
+        }
+    }
+}
+
+impl Node {
+    pub(super) fn session(&self) -> Option<&Session> {
+        self.primary.as_ref()?.session.as_ref()
+    }
+
+    pub(super) fn session_mut(&mut self) -> Option<&mut Session> {
+        self.primary.as_mut()?.session.as_mut()
+    }
+
+    pub(super) fn is_session(&self, id: SessionId) -> bool {
+        self.session().is_some_and(|session| session.id == id)
+    }
+
+    pub(super) fn has_session(&self) -> bool {
+        self.session()
+            .is_some_and(|session| session.phase != Phase::Opening)
+    }
+
+    pub(super) fn is_paired(&self) -> bool {
+        self.session()
+            .is_some_and(|session| session.phase == Phase::Paired)
+    }
+
+    pub(super) fn in_flight(&self) -> usize {
+        self.session().map_or(0, |session| session.pending.len())
+    }
+
+    /// Another server is there and not primary: it may become the standby, if its data are a past of this server's.
+    pub(super) fn offer_session(&mut self, term: Term, hello: &Hello) {
+        let Some(to) = hello.incarnation.filter(|_| !hello.resting) else {
+            return;
+        };
+        if self.session().is_some_and(|session| session.with != to) {
+            self.lose_session(); // It was started anew.
+        }
+        let ready = self
+            .primary
+            .as_ref()
+            .is_some_and(|p| p.settled && p.branching.is_none());
+        if !ready || term > self.term || self.session().is_some() || !self.descends_from(hello) {
+            return;
+        }
+        let Some(primary) = self.primary.as_mut() else {
+            return;
+        };
+        primary.sessions += 1;
+        let session = SessionId {
+            of: self.incarnation,
+            number: primary.sessions,
+        };
+        primary.session = Some(Session::new(session, to, self.now));
+        self.send(Body::Open { session, to });
+    }
+
+    fn descends_from(&mut self, hello: &Hello) -> bool {
+        let known = hello
+            .history
+            .first()
+            .is_none_or(|newest| self.durable.history.contains(newest));
+        if !known && !self.split_brain {
+            self.note(Notice::SplitBrain);
+        }
+        self.split_brain = !known;
+        known
+    }
+
+    pub(super) fn opened(&mut self, term: Term, id: SessionId, complete: bool, dirty: &Blocks) {
+        let opening = self
+            .session()
+            .is_some_and(|s| s.id == id && s.phase == Phase::Opening);
+        if !opening || term != self.term {
+            return;
+        }
+        let now = self.now;
+        self.dirty.unsent.merge(dirty);
+        let compare = !complete && !self.durable.complete;
+        if let Some(primary) = self.primary.as_mut() {
+            primary.peer_fenced = true;
+            primary.compare |= compare;
+        }
+        if let Some(session) = self.session_mut() {
+            session.phase = Phase::Syncing;
+            session.heard = now;
+        }
+        self.begin_resync();
+    }
+
+    /// Appends to the stream.
+    pub(super) fn ship(&mut self, item: Item, purpose: Purpose) -> Seq {
+        let now = self.now;
+        let Some(session) = self.session_mut() else {
+            return Seq(0);
+        };
+        session.last_seq.0 += 1;
+        let (id, seq) = (session.id, session.last_seq);
+        session.pending.insert(seq, (purpose, now));
+        self.send(Body::Ship {
+            session: id,
+            seq,
+            item,
+        });
+        seq
+    }
+
+    pub(super) fn window_open(&self) -> bool {
+        self.in_flight() < self.config.window
+    }
+
+    pub(super) fn last_seq(&self) -> Seq {
+        self.session().map_or(Seq(0), |session| session.last_seq)
+    }
+
+    pub(super) fn acknowledged(&mut self, id: SessionId, seq: Seq, answer: ItemAnswer) {
+        if !self.is_session(id) {
+            return;
+        }
+        self.hear();
+        let Some((purpose, _)) = self.session_mut().and_then(|s| s.pending.remove(&seq)) else {
+            return;
+        };
+        match (purpose, answer) {
+            (Purpose::Change(ticket), _) => self.change_acknowledged(ticket, seq),
+            (Purpose::Flush(ticket), _) => self.flush_acknowledged(ticket),
+            (Purpose::Sum(ticket), ItemAnswer::Sum(sum)) => self.standby_summed(ticket, seq, sum),
+            (Purpose::Survey, ItemAnswer::Blocks(blocks)) => self.standby_surveyed(&blocks),
+            (Purpose::Synced, _) => self.synced(),
+            (Purpose::Adopt(witness), _) => self.adoption_agreed(witness),
+            (Purpose::Nothing, _) => {}
+            (Purpose::Sum(_) | Purpose::Survey, _) => self.lose_session(),
+        }
+    }
+
+    fn hear(&mut self) {
+        let now = self.now;
+        if let Some(session) = self.session_mut() {
+            session.heard = now;
+        }
+    }
+
+    pub(super) fn ping(&mut self) {
+        let (now, next) = (self.now, self.now.after(self.config.timing.ping));
+        let due = |s: &&mut Session| s.phase != Phase::Opening && now >= s.ping_at;
+        if let Some(session) = self.session_mut().filter(due) {
+            session.ping_at = next;
+            self.send_ping();
+        }
+    }
+
+    /// Sends a sign of life now; returns its number.
+    pub(super) fn send_ping(&mut self) -> u64 {
+        let sent = self.now;
+        let Some(session) = self.session_mut() else {
+            return 0;
+        };
+        session.pings += 1;
+        let (id, number) = (session.id, session.pings);
+        self.send(Body::Ping {
+            session: id,
+            number,
+            sent,
+        });
+        number
+    }
+
+    /// The lease runs from the moment at which the question left, by this server's own clock.
+    pub(super) fn ponged(&mut self, id: SessionId, number: u64, sent: Moment) {
+        if !self.is_session(id) {
+            return;
+        }
+        self.hear();
+        let until = sent.after(self.config.timing.lease);
+        if let Some(primary) = self.primary.as_mut() {
+            primary.lease_until = primary.lease_until.max(until);
+            primary.confirm_attaches(number);
+        }
+    }
+
+    pub(super) fn standby_failed(&mut self, id: SessionId) {
+        if self.is_session(id) {
+            self.lose_session();
+        }
+    }
+
+    pub(super) fn check_silence(&mut self) {
+        let timing = self.config.timing;
+        let now = self.now;
+        let lost = self.session().is_some_and(|session| {
+            let oldest = session.pending.values().next();
+            let stalled = oldest.is_some_and(|(_, since)| now.since(*since) >= timing.stall);
+            now.since(session.heard) >= timing.silence || stalled
+        });
+        if lost {
+            self.lose_session();
+        }
+        self.check_primary_silence();
+    }
+
+    pub(super) fn ship_adoption(&mut self, witness: WitnessId) {
+        let Some(session) = self.session_mut() else {
+            return;
+        };
+        if session.adopting == Some(witness) {
+            return;
+        }
+        session.adopting = Some(witness);
+        // From here on the standby may obey the new witness, so the old one's word fences nobody.
+        if self.durable.witness != Some(witness)
+            && let Some(primary) = self.primary.as_mut()
+        {
+            primary.witness_fenced = false;
+        }
+        self.ship(Item::Adopt(witness), Purpose::Adopt(witness));
+    }
+}

@@ -1,0 +1,179 @@
+//! A server's disk: what is in the page cache, what is on the platter, and what a power cut leaves.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use mirror::{BLOCK, BlockRange, Blocks, Op, VolumeId, Work, Yield};
+
+use crate::random::Random;
+
+/// Bytes of a sector: half a block, so that changes of parts of blocks are tried too.
+pub const SECTOR: u64 = BLOCK / 2;
+/// Sectors of a volume.
+pub const SECTORS: usize = 16;
+
+pub type Volume = [u64; SECTORS];
+
+#[derive(Clone, Default)]
+pub struct Disk {
+    /// What a read sees.
+    pub cache: BTreeMap<VolumeId, Volume>,
+    /// What is on the platter.
+    pub platter: BTreeMap<VolumeId, Volume>,
+    /// Everything written since the last flush that ended: any of it may be on the platter after a power cut.
+    loose: BTreeMap<(VolumeId, usize), Vec<u64>>,
+    /// Metadata: durable at once.
+    pub metadata: BTreeMap<u64, u64>,
+}
+
+/// What a flush found when it began.
+pub type Snapshot = (VolumeId, Vec<(usize, u64)>);
+
+pub fn encode(values: &[u64]) -> Bytes {
+    values
+        .iter()
+        .flat_map(|v| v.to_le_bytes())
+        .collect::<Vec<u8>>()
+        .into()
+}
+
+pub fn decode(data: &Bytes) -> Vec<u64> {
+    data.chunks_exact(8)
+        .map(|c| u64::from_le_bytes(c.try_into().unwrap()))
+        .collect()
+}
+
+impl Disk {
+    pub fn new(volumes: u64) -> Self {
+        let fresh = || (0..volumes).map(|v| (VolumeId(v), [0; SECTORS])).collect();
+        Self {
+            cache: fresh(),
+            platter: fresh(),
+            ..Self::default()
+        }
+    }
+
+    pub fn read(&self, volume: VolumeId, sector: usize) -> u64 {
+        self.cache[&volume][sector]
+    }
+
+    fn put(&mut self, volume: VolumeId, sector: usize, value: u64) {
+        self.cache.get_mut(&volume).unwrap()[sector] = value;
+        self.loose.entry((volume, sector)).or_default().push(value);
+    }
+
+    fn put_all(&mut self, volume: VolumeId, offset: u64, values: &[u64]) {
+        for (i, value) in values.iter().enumerate() {
+            self.put(volume, (offset / SECTOR) as usize + i, *value);
+        }
+    }
+
+    fn sectors(range: BlockRange) -> std::ops::Range<usize> {
+        (range.start * 2) as usize..((range.end * 2) as usize).min(SECTORS)
+    }
+
+    pub fn apply(&mut self, op: &Op) {
+        match op {
+            Op::Write {
+                volume,
+                offset,
+                data,
+                ..
+            } => self.put_all(*volume, *offset, &decode(data)),
+            Op::Zero {
+                volume,
+                offset,
+                length,
+                ..
+            } => {
+                self.put_all(*volume, *offset, &vec![0; (length / SECTOR) as usize]);
+            }
+            Op::Meta { record, .. } => {
+                let pair = decode(record);
+                self.metadata.insert(pair[0], pair[1]);
+            }
+        }
+    }
+
+    /// The effect of a work, which may be anywhere between its start and its end.
+    pub fn work(&mut self, work: &Work) -> Yield {
+        match work {
+            Work::Apply(op) => self.apply(op),
+            Work::Restore {
+                volume,
+                range,
+                data,
+            } => self.put_all(*volume, range.start * BLOCK, &decode(data)),
+            Work::ReplaceMetadata(all) => {
+                let pairs = decode(all);
+                self.metadata = pairs.chunks_exact(2).map(|p| (p[0], p[1])).collect();
+            }
+            Work::ReadMetadata => {
+                let flat: Vec<u64> = self.metadata.iter().flat_map(|(k, v)| [*k, *v]).collect();
+                return Yield::Data(encode(&flat));
+            }
+            Work::Read { volume, range } => {
+                return Yield::Data(encode(&self.cache[volume][Self::sectors(*range)]));
+            }
+            Work::Sum { volume, range } => return Yield::Sum(self.sum(*volume, *range)),
+            Work::Survey => return Yield::Blocks(self.survey()),
+            Work::Flush(_) => unreachable!("flushes have a snapshot"),
+        }
+        Yield::Nothing
+    }
+
+    fn sum(&self, volume: VolumeId, range: BlockRange) -> u64 {
+        let values = &self.cache[&volume][Self::sectors(range)];
+        values.iter().fold(1, |sum: u64, v| {
+            (sum.rotate_left(7) ^ v).wrapping_mul(0x100_0000_01B3)
+        })
+    }
+
+    fn survey(&self) -> Blocks {
+        let mut blocks = Blocks::default();
+        for (volume, sectors) in &self.cache {
+            for (i, _) in sectors.iter().enumerate().filter(|(_, v)| **v != 0) {
+                blocks.insert(*volume, BlockRange::touched(i as u64 * SECTOR, SECTOR));
+            }
+        }
+        blocks
+    }
+
+    pub fn begin_flush(&self, volume: VolumeId) -> Snapshot {
+        let values = self.cache[&volume];
+        let loose = self.loose.keys().filter(|(of, _)| *of == volume);
+        (
+            volume,
+            loose
+                .map(|(_, sector)| (*sector, values[*sector]))
+                .collect(),
+        )
+    }
+
+    pub fn end_flush(&mut self, (volume, values): Snapshot) {
+        for (sector, value) in values {
+            let Some(list) = self.loose.get_mut(&(volume, sector)) else {
+                continue; // A flush that began later has ended earlier.
+            };
+            let Some(at) = list.iter().rposition(|v| *v == value) else {
+                continue;
+            };
+            self.platter.get_mut(&volume).unwrap()[sector] = value;
+            list.drain(..=at);
+            if list.is_empty() {
+                self.loose.remove(&(volume, sector));
+            }
+        }
+    }
+
+    /// Each sector that was not flushed falls back to what is on the platter, or to anything written since.
+    pub fn power_cut(&mut self, random: &mut Random) {
+        for ((volume, sector), values) in std::mem::take(&mut self.loose) {
+            let kept = random.below(values.len() as u64 + 1) as usize;
+            if kept > 0 {
+                self.platter.get_mut(&volume).unwrap()[sector] = values[kept - 1];
+            }
+        }
+        self.cache = self.platter.clone();
+    }
+}

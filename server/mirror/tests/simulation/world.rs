@@ -1,0 +1,515 @@
+//! The world of one seed: time, wires, two servers, a witness, clients, and what goes wrong.
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BinaryHeap, HashMap},
+};
+
+use mirror::{
+    Alone, Body, Command, Config, ConnectionId, Event, Item, Message, Millis, Mode, NodeId,
+    PersistId, Record, Reply, RequestId, Role, Term, Ticket, Timing, WitnessAnswer, WitnessRequest,
+};
+
+use crate::{
+    client::{Client, Task},
+    disk::SECTORS,
+    faults::Fault,
+    host::{Host, Input, Read},
+    lies::Lie,
+    model::Model,
+    net::{End, Net},
+    random::Random,
+    witness::WitnessHost,
+};
+
+/// Something that happens at its time.
+pub enum Ev {
+    Tick(NodeId, u64),
+    Input(NodeId, Input),
+    Disk(NodeId, u64, Ticket),
+    ReadDisk(NodeId, u64, u64, Read),
+    Persist(NodeId, u64, PersistId),
+    Persisted(NodeId, u64, PersistId),
+    ToWitness(WitnessRequest, u64),
+    FromWitness(NodeId, WitnessAnswer),
+    Client(usize),
+    Answer(RequestId, Reply, Option<u64>, u64),
+    Closed(usize, ConnectionId),
+    Faults,
+    Fault(Fault),
+    Reader,
+}
+
+/// What a seed decides.
+pub struct Setup {
+    pub config: Config,
+    pub volumes: u64,
+    pub drift: [i64; 2],
+    /// The clock of a stopped machine stands still, as that of a virtual machine does.
+    pub clocks_stop: bool,
+    /// Between two failures on average, in microseconds.
+    pub fault_every: u64,
+    pub active_for: u64,
+}
+
+#[derive(Default, Debug, Clone, Copy)]
+pub struct Counts {
+    pub events: u64,
+    pub faults: u64,
+    pub promotions: u64,
+    pub resyncs: u64,
+    pub compares: u64,
+    pub errors: u64,
+    pub acknowledged: u64,
+    pub reads: u64,
+    pub by_hand: u64,
+}
+
+pub struct World {
+    pub random: Random,
+    pub now: u64,
+    order: u64,
+    queue: BinaryHeap<Reverse<(u64, u64)>>,
+    events: HashMap<u64, Ev>,
+    ids: u64,
+    pub setup: Setup,
+    pub lie: Lie,
+    pub hosts: [Host; 2],
+    pub witness: WitnessHost,
+    pub clients: Vec<Client>,
+    pub model: Model,
+    pub net: Net,
+    pub requests: HashMap<RequestId, (usize, ConnectionId, Option<u64>)>,
+    pub reigns: BTreeMap<Term, NodeId>,
+    pub active: bool,
+    pub counts: Counts,
+    violation: Option<String>,
+    verbose: bool,
+}
+
+impl Setup {
+    fn new(random: &mut Random) -> Self {
+        let timing = Timing {
+            ping: Millis(100),
+            silence: Millis(400),
+            promise: Millis(800),
+            lease: Millis(640),
+            courtesy: Millis(200),
+            ask: Millis(200),
+            stall: Millis(3000),
+            flush: Millis(300),
+            rest: Millis(500),
+        };
+        let lag = random.between(1, 8) as usize;
+        let config = Config {
+            mode: if random.one_in(7) {
+                Mode::Async { lag }
+            } else {
+                Mode::Sync
+            },
+            alone: if random.one_in(8) {
+                Alone::Suspend
+            } else {
+                Alone::Continue
+            },
+            witness: true,
+            region: 2,
+            chunk: random.between(1, 3),
+            chunks: random.between(1, 3) as usize,
+            window: random.between(2, 40) as usize,
+            timing,
+        };
+        let drift = [
+            random.between(0, 80_000) as i64 - 40_000,
+            random.between(0, 80_000) as i64 - 40_000,
+        ];
+        Self {
+            config,
+            volumes: 2,
+            drift,
+            clocks_stop: random.one_in(3),
+            fault_every: random.between(80_000, 900_000),
+            active_for: random.between(2_000_000, 8_000_000),
+        }
+    }
+
+    pub fn is_sync(&self) -> bool {
+        self.config.mode == Mode::Sync
+    }
+}
+
+impl World {
+    pub fn new(seed: u64, lie: Lie, verbose: bool) -> Self {
+        let mut random = Random::new(seed);
+        let setup = Setup::new(&mut random);
+        let witness = WitnessHost::new(random.next());
+        Self {
+            now: 1_000_000,
+            order: 0,
+            queue: BinaryHeap::new(),
+            events: HashMap::new(),
+            ids: 0,
+            lie,
+            hosts: [Host::new(setup.volumes), Host::new(setup.volumes)],
+            witness,
+            clients: (0..setup.volumes).map(Client::new).collect(),
+            model: Model::default(),
+            net: Net::default(),
+            requests: HashMap::new(),
+            reigns: BTreeMap::new(),
+            active: false,
+            counts: Counts::default(),
+            violation: None,
+            verbose,
+            setup,
+            random,
+        }
+    }
+
+    pub fn log(&self, text: impl FnOnce() -> String) {
+        if self.verbose {
+            println!("{:>10.3} {}", self.now as f64 / 1000.0, text());
+        }
+    }
+
+    pub fn fail(&mut self, what: String) {
+        self.log(|| format!("VIOLATION: {what}"));
+        let now = self.now;
+        self.violation
+            .get_or_insert_with(|| format!("at {now} us: {what}"));
+    }
+
+    pub fn check(&mut self, result: Result<(), String>) {
+        if let Err(what) = result {
+            self.fail(what);
+        }
+    }
+
+    pub fn new_id(&mut self) -> u64 {
+        self.ids += 1;
+        self.ids
+    }
+
+    pub fn at(&mut self, delay: u64, event: Ev) {
+        self.order += 1;
+        self.queue.push(Reverse((self.now + delay, self.order)));
+        self.events.insert(self.order, event);
+    }
+
+    /// One life of the pair: set up, broken in every way, healed, and compared.
+    pub fn run(mut self) -> (Counts, Result<(), String>) {
+        let result = self.live();
+        self.counts.acknowledged = self.model.acknowledged;
+        self.counts.reads = self.model.judged;
+        (self.counts, result)
+    }
+
+    fn live(&mut self) -> Result<(), String> {
+        self.log(|| {
+            format!(
+                "{:?}, clocks stop: {}",
+                self.setup.config, self.setup.clocks_stop
+            )
+        });
+        self.boot(NodeId::A);
+        self.boot(NodeId::B);
+        self.event(NodeId::A, Event::Command(Command::Promote { force: false }));
+        (0..self.clients.len()).for_each(|who| self.at(0, Ev::Client(who)));
+        self.at(0, Ev::Reader);
+        self.until(20_000_000, "the first pairing", Self::paired)?;
+        self.active = true;
+        self.at(0, Ev::Faults);
+        let end = self.now + self.setup.active_for;
+        self.until(u64::MAX / 2, "the end of the trouble", |world| {
+            world.now >= end
+        })?;
+        self.active = false;
+        self.heal();
+        self.until(60_000_000, "peace", Self::at_peace)?;
+        self.review()
+    }
+
+    fn review(&mut self) -> Result<(), String> {
+        for who in 0..self.clients.len() {
+            self.add_task(who, Task::Flush);
+            (0..SECTORS).for_each(|sector| self.add_task(who, Task::Read { sector }));
+        }
+        self.until(30_000_000, "the last reads", Self::at_peace)?;
+        self.compare()
+    }
+
+    fn compare(&self) -> Result<(), String> {
+        let [a, b] = &self.hosts;
+        let caches = a.disk.cache == b.disk.cache;
+        let platters = a.disk.platter == a.disk.cache && b.disk.platter == b.disk.cache;
+        let metadata = a.disk.metadata == b.disk.metadata;
+        match (caches, metadata, platters) {
+            (true, true, true) => Ok(()),
+            (false, ..) => Err(format!(
+                "volumes differ: {:?} and {:?}",
+                a.disk.cache, b.disk.cache
+            )),
+            (_, false, _) => Err(format!(
+                "metadata differ: {:?} and {:?}",
+                a.disk.metadata, b.disk.metadata
+            )),
+            _ => Err("a flush was answered and is not on both disks".to_owned()),
+        }
+    }
+
+    fn until(
+        &mut self,
+        most: u64,
+        what: &str,
+        met: impl Fn(&mut Self) -> bool,
+    ) -> Result<(), String> {
+        let deadline = self.now + most;
+        loop {
+            if let Some(violation) = self.violation.take() {
+                return Err(violation);
+            }
+            if met(self) {
+                return Ok(());
+            }
+            if self.now > deadline {
+                let states = [self.hosts[0].status(), self.hosts[1].status()];
+                return Err(format!(
+                    "{what} did not come: {states:?}, witness {:?}",
+                    self.witness.truth()
+                ));
+            }
+            self.step();
+        }
+    }
+
+    fn step(&mut self) {
+        let Reverse((time, order)) = self.queue.pop().expect("the clients go on for ever");
+        self.now = time;
+        self.counts.events += 1;
+        let event = self.events.remove(&order).expect("each once");
+        self.happen(event);
+        self.check_gates();
+    }
+
+    fn happen(&mut self, event: Ev) {
+        match event {
+            Ev::Tick(id, life) => self.tick(id, life),
+            Ev::Input(id, input) => self.input(id, input),
+            Ev::Disk(id, life, ticket) => self.end_work(id, life, ticket),
+            Ev::ReadDisk(id, life, reign, read) => self.read_disk(id, life, reign, read),
+            Ev::Persist(id, life, persist) => self.end_persist(id, life, persist),
+            Ev::Persisted(id, life, persist) if self.hosts[id as usize].life == life => {
+                self.input(id, Input::Event(Event::Persisted(persist)));
+            }
+            Ev::Persisted(..) => {}
+            Ev::ToWitness(request, life) => self.at_witness(request, life),
+            Ev::FromWitness(id, answer) => self.input(id, Input::Event(Event::Witness(answer))),
+            Ev::Client(who) => self.client_step(who),
+            Ev::Answer(request, reply, value, losses) => {
+                self.client_answer(request, reply, value, losses)
+            }
+            Ev::Closed(who, connection) => self.client_closed(who, connection),
+            Ev::Faults => self.next_fault(),
+            Ev::Fault(fault) => self.end_fault(fault),
+            Ev::Reader => self.reader(),
+        }
+    }
+
+    fn tick(&mut self, id: NodeId, life: u64) {
+        if self.hosts[id as usize].life == life {
+            let ping = self.setup.config.timing.ping.0 * 1000;
+            let delay = self.random.between(ping / 2, ping * 9 / 10);
+            self.at(delay, Ev::Tick(id, life));
+            self.input(id, Input::Event(Event::Tick));
+        }
+    }
+
+    /// Two servers must never be ready to answer at once, as long as clocks keep the time.
+    fn check_gates(&mut self) {
+        let now = self.now;
+        let ready = |host: &Host| {
+            let moment = host.clock.read(now);
+            !host.frozen
+                && host
+                    .node
+                    .as_ref()
+                    .is_some_and(|node| node.may_answer(moment))
+        };
+        if !self.setup.clocks_stop && self.hosts.iter().all(ready) {
+            self.fail("both servers are ready to answer".to_owned());
+        }
+    }
+
+    /// Somebody who reads from either server without being its client: only the lease protects them.
+    fn reader(&mut self) {
+        let delay = self.random.between(1_000, 80_000);
+        self.at(delay, Ev::Reader);
+        if self.setup.clocks_stop || !self.active {
+            return;
+        }
+        let node = *self.random.pick(&[NodeId::A, NodeId::B]);
+        let host = &self.hosts[node as usize];
+        if host.frozen || host.node.is_none() {
+            return;
+        }
+        let volume = self.random.below(self.setup.volumes);
+        let sector = self.random.below(SECTORS as u64) as usize;
+        let id = self.new_id();
+        self.model.read(id, (volume, sector));
+        let read = Read {
+            request: None,
+            id,
+            volume: mirror::VolumeId(volume),
+            connection: None,
+            sector,
+        };
+        self.input(node, Input::Read(read));
+    }
+
+    pub fn send_reply(
+        &mut self,
+        from: NodeId,
+        request: RequestId,
+        reply: Reply,
+        value: Option<u64>,
+    ) {
+        if reply == Reply::Done {
+            self.check_answer(from, request);
+        }
+        if let Some(delay) = self
+            .net
+            .delay(&mut self.random, End::Server(from), End::Clients)
+        {
+            self.at(delay, Ev::Answer(request, reply, value, self.model.losses));
+        }
+    }
+
+    pub fn send_message(&mut self, from: NodeId, message: Message) {
+        self.lie_about(from, &message);
+        let message = self.falsified(message);
+        let to = from.peer();
+        if let Some(delay) = self
+            .net
+            .delay(&mut self.random, End::Server(from), End::Server(to))
+        {
+            self.at(delay, Ev::Input(to, Input::Event(Event::Received(message))));
+        }
+    }
+
+    fn falsified(&self, mut message: Message) -> Message {
+        match (&mut message.body, self.lie) {
+            (
+                Body::Opened {
+                    complete, dirty, ..
+                },
+                Lie::DirtyForgotten,
+            ) => {
+                *complete = true;
+                *dirty = mirror::Blocks::default();
+            }
+            (Body::Opened { complete, .. }, Lie::AlwaysComplete) => *complete = true,
+            _ => {}
+        }
+        message
+    }
+
+    /// Answers in the standby's name before it has done anything.
+    fn lie_about(&mut self, from: NodeId, message: &Message) {
+        let (session, seq) = match (&message.body, self.lie) {
+            (
+                Body::Ship {
+                    session,
+                    seq,
+                    item: Item::Op(_),
+                },
+                Lie::ShipWithoutWaiting,
+            ) => (*session, *seq),
+            (
+                Body::Ship {
+                    session,
+                    seq,
+                    item: Item::Flush(_),
+                },
+                Lie::FlushWithoutWaiting,
+            ) => (*session, *seq),
+            _ => return,
+        };
+        let answer = mirror::ItemAnswer::Done;
+        self.inject(
+            from,
+            message.term,
+            Body::Ack {
+                session,
+                seq,
+                answer,
+            },
+        );
+    }
+
+    fn inject(&mut self, to: NodeId, term: Term, body: Body) {
+        let from = to.peer();
+        let message = Message { from, term, body };
+        self.at(1, Ev::Input(to, Input::Event(Event::Received(message))));
+    }
+
+    pub fn send_request(&mut self, from: NodeId, request: WitnessRequest) {
+        if let Some(delay) = self
+            .net
+            .delay(&mut self.random, End::Server(from), End::Witness)
+        {
+            let life = self.hosts[from as usize].life;
+            self.at(delay, Ev::ToWitness(request, life));
+        }
+    }
+
+    fn at_witness(&mut self, request: WitnessRequest, life: u64) {
+        let before = self.witness.revision();
+        let Some(answer) = self.witness.handle(request, self.lie) else {
+            return;
+        };
+        if request.swap.is_some() {
+            self.log(|| format!("witness: {request:?} gives {answer:?}"));
+        }
+        let to = request.from;
+        let asker = &self.hosts[to as usize];
+        if answer.revision != before && asker.life != life && asker.lacks {
+            self.lose_unflushed(); // It declared the other one outdated and lost power itself before that was heard.
+        }
+        if let Some(delay) = self
+            .net
+            .delay(&mut self.random, End::Witness, End::Server(to))
+        {
+            self.at(delay, Ev::FromWitness(to, answer));
+        }
+    }
+
+    fn paired(&mut self) -> bool {
+        let [a, b] = [self.hosts[0].status(), self.hosts[1].status()];
+        let (Some(a), Some(b)) = (a, b) else {
+            return false;
+        };
+        let leads = |status: mirror::Status| {
+            status.role == Role::Primary && status.paired && status.unsent == 0
+        };
+        let follows = |status: mirror::Status| status.role == Role::Standby && status.consistent;
+        let clear = self
+            .witness
+            .truth()
+            .is_some_and(|record| record.outdated.is_none());
+        clear && ((leads(a) && follows(b)) || (leads(b) && follows(a)))
+    }
+
+    fn at_peace(&mut self) -> bool {
+        let idle = self.clients.iter().all(|client| client.tasks.is_empty());
+        let quiet = |host: &Host| host.status().is_some_and(|status| status.in_flight == 0);
+        idle && self.hosts.iter().all(quiet)
+            && self.is_idle(NodeId::A)
+            && self.is_idle(NodeId::B)
+            && self.paired()
+    }
+
+    /// The record by which the operator decides.
+    pub fn truth(&self) -> Option<Record> {
+        self.witness.truth()
+    }
+}
