@@ -1,11 +1,12 @@
 # bootroom: the two commands a newcomer needs are `make demo` and `make test`.
 
 CARGO ?= cargo
+PREFIX ?= /usr/local
 BOOTROOM := target/release/bootroom
 DEB := target/deb/bootroom-client.deb
 SHELL_SCRIPTS := $(sort $(shell git ls-files "*.sh"; git grep -lE "^\#!/bin/(ba)?sh"))
 
-.PHONY: help demo test test-full bench crash sim build deb fmt lint unit e2e packages clean
+.PHONY: help demo test test-full bench crash fuzz sim build install deb fmt lint unit e2e packages clean
 
 help:
 	@echo 'make demo       two diskless machines boot from this computer (QEMU)'
@@ -13,13 +14,21 @@ help:
 	@echo 'make test-full  the same with the long scenarios'
 	@echo 'make bench      bootroom beside its peers, as ratios'
 	@echo 'make crash      the overlay store through 100,000 crashes and 200 kills'
+	@echo 'make fuzz       every decoder, ten million inputs each (RUNS=… for fewer; nightly Rust)'
 	@echo 'make sim        the pair of servers through 1,000,000 seeds of failures'
 	@echo 'make build      target/release/bootroom and the client package'
+	@echo 'make install    these and a systemd service (DESTDIR and PREFIX are heeded)'
 	@echo 'make fmt lint   format; clippy, shellcheck'
 
 build:
 	$(CARGO) build --release --locked -p bootroom
 	$(MAKE) --no-print-directory deb
+
+install: build
+	install -D -m 755 $(BOOTROOM) $(DESTDIR)$(PREFIX)/bin/bootroom
+	install -D -m 644 $(DEB) $(DESTDIR)/usr/share/bootroom/bootroom-client.deb
+	install -d $(DESTDIR)/etc/systemd/system
+	sed 's|/usr/local/bin|$(PREFIX)/bin|' server/packaging/bootroom.service > $(DESTDIR)/etc/systemd/system/bootroom.service
 
 deb:
 	initramfs-hook/packaging/build-deb.sh
@@ -58,6 +67,9 @@ bench: packages build
 crash:
 	BOOTROOM_CRASH_STATES=100000 BOOTROOM_KILL_ROUNDS=200 \
 		$(CARGO) test --release --locked -p overlay --test crash --test kill -- --nocapture
+
+fuzz:
+	tests/fuzz.sh
 
 sim:
 	BOOTROOM_SIM_SEEDS=1000000 $(CARGO) test --release --locked -p mirror --test simulation -- --nocapture

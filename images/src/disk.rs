@@ -86,7 +86,7 @@ impl Base for VersionDisk {
         self.base.try_read_at(buf, offset)
     }
 
-    fn resident(&self, range: Range<u64>) -> Option<&[u8]> {
+    fn resident(&self, range: Range<u64>) -> Option<&File> {
         self.base.resident(range)
     }
 

@@ -74,13 +74,54 @@ br_attach() {
 		--request-timeout "$(br_param bootroom.request_timeout || echo 10)"
 }
 
+# br_hand_over: keeps everybody's hands off the interface that carries the root disk. Prints its name.
+br_hand_over() {
+	# The agent prints name and address of the interface, in two words.
+	# shellcheck disable=SC2046
+	set -- $("$BR_AGENT" --interface)
+	if [ $# != 2 ]; then
+		echo "bootroom: the network managers of this system were not told to leave the root disk's interface alone" >&2
+		return 1
+	fi
+	br_pin_addresses "$1"
+	br_keep_interface "$1" "$2"
+	printf '%s\n' "$1"
+}
+
+# br_pin_addresses INTERFACE: takes the time limit off its addresses. DHCP clients of an initramfs set the lease's, and
+# are gone before it ends; the agent has the lease extended from now on.
+br_pin_addresses() {
+	command -v ip >/dev/null || return 0
+	ip -4 -o address show dev "$1" 2>/dev/null | while read -r br_line; do
+		case "$br_line" in *valid_lft*sec*) ;; *) continue ;; esac
+		br_rest=${br_line#*inet }
+		ip address change "${br_rest%% *}" dev "$1" valid_lft forever preferred_lft forever
+	done
+}
+
 # br_keep_interface INTERFACE MAC: tells the network managers of the real system that this interface carries the root
 # disk. Each file is in /run, so it is gone with this boot.
 br_keep_interface() {
-	mkdir -p "$BR_RUN/systemd/network" "$BR_RUN/NetworkManager/conf.d"
-	printf '[Match]\nMACAddress=%s\n\n[Link]\nUnmanaged=yes\n' "$2" >"$BR_RUN/systemd/network/10-bootroom.network"
-	printf '[keyfile]\nunmanaged-devices=mac:%s\n' "$2" >"$BR_RUN/NetworkManager/conf.d/10-bootroom.conf"
+	mkdir -p "$BR_RUN/systemd/network" "$BR_RUN/NetworkManager/conf.d" "$BR_RUN/bootroom"
+	# networkd takes the first file that matches.
+	printf '[Match]\nMACAddress=%s\n\n[Link]\nUnmanaged=yes\n' "$2" >"$BR_RUN/systemd/network/00-bootroom.network"
+	# A section of its own: nothing in /etc overrides it by accident.
+	printf '[device-00-bootroom]\nmatch-device=mac:%s\nmanaged=0\n' "$2" >"$BR_RUN/NetworkManager/conf.d/00-bootroom.conf"
+	br_keep_from_ifupdown "$1"
 	printf '%s\n' "$1" >"$BR_RUN/bootroom/interface"
+}
+
+# br_keep_from_ifupdown INTERFACE: Debian's ifupdown knows no files in /run, but its services can be told. Without
+# them it would ask for another lease at the start, and take the interface down under the root at the end.
+br_keep_from_ifupdown() {
+	br_units=$BR_RUN/systemd/system
+	mkdir -p "$br_units/networking.service.d"
+	ln -sf /dev/null "$br_units/ifup@$1.service"
+	{
+		printf '[Service]\nExecStart=\nExecStop=\n'
+		printf 'ExecStart=/sbin/ifup -a --read-environment --exclude=%s\n' "$1"
+		printf 'ExecStop=/sbin/ifdown -a --read-environment --exclude=lo --exclude=%s\n' "$1"
+	} >"$br_units/networking.service.d/00-bootroom.conf"
 }
 
 # br_resolv_conf ROOT DOMAIN DNS...: name servers for the real system; written by systemd-tmpfiles once its root is
@@ -101,6 +142,12 @@ br_resolv_conf() {
 	printf '[Resolve]\nDNS=%s\n' "${br_list# }" >"$BR_RUN/systemd/resolved.conf.d/10-bootroom.conf"
 	[ -L "$br_root/etc/resolv.conf" ] ||
 		printf 'f+ /etc/resolv.conf 0644 root root - %s\n' "$br_text" >"$BR_RUN/tmpfiles.d/bootroom.conf"
+}
+
+# br_identity ROOT: puts what the server sent of this machine's identity into the mounted root. A machine that is less
+# itself still boots; the agent has said why.
+br_identity() {
+	"$BR_AGENT" --identity "$1" || :
 }
 
 # br_overlay ROOT: bootroom.overlay=tmpfs[:size=SIZE] puts a layer of memory over the mounted root.

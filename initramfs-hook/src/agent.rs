@@ -14,6 +14,7 @@ use crate::guard::{Countdown, Ear};
 use crate::kernel::Kernel;
 use crate::link::Now;
 use crate::post::{Post, Progress};
+use crate::renewal::Renewal;
 use crate::report::{Event, ReportUrl};
 
 /// Where reports go: the URL and its address, looked up beforehand.
@@ -29,6 +30,7 @@ pub struct Agent {
     post: Option<Post>,
     ear: Option<Ear>,
     countdown: Countdown,
+    renewal: Option<Renewal>,
     /// Announcements of the kernel, kept here so that reading them needs no memory.
     dead: Vec<DeviceIndex>,
 }
@@ -51,6 +53,7 @@ impl Agent {
             post: None,
             ear: Ear::open(),
             countdown: Countdown::default(),
+            renewal: None,
             dead: Vec::with_capacity(64),
         }
     }
@@ -79,6 +82,12 @@ impl Agent {
         &mut self.console
     }
 
+    /// From now on has the lease of the address extended that the first disk's connection comes from.
+    pub fn hold_lease(&mut self, seed: u64) {
+        let address = self.attachments.first().and_then(Attachment::own_address);
+        self.renewal = address.and_then(|address| Renewal::new(address, seed, clock::now()));
+    }
+
     /// Keeps the disks attached. Returns when there are none left.
     pub fn run(mut self) {
         while !self.attachments.is_empty() {
@@ -98,11 +107,18 @@ impl Agent {
             self.serve(at, readied, now)?;
         }
         self.send_report(now);
+        self.keep_lease(now);
         self.watch_over_shutdown(now);
         Ok(())
     }
 
-    /// Bit 0: the kernel or a guard, bit 1: the report, then the attachments.
+    fn keep_lease(&mut self, now: Now) {
+        if let Some((level, line)) = self.renewal.as_mut().and_then(|r| r.proceed(now)) {
+            self.console.say(level, &line);
+        }
+    }
+
+    /// Bit 0: the kernel, a guard or a DHCP server, bit 1: the report, then the attachments.
     fn wait(&self, limit: Option<Now>) -> u64 {
         let mut fds = vec![(
             0,
@@ -113,6 +129,8 @@ impl Agent {
             .as_ref()
             .map(|ear| (0, PollFd::new(ear.socket(), PollFlags::IN)));
         fds.extend(ear);
+        let lease = self.renewal.as_ref().and_then(Renewal::watch);
+        fds.extend(lease.map(|fd| (0, PollFd::from_borrowed_fd(fd, PollFlags::IN))));
         fds.extend(
             self.post
                 .iter()
@@ -159,6 +177,7 @@ impl Agent {
             .filter_map(Attachment::deadline)
             .chain(self.post.as_ref().map(Post::deadline))
             .chain(self.countdown.deadline())
+            .chain(self.renewal.as_ref().map(Renewal::deadline))
             .min()
     }
 

@@ -16,6 +16,8 @@ bootroom-attach: attach network disks and keep them attached
   bootroom-attach [OPTIONS] nbd://HOST[:PORT]/EXPORT /dev/nbdN [URI DEVICE]...
   bootroom-attach [OPTIONS] --cmdline      what the kernel command line asks for
   bootroom-attach --wanted                 exit 0 if it asks for anything, 1 if not
+  bootroom-attach --identity ROOT          put this machine's identity into its mounted root
+  bootroom-attach --interface              which interface leads to the disk, and its address
   bootroom-attach --detach /dev/nbdN       take a disk down
   bootroom-attach --say EVENT              report attached, up, reconnected or shutdown
   bootroom-attach --guard poweroff|reboot  when terminated, tell the agent to see it through
@@ -37,12 +39,16 @@ pub enum Command {
     Attach(Attach),
     /// Tell by the exit code whether the kernel command line asks for a disk.
     Wanted,
+    /// Print the interface by which the first disk of the kernel command line is reached, and its hardware address.
+    Interface,
     /// Take a disk down.
     Detach(DeviceIndex),
     /// Send one report, to the given URL or to that of the kernel command line.
     Say(Event, Option<ReportUrl>),
     /// Wait for the end of the system; see [`crate::guard`].
     Guard(Ending),
+    /// Put the machine's identity into the root mounted there; see [`crate::identity`].
+    Identity(PathBuf),
     /// Print [`HELP`].
     Help,
     /// Print the version.
@@ -94,6 +100,8 @@ impl Command {
                 "--help" | "-h" => return Ok(Self::Help),
                 "--version" | "-V" => return Ok(Self::Version),
                 "--wanted" => special = Some(Self::Wanted),
+                "--interface" => special = Some(Self::Interface),
+                "--identity" => special = Some(Self::Identity(value()?.into())),
                 "--detach" => special = Some(Self::Detach(value()?.parse()?)),
                 "--say" => special = Some(Self::Say(value()?.parse()?, None)),
                 "--guard" => special = Some(Self::Guard(value()?.parse()?)),
@@ -125,6 +133,9 @@ impl Raw {
             (false, n) if n > 0 && n % 2 == 0 => Some(Plan {
                 disks: self.disks()?,
                 report: None,
+                // The running system's own DHCP client does.
+                secret: None,
+                hold_lease: false,
             }),
             _ => {
                 return Err(usage(
@@ -200,6 +211,11 @@ mod tests {
         );
         assert_eq!(parse("--say up").unwrap(), Command::Say(Event::Up, None));
         assert_eq!(parse("--wanted").unwrap(), Command::Wanted);
+        assert_eq!(parse("--interface").unwrap(), Command::Interface);
+        assert_eq!(
+            parse("--identity /root").unwrap(),
+            Command::Identity("/root".into())
+        );
         assert!(matches!(
             parse("--cmdline").unwrap(),
             Command::Attach(Attach { plan: None, .. })

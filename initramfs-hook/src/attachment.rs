@@ -1,5 +1,6 @@
 //! One disk: its link, the socket that the kernel uses, and the connection that is to replace it.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
@@ -127,6 +128,15 @@ impl Attachment {
             self.place(),
             self.nag.trouble()
         )
+    }
+
+    /// The address of this machine that the connection in use comes from, if it is an IPv4 one.
+    pub fn own_address(&self) -> Option<Ipv4Addr> {
+        let own = rustix::net::getsockname(self.serving.as_ref()?).ok()?;
+        match SocketAddr::try_from(own).ok()? {
+            SocketAddr::V4(own) => Some(*own.ip()),
+            SocketAddr::V6(_) => None,
+        }
     }
 
     /// What to wait for; then comes [`Attachment::ready`].
@@ -353,7 +363,7 @@ impl Attachment {
                 self.disowned += 1;
                 self.link.failed(now);
             }
-            Kind::Usage | Kind::Kernel => self.link.failed(now),
+            Kind::Usage | Kind::Kernel | Kind::Root => self.link.failed(now),
         }
         self.nag.note(&error.to_string());
         Ok(None)

@@ -18,6 +18,8 @@ pub enum Kind {
     Refused,
     /// The device is not (or no longer) ours: in use already, or disconnected by hand.
     Device,
+    /// The mounted root does not take what belongs on it.
+    Root,
 }
 
 /// An error of the agent.

@@ -5,8 +5,8 @@
 //! two live sockets for one disk, never touch a file once its disks are attached, and never end while they are.
 //!
 //! What decides is pure and apart from what acts: [`link`] (when to dial, when to install), [`terms`] (is it the same
-//! disk), [`netlink`] (messages as bytes), [`uri`] and [`cmdline`] (what is asked for). [`agent`] and [`attachment`]
-//! act; [`daemon`] makes the process outlive the initramfs; all `unsafe` is in [`sys`].
+//! disk), [`netlink`] and [`lease`] (messages as bytes), [`uri`] and [`cmdline`] (what is asked for). [`agent`],
+//! [`attachment`] and [`renewal`] act; [`secret`] fetches before any disk is attached; [`identity`] is a run of its own, before any system has started; [`daemon`] makes the process outlive the initramfs; all `unsafe` is in [`sys`].
 
 #![deny(unsafe_code)]
 
@@ -19,15 +19,19 @@ pub mod console;
 pub mod daemon;
 pub mod error;
 pub mod guard;
+pub mod identity;
 pub mod kernel;
 pub mod ktls;
+pub mod lease;
 pub mod link;
 pub mod nag;
 pub mod net;
 pub mod netlink;
 pub mod post;
 pub mod pulse;
+pub mod renewal;
 pub mod report;
+pub mod secret;
 pub mod security;
 pub mod sys;
 pub mod talk;

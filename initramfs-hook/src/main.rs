@@ -1,5 +1,6 @@
 //! `bootroom-attach`: keeps a network disk attached for as long as the machine runs.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use bootroom_attach::agent::{Agent, Reporting};
@@ -12,7 +13,7 @@ use bootroom_attach::kernel::Kernel;
 use bootroom_attach::post::{Post, Progress};
 use bootroom_attach::report::{Event, ReportUrl};
 use bootroom_attach::security::Security;
-use bootroom_attach::{clock, daemon, guard, net};
+use bootroom_attach::{clock, daemon, guard, identity, net, secret};
 
 fn main() -> ExitCode {
     let args = std::env::args_os()
@@ -40,6 +41,8 @@ fn execute(command: Command) -> Result<ExitCode> {
                 ExitCode::SUCCESS
             });
         }
+        Command::Identity(root) => identity::settle(Path::new(identity::PLACE), &root)?,
+        Command::Interface => println!("{}", interface()?),
         Command::Detach(device) => detach(device)?,
         Command::Say(event, url) => say(event, url)?,
         Command::Guard(ending) => {
@@ -54,6 +57,22 @@ fn execute(command: Command) -> Result<ExitCode> {
 fn kernel_plan() -> Result<Plan> {
     let unreadable = |e| Error::with(Kind::Kernel, "the kernel command line cannot be read", e);
     Plan::parse(&std::fs::read_to_string("/proc/cmdline").map_err(unreadable)?)
+}
+
+/// Name and hardware address of the interface by which the first disk is reached.
+fn interface() -> Result<String> {
+    let plan = kernel_plan()?;
+    let missing = |what: &str| Error::new(Kind::Network, what);
+    let disk = plan
+        .disks
+        .first()
+        .ok_or_else(|| missing("the kernel command line asks for no disk"))?;
+    let server = net::resolve(&disk.target.servers)?[0].address;
+    let found = net::interface_towards(server)
+        .map_err(|e| Error::with(Kind::Network, format!("there is no way to {server}"), e))?;
+    let (name, mac) = found.ok_or_else(|| missing("no Ethernet interface leads to the disk"))?;
+    let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
+    Ok(format!("{name} {mac}"))
 }
 
 fn detach(device: DeviceIndex) -> Result<()> {
@@ -151,8 +170,9 @@ fn serve(attach: Attach, attached: impl FnOnce(&mut Console) -> std::io::Result<
     }
     let settings = Settings {
         request_timeout: attach.request_timeout,
-        security: Security::load(&attach.tls)?,
+        security: Security::load(&[&attach.tls, Path::new(identity::TLS)])?,
     };
+    fetch_secret(&plan, &settings, attach.patience, &mut console)?;
     let attachments = attachments(&plan, settings.request_timeout)?;
     let reporting = attach
         .report
@@ -163,10 +183,41 @@ fn serve(attach: Attach, attached: impl FnOnce(&mut Console) -> std::io::Result<
     }
     let mut agent = Agent::new(Kernel::open()?, console, settings, attachments, reporting);
     agent.attach(attach.patience)?;
+    if plan.hold_lease {
+        agent.hold_lease(clock::seed());
+    }
     attached(agent.console())
         .map_err(|e| Error::with(Kind::Kernel, "the agent cannot let go of its streams", e))?;
     agent.run();
     Ok(())
+}
+
+/// Completes this machine's identity, as long as the server gives it out: until the disk is attached. A server that will
+/// not is no reason not to boot; one that does not answer would not give out the disk either.
+fn fetch_secret(
+    plan: &Plan,
+    settings: &Settings,
+    patience: Option<std::time::Duration>,
+    console: &mut Console,
+) -> Result<()> {
+    let place = Path::new(identity::PLACE);
+    let wanted = plan
+        .secret_target()
+        .filter(|_| identity::lacks_secret(place));
+    let Some((target, security)) = wanted.zip(settings.security.as_ref()) else {
+        return Ok(());
+    };
+    let servers = net::resolve(&target.servers)?;
+    let kept = secret::fetch(&target, &servers, security, patience)
+        .and_then(|secret| identity::keep(place, &secret));
+    match kept {
+        Err(error) if error.kind() == Kind::Network => Err(error),
+        Err(error) => {
+            console.say(Level::Warning, &format!("no host key: {error}"));
+            Ok(())
+        }
+        Ok(()) => Ok(()),
+    }
 }
 
 fn attachments(plan: &Plan, patience: std::time::Duration) -> Result<Vec<Attachment>> {

@@ -1,13 +1,14 @@
 //! Connections that never block: opening them, and the settings that a disk needs.
 
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
 use crate::error::{Error, Kind, Result};
+use crate::sys;
 use crate::uri::Server;
 
 /// Idle time after which the other end is asked for a sign of life.
@@ -63,6 +64,17 @@ fn lookup(server: &Server) -> io::Result<Vec<Place>> {
         .to_socket_addrs()?
         .map(place)
         .collect())
+}
+
+/// The Ethernet interface by which packets to `address` leave: its name and its own address. Sends nothing.
+pub fn interface_towards(address: SocketAddr) -> io::Result<Option<(String, [u8; 6])>> {
+    let any: SocketAddr = match address {
+        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+    };
+    let socket = UdpSocket::bind(any)?;
+    socket.connect(address)?;
+    sys::interface_of(socket.local_addr()?.ip())
 }
 
 /// Begins to open a connection; it is open when the socket becomes writable and [`finished`] agrees.

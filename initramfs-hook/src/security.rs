@@ -23,15 +23,13 @@ use crate::error::{Error, Kind, Result, usage};
 pub struct Security(Arc<ClientConfig>);
 
 impl Security {
-    /// Reads the files in `directory`. `None`: there are neither pinned certificates nor authorities.
-    pub fn load(directory: &Path) -> Result<Option<Self>> {
-        let (pinned, roots) = (
-            certificates(directory, "server.pem")?,
-            certificates(directory, "ca.pem")?,
-        );
-        if pinned.is_empty() && roots.is_empty() {
+    /// Reads the files in the first of `directories` that says what to trust, and this machine's own pair in the first
+    /// that has one: what came with the image is not overruled by what came with this boot. `None`: there are neither
+    /// pinned certificates nor authorities.
+    pub fn load(directories: &[&Path]) -> Result<Option<Self>> {
+        let Some((pinned, roots)) = trusted(directories)? else {
             return Ok(None);
-        }
+        };
         let provider = Arc::new(provider());
         let verifier = Arc::new(Verifier::new(pinned, roots, &provider)?);
         let config = ClientConfig::builder_with_provider(provider)
@@ -39,18 +37,15 @@ impl Security {
             .map_err(|e| Error::with(Kind::Kernel, "TLS 1.3 cannot be set up", e))?
             .dangerous()
             .with_custom_certificate_verifier(verifier);
-        let own = certificates(directory, "client.pem")?;
-        let mut config = match own.is_empty() {
-            true => config.with_no_client_auth(),
-            false => config
-                .with_client_auth_cert(own, private_key(directory)?)
-                .map_err(|e| {
-                    Error::with(
-                        Kind::Usage,
-                        "client.pem and client.key do not fit together",
-                        e,
-                    )
-                })?,
+        let mut config = match own(directories)? {
+            None => config.with_no_client_auth(),
+            Some((chain, key)) => config.with_client_auth_cert(chain, key).map_err(|e| {
+                Error::with(
+                    Kind::Usage,
+                    "client.pem and client.key do not fit together",
+                    e,
+                )
+            })?,
         };
         config.enable_secret_extraction = true;
         // A ticket would be of no use, and one that comes late would end the kernel's TLS.
@@ -67,6 +62,31 @@ impl Security {
     }
 }
 
+type Certificates = Vec<CertificateDer<'static>>;
+
+/// Pinned certificates, and authorities.
+fn trusted(directories: &[&Path]) -> Result<Option<(Certificates, Certificates)>> {
+    for directory in directories {
+        let pinned = certificates(directory, "server.pem")?;
+        let roots = certificates(directory, "ca.pem")?;
+        if !pinned.is_empty() || !roots.is_empty() {
+            return Ok(Some((pinned, roots)));
+        }
+    }
+    Ok(None)
+}
+
+/// What this machine shows of itself.
+fn own(directories: &[&Path]) -> Result<Option<(Certificates, PrivateKeyDer<'static>)>> {
+    for directory in directories {
+        let chain = certificates(directory, "client.pem")?;
+        if !chain.is_empty() {
+            return Ok(Some((chain, private_key(directory)?)));
+        }
+    }
+    Ok(None)
+}
+
 /// Only what the kernel can take over.
 fn provider() -> CryptoProvider {
     let suites: Vec<SupportedCipherSuite> = vec![
@@ -80,7 +100,7 @@ fn provider() -> CryptoProvider {
 }
 
 /// No such file: none. A file with anything else than certificates: an error that names it.
-fn certificates(directory: &Path, name: &str) -> Result<Vec<CertificateDer<'static>>> {
+fn certificates(directory: &Path, name: &str) -> Result<Certificates> {
     let path = directory.join(name);
     let bytes = match std::fs::read(&path) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -202,9 +222,29 @@ mod tests {
     #[test]
     fn no_files_mean_no_tls_and_damaged_ones_are_named() {
         let directory = tempfile::tempdir().unwrap();
-        assert!(Security::load(directory.path()).unwrap().is_none());
+        let place = directory.path();
+        assert!(Security::load(&[place, place]).unwrap().is_none());
         std::fs::write(directory.path().join("ca.pem"), "hello").unwrap();
-        let error = Security::load(directory.path()).unwrap_err().to_string();
+        let error = Security::load(&[place]).unwrap_err().to_string();
         assert!(error.contains("ca.pem holds no certificate"), "{error}");
+    }
+
+    #[test]
+    fn what_came_with_the_image_is_not_overruled() {
+        let (image, boot) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let places = [image.path(), boot.path()];
+        std::fs::write(boot.path().join("server.pem"), pem("Ym9vdA==")).unwrap();
+        let pinned = |places: &[&Path]| trusted(places).unwrap().unwrap().0;
+        assert_eq!(
+            pinned(&places),
+            pinned(&[boot.path()]),
+            "the image says nothing"
+        );
+        std::fs::write(image.path().join("server.pem"), pem("aW1hZ2U=")).unwrap();
+        assert_eq!(pinned(&places), pinned(&[image.path()]));
+    }
+
+    fn pem(content: &str) -> String {
+        format!("-----BEGIN CERTIFICATE-----\n{content}\n-----END CERTIFICATE-----\n")
     }
 }

@@ -3,6 +3,7 @@
 #![allow(unsafe_code)]
 
 use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {
@@ -37,6 +38,106 @@ fn set_option<T: Copy>(
 /// Lets a netlink socket receive what is sent to a multicast group.
 pub fn join_group(fd: BorrowedFd<'_>, group: u32) -> io::Result<()> {
     set_option(fd, libc::SOL_NETLINK, libc::NETLINK_ADD_MEMBERSHIP, &group)
+}
+
+/// Confines a socket to one interface.
+pub fn bind_to_device(fd: BorrowedFd<'_>, interface: &str) -> io::Result<()> {
+    let mut name = [0u8; libc::IFNAMSIZ];
+    let bytes = interface.as_bytes();
+    // The last byte stays zero.
+    let place = name[..libc::IFNAMSIZ - 1].get_mut(..bytes.len());
+    place
+        .ok_or(io::ErrorKind::InvalidInput)?
+        .copy_from_slice(bytes);
+    set_option(fd, libc::SOL_SOCKET, libc::SO_BINDTODEVICE, &name)
+}
+
+/// The Ethernet interface that holds `address`: its name and its own address.
+pub fn interface_of(address: IpAddr) -> io::Result<Option<(String, [u8; 6])>> {
+    let list = InterfaceList::get()?;
+    let holder = list
+        .entries()
+        .find(|entry| entry.ip() == Some(address))
+        .map(Entry::name);
+    let Some(name) = holder else { return Ok(None) };
+    let mac = list
+        .entries()
+        .filter(|entry| entry.name() == name)
+        .find_map(|entry| entry.mac());
+    Ok(mac.map(|mac| (name.to_string_lossy().into_owned(), mac)))
+}
+
+/// What getifaddrs returned; freed at the end.
+struct InterfaceList(*mut libc::ifaddrs);
+
+/// One entry of it.
+#[derive(Clone, Copy)]
+struct Entry<'a>(&'a libc::ifaddrs);
+
+impl InterfaceList {
+    fn get() -> io::Result<Self> {
+        let mut first = std::ptr::null_mut();
+        // SAFETY: the pointer is to a local that the call fills in; on success it owns a list.
+        check(unsafe { libc::getifaddrs(&raw mut first) })?;
+        Ok(Self(first))
+    }
+
+    fn entries(&self) -> impl Iterator<Item = Entry<'_>> {
+        // SAFETY: the list is as getifaddrs made it, and lives as long as `self`, which the entries borrow.
+        let first = unsafe { self.0.as_ref() };
+        std::iter::successors(first.map(Entry), |entry| {
+            // SAFETY: as above; the last entry's `ifa_next` is null.
+            unsafe { entry.0.ifa_next.as_ref() }.map(Entry)
+        })
+    }
+}
+
+impl Drop for InterfaceList {
+    fn drop(&mut self) {
+        // SAFETY: came from getifaddrs, and is freed this once.
+        unsafe { libc::freeifaddrs(self.0) };
+    }
+}
+
+impl<'a> Entry<'a> {
+    fn name(self) -> &'a std::ffi::CStr {
+        // SAFETY: getifaddrs gives every entry a NUL-terminated name that lives as long as the list.
+        unsafe { std::ffi::CStr::from_ptr(self.0.ifa_name) }
+    }
+
+    fn family(self) -> Option<i32> {
+        // SAFETY: null, or a socket address that lives as long as the list; every one begins with its family.
+        unsafe { self.0.ifa_addr.as_ref() }.map(|address| address.sa_family.into())
+    }
+
+    fn ip(self) -> Option<IpAddr> {
+        let address = self.0.ifa_addr;
+        match self.family()? {
+            libc::AF_INET => {
+                // SAFETY: the family says that it is a sockaddr_in; nothing promises its alignment.
+                let address = unsafe { address.cast::<libc::sockaddr_in>().read_unaligned() };
+                let bits = u32::from_be(address.sin_addr.s_addr);
+                Some(Ipv4Addr::from(bits).into())
+            }
+            libc::AF_INET6 => {
+                // SAFETY: the family says that it is a sockaddr_in6; nothing promises its alignment.
+                let address = unsafe { address.cast::<libc::sockaddr_in6>().read_unaligned() };
+                Some(Ipv6Addr::from(address.sin6_addr.s6_addr).into())
+            }
+            _ => None,
+        }
+    }
+
+    fn mac(self) -> Option<[u8; 6]> {
+        if self.family() != Some(libc::AF_PACKET) {
+            return None;
+        }
+        let address = self.0.ifa_addr;
+        // SAFETY: the family says that it is a sockaddr_ll; nothing promises its alignment.
+        let link = unsafe { address.cast::<libc::sockaddr_ll>().read_unaligned() };
+        let ethernet = link.sll_hatype == libc::ARPHRD_ETHER && link.sll_halen == 6;
+        ethernet.then(|| std::array::from_fn(|at| link.sll_addr[at]))
+    }
 }
 
 /// Which side of a fork this is.

@@ -104,14 +104,21 @@ fn the_interface_is_protected_from_every_manager() {
         );
         assert!(
             stage
-                .read("run/systemd/network/10-bootroom.network")
+                .read("run/systemd/network/00-bootroom.network")
                 .contains("MACAddress=52:54:00:12:00:01\n\n[Link]\nUnmanaged=yes")
         );
         assert!(
             stage
-                .read("run/NetworkManager/conf.d/10-bootroom.conf")
-                .ends_with("unmanaged-devices=mac:52:54:00:12:00:01\n")
+                .read("run/NetworkManager/conf.d/00-bootroom.conf")
+                .ends_with("match-device=mac:52:54:00:12:00:01\nmanaged=0\n")
         );
+        assert!(
+            stage
+                .read("run/systemd/system/networking.service.d/00-bootroom.conf")
+                .contains("ExecStart=/sbin/ifup -a --read-environment --exclude=enp3s0\n")
+        );
+        let masked = std::fs::read_link(stage.path("run/systemd/system/ifup@enp3s0.service"));
+        assert_eq!(masked.unwrap(), Path::new("/dev/null"));
         assert_eq!(stage.read("run/bootroom/interface"), "enp3s0\n");
     }
 }

@@ -71,7 +71,7 @@ impl Attachment {
     }
 
     /// Passes the gate: whoever holds the guard acts before any later attachment does.
-    fn enter(&self) -> Result<RwLockReadGuard<'_, Inside>> {
+    pub(crate) fn enter(&self) -> Result<RwLockReadGuard<'_, Inside>> {
         let inside = self.overlay.gate.read();
         self.owns(&inside)?;
         Ok(inside)

@@ -41,11 +41,11 @@ pub trait Base: Send + Sync {
     /// As [`Base::read_at`].
     fn try_read_at(&self, buf: &mut [u8], offset: u64) -> Result<Attempt>;
 
-    /// The bytes of `range` where they lie in the page cache, if all of them do now.
+    /// The file that holds the content at equal offsets, if all of `range` lies in the page cache now.
     ///
-    /// For handing to `writev` only: between this answer and its use the kernel may drop a page, and reading it
-    /// again may fail. The kernel reports that as `EFAULT`; touching the bytes in this process would be a `SIGBUS`.
-    fn resident(&self, range: Range<u64>) -> Option<&[u8]>;
+    /// For handing to `sendfile`: between this answer and its use the kernel may drop a page, and reading it again
+    /// may take time or fail; `sendfile` then waits, or says so.
+    fn resident(&self, range: Range<u64>) -> Option<&File>;
 
     /// Calls `found` for the data and holes of `range`, in order and without gaps, until it says stop.
     ///
@@ -139,9 +139,10 @@ impl Base for FileBase {
         self.reading(offset, self.file.try_read_at(buf, offset))
     }
 
-    fn resident(&self, range: Range<u64>) -> Option<&[u8]> {
+    fn resident(&self, range: Range<u64>) -> Option<&File> {
         self.check(&range).ok()?;
-        self.map.as_ref()?.resident(range)
+        let file = self.file.file();
+        self.map.as_ref()?.is_resident(file, range).then_some(file)
     }
 
     fn extents(
@@ -205,7 +206,7 @@ impl Base for ZeroBase {
         self.read_at(buf, offset).map(|()| Attempt::Done)
     }
 
-    fn resident(&self, _range: Range<u64>) -> Option<&[u8]> {
+    fn resident(&self, _range: Range<u64>) -> Option<&File> {
         None
     }
 

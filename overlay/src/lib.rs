@@ -16,7 +16,10 @@
 
 mod attachment;
 mod base;
+mod changes;
 mod check;
+#[cfg(fuzzing)]
+pub mod decoders;
 mod disk;
 mod error;
 mod group;
@@ -39,13 +42,14 @@ mod view;
 
 pub use attachment::{Attachment, Durability};
 pub use base::{Base, Extent, FileBase, ZeroBase};
+pub use changes::SnapshotId;
 pub use check::{Finding, Report, Resolve, Severity, check};
 pub use disk::HostDisk;
 pub use error::{Error, ErrorKind, Result};
 pub use ids::{BLOCK, BaseId, Digest, MAX_SIZE, OverlayId, SnapshotName};
 pub use manifest::Snapshot;
 pub use overlay::{Overlay, OverlayInfo};
-pub use space::{Level, Retention, Usage};
+pub use space::{Level, Limits, Retention, Usage};
 pub use stack::{Run, RunKind};
 pub use storage::{Attempt, OpenMode, Storage, StoredFile};
 pub use store::{Options, OverlaySpec, Store};

@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::changes::SnapshotId;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::ids::{BLOCK, BaseId, MAX_SIZE, SnapshotName};
-use crate::space::Retention;
+use crate::space::{Limits, Retention};
 use crate::storage::{OpenMode, Storage};
 
 /// The format that this release writes, and the newest that it reads.
@@ -115,6 +116,16 @@ impl Manifest {
         Ok(())
     }
 
+    /// How far the overlay may grow.
+    pub(crate) fn limits(&self) -> Limits {
+        let (quota, retention) = (self.quota, self.retention);
+        Limits { quota, retention }
+    }
+
+    pub(crate) fn set_limits(&mut self, limits: Limits) {
+        (self.quota, self.retention) = (limits.quota, limits.retention);
+    }
+
     /// The snapshots, oldest first.
     pub(crate) fn snapshots(&self) -> Vec<Snapshot> {
         let snapshots = self
@@ -122,6 +133,15 @@ impl Manifest {
             .iter()
             .filter_map(|layer| layer.snapshot.clone());
         snapshots.collect()
+    }
+
+    /// Names and identities of the snapshots, oldest first.
+    pub(crate) fn snapshot_ids(&self) -> Vec<(SnapshotName, SnapshotId)> {
+        let id = |layer: &LayerEntry| {
+            let snapshot = layer.snapshot.as_ref()?;
+            Some((snapshot.name.clone(), SnapshotId(layer.uuid)))
+        };
+        self.layers.iter().filter_map(id).collect()
     }
 
     /// Number of the layer that `name` froze.

@@ -145,6 +145,16 @@ pub(crate) fn encode(layer: Uuid, sector: u64, map: &Map, out: &mut [u8; SECTOR]
     trailer[4..].copy_from_slice(&checksum(layer, sector, words).to_le_bytes());
 }
 
+/// Gives the sector the trailer that its words ask for, if it has any.
+#[cfg(fuzzing)]
+pub(crate) fn seal(layer: Uuid, sector: u64, bytes: &mut [u8; SECTOR]) {
+    if bytes.iter().any(|byte| *byte != 0) {
+        let (words, trailer) = bytes.split_at_mut(SECTOR_WORDS as usize * 8);
+        trailer[..4].copy_from_slice(&SECTOR_MAGIC);
+        trailer[4..].copy_from_slice(&checksum(layer, sector, words).to_le_bytes());
+    }
+}
+
 /// Reads a sector of the durable map into `map`; one all zeros was never written.
 fn decode(layer: Uuid, sector: u64, bytes: &[u8], map: &Map, name: &str) -> Result<()> {
     if bytes.iter().all(|byte| *byte == 0) {

@@ -14,7 +14,7 @@ use crate::group::Group;
 use crate::ids::{BaseId, OverlayId};
 use crate::layer::{Layer, Trust};
 use crate::manifest::{Manifest, Replacing, Snapshot};
-use crate::space::{Pool, Retention, Space, Usage};
+use crate::space::{Limits, Pool, Retention, Space, Usage};
 use crate::stack::{Stack, Surroundings};
 use crate::storage::Storage;
 
@@ -219,12 +219,18 @@ impl Overlay {
     /// and fails the layer `top`: nothing may be promised on it.
     pub(crate) fn commit(&self, mut next: Manifest, top: &Layer) -> Result<bool> {
         let mut manifest = self.manifest.lock();
+        if next.incarnation == manifest.incarnation {
+            // A sync may have failed, or the limits been changed, since `next` was drawn up.
+            next.boot = manifest.boot;
+            next.set_limits(manifest.limits());
+        }
+        self.put_in_force(&mut manifest, next, top)
+    }
+
+    /// [`Overlay::commit`], with nothing between the look at the manifest in force and its replacement.
+    fn put_in_force(&self, manifest: &mut Manifest, next: Manifest, top: &Layer) -> Result<bool> {
         if self.closed.load(Ordering::Relaxed) {
             return Err(self.deleted());
-        }
-        if next.incarnation == manifest.incarnation {
-            // A sync may have failed since `next` was drawn up.
-            next.boot = manifest.boot;
         }
         match next.replace(&*self.host, &self.dir) {
             Ok(()) => {
@@ -239,6 +245,26 @@ impl Overlay {
                 Ok(false)
             }
         }
+    }
+
+    /// Holds the overlay to other limits from now on, also while it is attached. One that holds more than its new quota
+    /// keeps it all, and grows again once it holds less.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NoSpace`] and [`ErrorKind::Io`], with the old limits in force; [`ErrorKind::NotFound`] if it is
+    /// deleted.
+    pub fn set_limits(&self, limits: Limits) -> Result<()> {
+        // Layers do not change while the gate is held.
+        let inside = self.gate.read();
+        let mut manifest = self.manifest.lock();
+        if manifest.limits() == limits {
+            return Ok(());
+        }
+        let mut next = manifest.clone();
+        next.set_limits(limits);
+        self.put_in_force(&mut manifest, next, inside.stack.top())?;
+        inside.space.set_limits(limits);
+        Ok(())
     }
 
     /// Puts another disk in this one's place. Evicts. `clear` is called once the old one is out of force and before any
@@ -281,8 +307,8 @@ impl Overlay {
 
 fn new_space(id: &OverlayId, manifest: &Manifest, stack: &Stack, pool: &Arc<Pool>) -> Arc<Space> {
     let used = stack.layers.iter().map(|layer| layer.data_blocks()).sum();
-    let (quota, retention) = (manifest.quota, manifest.retention);
-    Arc::new(Space::new(id.clone(), used, quota, retention, pool.clone()))
+    let limits = manifest.limits();
+    Arc::new(Space::new(id.clone(), used, limits, pool.clone()))
 }
 
 pub(crate) fn info(

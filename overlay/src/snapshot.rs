@@ -1,6 +1,5 @@
 //! Snapshots: a layer is frozen and a fresh one laid over it. Nothing frozen is ever changed in what it reads.
 
-use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -8,10 +7,10 @@ use uuid::Uuid;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::SnapshotName;
-use crate::layer::{Layer, Trust, bytes_of};
+use crate::layer::{Layer, Trust};
 use crate::layerfile::{self, Names};
 use crate::manifest::{LayerEntry, MAX_LAYERS, Manifest, Snapshot};
-use crate::map::{Map, PAGE_WORDS, State};
+use crate::map::PAGE_WORDS;
 use crate::overlay::Overlay;
 use crate::stack::Surroundings;
 use crate::view::View;
@@ -132,62 +131,9 @@ impl Overlay {
         let at = self.manifest.lock().find(name)?;
         let mut stack = inside.stack.clone();
         stack.layers.truncate(at + 1);
-        Ok(View::new(stack))
-    }
-
-    /// Calls `found` with what was written, trimmed or zeroed after `from` was taken (`None`: ever) and before `to`
-    /// was (`None`: until now), in whole blocks, as bytes, in order, until it breaks.
-    ///
-    /// # Errors
-    /// [`ErrorKind::NotFound`]; [`ErrorKind::Invalid`] if `to` is older than `from`.
-    pub fn diff(
-        &self,
-        from: Option<&SnapshotName>,
-        to: Option<&SnapshotName>,
-        found: &mut dyn FnMut(Range<u64>) -> ControlFlow<()>,
-    ) -> Result<()> {
-        let layers = self.between(from, to)?;
-        let Some(newest) = layers.last() else {
-            return Ok(());
-        };
-        let blocks = 0..newest.map.blocks();
-        let maps: Vec<_> = layers.iter().map(|layer| &layer.map).collect();
-        let mut last: Option<Range<u64>> = None;
-        let flow = changed(&maps, blocks, &mut |run| match &mut last {
-            Some(last) if last.end == run.start => {
-                last.end = run.end;
-                ControlFlow::Continue(())
-            }
-            last => last
-                .replace(run)
-                .map_or(ControlFlow::Continue(()), &mut *found),
-        });
-        if let (ControlFlow::Continue(()), Some(last)) = (flow, last) {
-            let _ = found(last);
-        }
-        Ok(())
-    }
-
-    /// The layers that hold what changed between two snapshots.
-    fn between(
-        &self,
-        from: Option<&SnapshotName>,
-        to: Option<&SnapshotName>,
-    ) -> Result<Vec<Arc<Layer>>> {
-        let inside = self.gate.read();
-        let layers = &inside.stack.layers;
-        let manifest = self.manifest.lock();
-        let start = from.map_or(Ok(0), |name| manifest.find(name).map(|at| at + 1))?;
-        let end = to.map_or(Ok(layers.len()), |name| {
-            manifest.find(name).map(|at| at + 1)
-        })?;
-        match layers.get(start..end) {
-            Some(layers) => Ok(layers.to_vec()),
-            None => Err(Error::new(
-                ErrorKind::Invalid,
-                "the later snapshot is the older one",
-            )),
-        }
+        let mut older = self.manifest.lock().snapshot_ids();
+        older.truncate(at);
+        Ok(View::new(stack, older))
     }
 
     /// The disk as it is, for reading at rest: evicts its attachment. [`View::copy_to`] fails if one is made meanwhile.
@@ -196,21 +142,6 @@ impl Overlay {
         inside.generation += 1;
         View::at_rest(inside.stack.clone(), self.clone(), inside.generation)
     }
-}
-
-/// Calls `found` for the runs, in bytes, that any of `maps` (oldest first) holds.
-fn changed(
-    maps: &[&Map],
-    blocks: Range<u64>,
-    found: &mut dyn FnMut(Range<u64>) -> ControlFlow<()>,
-) -> ControlFlow<()> {
-    let Some((map, older)) = maps.split_last() else {
-        return ControlFlow::Continue(());
-    };
-    map.runs(blocks, |state, run| match state {
-        State::Below => changed(older, run, found),
-        _ => found(bytes_of(&run)),
-    })
 }
 
 fn check_new(manifest: &Manifest, name: &SnapshotName) -> Result<()> {

@@ -18,6 +18,15 @@ pub enum Retention {
     Discard,
 }
 
+/// How far an overlay may grow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Most bytes of its own that it may hold; `None` for no limit.
+    pub quota: Option<u64>,
+    /// Whether it lasts.
+    pub retention: Retention,
+}
+
 /// How near an overlay is to its quota.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -113,31 +122,44 @@ impl Pool {
 pub(crate) struct Space {
     id: OverlayId,
     used: AtomicU64,
-    quota: Option<u64>,
-    keep: bool,
+    /// Bytes; `u64::MAX` for none.
+    quota: AtomicU64,
+    keep: AtomicBool,
     warned: AtomicBool,
     pool: Arc<Pool>,
 }
 
 impl Space {
-    /// An account of an overlay that holds `used` blocks and may hold `quota` bytes.
-    pub(crate) fn new(
-        id: OverlayId,
-        used: u64,
-        quota: Option<u64>,
-        retention: Retention,
-        pool: Arc<Pool>,
-    ) -> Self {
+    /// An account of an overlay that holds `used` blocks.
+    pub(crate) fn new(id: OverlayId, used: u64, limits: Limits, pool: Arc<Pool>) -> Self {
         let space = Self {
             id,
             used: AtomicU64::new(used),
-            quota,
-            keep: retention == Retention::Keep,
+            quota: AtomicU64::new(u64::MAX),
+            keep: AtomicBool::new(false),
             warned: AtomicBool::new(false),
             pool,
         };
-        space.warn(used);
+        space.set_limits(limits);
         space
+    }
+
+    /// Holds every later write to `limits`.
+    pub(crate) fn set_limits(&self, limits: Limits) {
+        let keep = limits.retention == Retention::Keep;
+        self.keep.store(keep, Ordering::Relaxed);
+        self.quota
+            .store(limits.quota.unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.warned.store(false, Ordering::Relaxed);
+        self.warn(self.used.load(Ordering::Relaxed));
+    }
+
+    fn keeps(&self) -> bool {
+        self.keep.load(Ordering::Relaxed)
+    }
+
+    fn quota(&self) -> Option<u64> {
+        Some(self.quota.load(Ordering::Relaxed)).filter(|quota| *quota != u64::MAX)
     }
 
     /// Takes room for `blocks` more.
@@ -148,7 +170,7 @@ impl Space {
         let used = self.used.fetch_add(blocks, Ordering::Relaxed) + blocks;
         let result = self
             .fits(used)
-            .and_then(|()| self.pool.take(blocks * BLOCK, self.keep));
+            .and_then(|()| self.pool.take(blocks * BLOCK, self.keeps()));
         if result.is_err() {
             self.release(blocks);
         } else {
@@ -173,7 +195,7 @@ impl Space {
     }
 
     fn fits(&self, used: u64) -> Result<()> {
-        match self.quota {
+        match self.quota() {
             Some(quota) if used > quota / BLOCK => {
                 let text = format!("overlay {} with a quota of {quota} bytes", self.id);
                 Err(Error::new(ErrorKind::QuotaFull, text))
@@ -183,7 +205,7 @@ impl Space {
     }
 
     fn level(&self, used: u64) -> Level {
-        match self.quota {
+        match self.quota() {
             Some(quota) if used >= quota / BLOCK => Level::Full,
             Some(quota) if used * 5 >= quota / BLOCK * 4 => Level::Warning,
             _ => Level::Fine,
@@ -195,14 +217,14 @@ impl Space {
             return;
         }
         let used = used * BLOCK;
-        tracing::warn!(overlay = %self.id, used, quota = self.quota, "overlay is at 80 % of its quota or more");
+        tracing::warn!(overlay = %self.id, used, quota = self.quota(), "overlay is at 80 % of its quota or more");
     }
 
     pub(crate) fn usage(&self) -> Usage {
         let used = self.used.load(Ordering::Relaxed);
         Usage {
             used: used * BLOCK,
-            quota: self.quota,
+            quota: self.quota(),
             level: self.level(used),
         }
     }

@@ -7,9 +7,12 @@ use std::sync::Arc;
 
 use rustix::io::Errno;
 
+use crate::changes::SnapshotId;
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::ids::SnapshotName;
 use crate::overlay::Overlay;
 use crate::stack::{Run, Source, Stack, finish};
+use crate::storage::Attempt;
 
 /// Bytes copied at a time: one step of progress.
 const STEP: u64 = 8 << 20;
@@ -29,25 +32,48 @@ pub struct Progress {
 
 /// A disk at one point in time.
 pub struct View {
-    stack: Stack,
+    pub(crate) stack: Stack,
+    /// The snapshots before this one, oldest first.
+    older: Vec<(SnapshotName, SnapshotId)>,
     /// For a view of the disk itself: it holds as long as the generation does.
     at_rest: Option<(Arc<Overlay>, u64)>,
 }
 
 impl View {
-    pub(crate) fn new(stack: Stack) -> Self {
+    pub(crate) fn new(stack: Stack, older: Vec<(SnapshotName, SnapshotId)>) -> Self {
         let at_rest = None;
-        Self { stack, at_rest }
+        Self {
+            stack,
+            older,
+            at_rest,
+        }
     }
 
     pub(crate) fn at_rest(stack: Stack, overlay: Arc<Overlay>, generation: u64) -> Self {
         let at_rest = Some((overlay, generation));
-        Self { stack, at_rest }
+        Self {
+            stack,
+            older: Vec::new(),
+            at_rest,
+        }
     }
 
     /// Size of the disk in bytes.
     pub fn size(&self) -> u64 {
         self.stack.size
+    }
+
+    /// The snapshots that were taken before this one and were there when it was opened, oldest first.
+    pub fn older(&self) -> &[(SnapshotName, SnapshotId)] {
+        &self.older
+    }
+
+    /// As [`View::read`] without waiting for a disk; on [`Attempt::WouldBlock`] `buf` is undefined.
+    ///
+    /// # Errors
+    /// As [`View::read`].
+    pub fn try_read(&self, buf: &mut [u8], offset: u64) -> Result<Attempt> {
+        self.stack.try_read(buf, offset)
     }
 
     /// Fills `buf` from `offset` (bytes).

@@ -58,7 +58,7 @@ impl Base for SlowBase {
         Ok(Attempt::WouldBlock)
     }
 
-    fn resident(&self, _range: Range<u64>) -> Option<&[u8]> {
+    fn resident(&self, _range: Range<u64>) -> Option<&std::fs::File> {
         None
     }
 

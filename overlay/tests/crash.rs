@@ -7,6 +7,7 @@ mod support;
 
 use std::collections::HashSet;
 use std::env;
+use std::ops::{ControlFlow, Range};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -207,7 +208,8 @@ impl Recording {
         for (number, epoch) in candidates {
             let verdict = epoch
                 .judge(&bytes, crash.at, crash.power)
-                .and_then(|()| judge_snapshots(epoch, &overlay, crash));
+                .and_then(|()| judge_snapshots(epoch, &overlay, crash))
+                .and_then(|()| judge_changes(&disk, &bytes));
             match verdict {
                 Ok(()) => return Ok(Some(disk)),
                 Err(e) => reasons.push(format!("as of reset {number}: {e}")),
@@ -365,6 +367,32 @@ fn judge_view(taken: &Taken, view: &View) -> Result<(), String> {
                 taken.name,
                 place(used)
             ));
+        }
+    }
+    Ok(())
+}
+
+/// Whatever reads otherwise than in a snapshot is said to have changed since: a backup that copies no more than that
+/// misses nothing.
+fn judge_changes(disk: &Attachment, now: &[u8]) -> Result<(), String> {
+    for (name, id) in disk.overlay().snapshot_ids() {
+        let view = disk.overlay().snapshot_view(&name).unwrap();
+        let then = read_used(|buf, at| view.read(buf, at).unwrap());
+        let mut changed = Vec::new();
+        let mut tell = |run, is| {
+            changed.extend(Some(run).filter(|_| is));
+            ControlFlow::Continue(())
+        };
+        disk.changed(id, 0..DISK * SECTOR, &mut tell).unwrap();
+        let told = |at: u64| changed.iter().any(|run: &Range<u64>| run.contains(&at));
+        let sectors = now.chunks_exact(512).zip(then.chunks_exact(512));
+        for (used, (now, then)) in sectors.enumerate() {
+            if now != then && !told(place(used) * SECTOR) {
+                let sector = place(used);
+                return Err(format!(
+                    "since {name}: the change of sector {sector} is not told"
+                ));
+            }
         }
     }
     Ok(())

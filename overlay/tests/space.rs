@@ -9,7 +9,10 @@ use std::process::Command;
 use std::sync::Arc;
 use std::thread;
 
-use overlay::{Base, Durability, ErrorKind, Level, Options, OverlaySpec, Retention, Store};
+use overlay::{
+    Base, Durability, ErrorKind, Level, Limits, Options, OverlaySpec, Retention, SnapshotName,
+    Store,
+};
 use support::*;
 
 const PROCESS: Durability = Durability::Process;
@@ -51,6 +54,40 @@ fn a_quota_refuses_growth_and_allows_the_rest() {
     let overlay = reopen(&support::store(dir.path()), "pc", &base);
     assert_eq!(overlay.usage().used, 10 * 4096);
     assert!(overlay.attach().write(&block, 10 * 4096, PROCESS).is_err());
+}
+
+#[test]
+fn other_limits_hold_at_once_and_last() {
+    let dir = tempfile::tempdir().unwrap();
+    let base = file_base(dir.path(), &pattern(1 << 20, 1));
+    let store = support::store(dir.path());
+    let overlay = store.create(&id("pc"), spec(1 << 20, &base)).unwrap();
+    let disk = overlay.attach();
+    for i in 0..8 {
+        disk.write(&[5; 4096], i * 4096, PROCESS).unwrap();
+    }
+    let limits = |blocks: u64| Limits {
+        quota: Some(blocks * 4096),
+        retention: Retention::Keep,
+    };
+    overlay.set_limits(limits(4)).unwrap();
+    let refused = disk.write(&[5; 4096], 8 * 4096, PROCESS).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::QuotaFull);
+    disk.write(&[6; 4096], 0, PROCESS).unwrap();
+    overlay.set_limits(limits(9)).unwrap();
+    disk.write(&[5; 4096], 8 * 4096, PROCESS).unwrap();
+    let after = SnapshotName::new("after").unwrap();
+    overlay.snapshot(&after, 0).unwrap();
+    drop((disk, overlay, store));
+    let overlay = reopen(&support::store(dir.path()), "pc", &base);
+    assert_eq!(overlay.info().quota, Some(9 * 4096));
+    assert_eq!(overlay.info().retention, Retention::Keep);
+    assert!(
+        overlay
+            .attach()
+            .write(&[5; 4096], 9 * 4096, PROCESS)
+            .is_err()
+    );
 }
 
 /// A filesystem of its own, unmounted at the end.

@@ -3,15 +3,21 @@
 //! Must never serve an interface that the configuration does not name, or answer a write that P1-P6 of the
 //! design do not hold for.
 
+#[macro_use]
+mod say;
+
 mod cli;
 mod clients;
 mod config;
 mod control;
 mod demo;
 mod exports;
+mod files;
+mod pki;
 mod room;
 mod service;
 mod trace;
+mod watch;
 
 fn main() -> std::process::ExitCode {
     cli::run()

@@ -13,8 +13,10 @@ use overlay::Store;
 use parking_lot::Mutex;
 use pxe::{
     Leases, Policy,
-    dhcp::{Dhcp, DhcpConfig, Range, RedbLeases, Subnet},
+    dhcp::{Dhcp, DhcpConfig, RedbLeases, Subnet},
+    files::Roots,
     http::{Http, HttpConfig},
+    quiet::Quiet,
     tftp::{Tftp, TftpConfig},
 };
 use tokio::{
@@ -24,13 +26,22 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    clients::{BootPolicy, Clients, disks::Disks, registry::Registry},
-    config::{Config, Dhcp as DhcpSettings, DhcpMode},
+    clients::{BootPolicy, Clients, disks::Disks, identity::SiteTls, registry::Registry},
+    config::{Config, DhcpMode},
     control::{self, ControlSocket},
-    exports::ClientExports,
+    exports::{ClientExports, NamedExports, RoomExports},
     service::{self, Limits, Listener, Service, ServiceOptions, tls::Tls},
     trace::Trace,
+    watch,
 };
+
+mod exports;
+mod listeners;
+mod reload;
+
+use listeners::Listeners;
+pub use listeners::tls_states;
+pub use reload::{Reloaded, Reloader};
 
 /// Everything that serves a room, bound and ready.
 pub struct Room {
@@ -39,8 +50,10 @@ pub struct Room {
     dhcp: Option<Dhcp>,
     tftp: Tftp,
     http: Http,
+    quiet: Option<Quiet>,
     control: ControlSocket,
-    disks: Listener,
+    disks: Listeners,
+    named: Arc<NamedExports>,
 }
 
 impl Room {
@@ -63,15 +76,19 @@ impl Room {
             )?),
         };
         let interface = &config.server.interface.value;
-        let tftp = TftpConfig::new(interface, config.server.ip());
+        let mut tftp = TftpConfig::new(interface, config.server.ip());
+        tftp.roots = roots(&config);
         let mut http = HttpConfig::new(interface, config.server.ip());
         http.port = config.server.http_port;
-        let disks = Listener::tcp_on(
-            Some(interface),
-            (config.server.ip(), config.server.nbd_port).into(),
-        )?;
+        if let Some(site) = SiteTls::of(&config) {
+            site.prepare()?;
+        }
+        http.roots = roots(&config);
+        let quiet = config.server.quiet_ipv6.then(|| Quiet::bind(interface));
         Ok(Room {
-            disks,
+            disks: Listeners::bind(&config)?,
+            named: exports::begin(&clients)?,
+            quiet: quiet.transpose()?,
             tftp: Tftp::bind(tftp, leases.clone(), policy.clone())?,
             http: Http::bind(http, leases.clone(), policy)?,
             clients,
@@ -88,22 +105,40 @@ impl Room {
     pub async fn serve(self) -> anyhow::Result<()> {
         let stop = CancellationToken::new();
         let mut services = JoinSet::new();
+        let control = self.dhcp.as_ref().map(Dhcp::control);
         if let Some(dhcp) = self.dhcp {
             services.spawn(named("DHCP", dhcp.run(stop.clone().cancelled_owned())));
         }
         services.spawn(named("TFTP", self.tftp.run(stop.clone().cancelled_owned())));
         services.spawn(named("HTTP", self.http.run(stop.clone().cancelled_owned())));
-        let disks = serve_disks(self.disks, self.clients.clone())?;
+        let exports = RoomExports {
+            clients: ClientExports::new(self.clients.clone()),
+            named: self.named.clone(),
+        };
+        let disks = serve_disks(self.disks.sockets, exports)?;
+        let reloader = Arc::new(Reloader {
+            clients: self.clients.clone(),
+            named: self.named,
+            tls: self.disks.tls,
+            dhcp: control,
+            disks: disks.clone(),
+            one_at_a_time: Mutex::default(),
+        });
         let sources = control::Sources {
             clients: self.clients.clone(),
             leases: self.leases,
             disks: disks.clone(),
+            reloader: reloader.clone(),
             started: Instant::now(),
         };
         services.spawn(control::serve(self.control, sources, stop.clone()));
+        if let Some(quiet) = self.quiet {
+            services.spawn(named("IPv6", quiet.run(stop.clone().cancelled_owned())));
+        }
+        services.spawn(watch::run(self.clients.clone(), stop.clone()));
         let signals = Signals::register()?;
         announce(&self.clients.config());
-        let outcome = signals.wait(&mut services).await;
+        let outcome = signals.wait(&mut services, &reloader).await;
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
         stop.cancel();
         while services.join_next().await.is_some() {}
@@ -117,11 +152,14 @@ impl Room {
 /// How long clients have to take the answers to what they have asked before the server stops.
 const DRAIN: Duration = Duration::from_secs(10);
 
-fn serve_disks(listener: Listener, clients: Arc<Clients>) -> anyhow::Result<Service> {
+fn serve_disks(
+    listeners: Vec<(Listener, Arc<Tls>)>,
+    exports: RoomExports,
+) -> anyhow::Result<Service> {
     let said = Said::default();
     let service = Service::start(ServiceOptions {
-        listeners: vec![(listener, Arc::new(Tls::off()))],
-        exports: Arc::new(ClientExports::new(clients)),
+        listeners,
+        exports: Arc::new(exports),
         limits: Limits::default(),
         events: Box::new(move |event| log_disk_event(&said, event)),
     });
@@ -149,20 +187,18 @@ const MOST_SAID: usize = 1024;
 fn log_disk_event(said: &Said, event: service::Event) {
     use service::Event::{Attached, Detached, Evicted, Failed, Refused};
     match event {
-        Attached { peer, owner, .. } => {
-            tracing::info!("{peer} attached the disk of {}", owner.unwrap_or_default());
-        }
+        Attached {
+            peer,
+            owner,
+            export,
+            ..
+        } => tracing::info!("{peer} attached {}", what(owner, &export)),
         Detached {
             peer,
             owner,
+            export,
             reason,
-            ..
-        } => {
-            tracing::info!(
-                "{peer} let go of the disk of {}: {reason}",
-                owner.unwrap_or_default()
-            );
-        }
+        } => tracing::info!("{peer} let go of {}: {reason}", what(owner, &export)),
         Evicted { peer, owner } => {
             tracing::warn!("{peer} lost the disk of {owner} to a newer connection");
         }
@@ -171,6 +207,14 @@ fn log_disk_event(said: &Said, event: service::Event) {
         }
         Refused { .. } => {}
         Failed { peer, error, .. } => tracing::error!("a request of {peer} failed: {error}"),
+    }
+}
+
+/// A machine's disk has an owner, and a secret in its name.
+fn what(owner: Option<String>, export: &str) -> String {
+    match owner {
+        Some(owner) => format!("the disk of {owner}"),
+        None => format!("the export {export}"),
     }
 }
 
@@ -194,33 +238,48 @@ fn announce(config: &Config) {
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
 }
 
-/// What ends a server. Registered before anyone is told that it is ready.
+/// What a server is told. Registered before anyone is told that it is ready.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    hangup: Signal,
 }
 
 impl Signals {
     fn register() -> anyhow::Result<Self> {
         let terminate = signal(SignalKind::terminate())?;
         let interrupt = signal(SignalKind::interrupt())?;
+        let hangup = signal(SignalKind::hangup())?;
         Ok(Signals {
             terminate,
             interrupt,
+            hangup,
         })
     }
 
     /// A signal ends it well; a service that ends by itself does not.
-    async fn wait(mut self, services: &mut JoinSet<anyhow::Result<()>>) -> anyhow::Result<()> {
-        tokio::select! {
-            _ = self.terminate.recv() => tracing::info!("SIGTERM: stopping"),
-            _ = self.interrupt.recv() => tracing::info!("SIGINT: stopping"),
-            Some(ended) = services.join_next() => {
-                ended??;
-                anyhow::bail!("a service ended by itself");
+    async fn wait(
+        mut self,
+        services: &mut JoinSet<anyhow::Result<()>>,
+        reloader: &Arc<Reloader>,
+    ) -> anyhow::Result<()> {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => {
+                    tracing::info!("SIGTERM: stopping");
+                    return Ok(());
+                }
+                _ = self.interrupt.recv() => {
+                    tracing::info!("SIGINT: stopping");
+                    return Ok(());
+                }
+                _ = self.hangup.recv() => reload::on_signal(reloader.clone()),
+                Some(ended) = services.join_next() => {
+                    ended??;
+                    anyhow::bail!("a service ended by itself");
+                }
             }
         }
-        Ok(())
     }
 }
 
@@ -256,49 +315,24 @@ fn low_water() -> u64 {
 fn dhcp_config(config: &Config) -> DhcpConfig {
     let server = &config.server;
     let interface = server.interface.value.clone();
-    let mut dhcp = match config.dhcp.mode {
-        DhcpMode::Proxy => DhcpConfig::proxy(interface, server.ip()),
-        _ => DhcpConfig::full(interface, server.ip(), subnet(config)),
-    };
+    let mut dhcp = DhcpConfig::proxy(interface, server.ip());
+    if config.dhcp.mode == DhcpMode::Full {
+        dhcp = DhcpConfig::full(
+            dhcp.interface,
+            server.ip(),
+            Subnet::new(server.address.value),
+        );
+        dhcp.subnets = config.pxe_subnets();
+    }
     dhcp.http_base = format!("http://{}:{}/", server.ip(), server.http_port);
     dhcp
 }
 
-fn subnet(config: &Config) -> Subnet {
-    let mut subnet = Subnet::new(config.server.address.value);
-    let DhcpSettings {
-        range,
-        lease,
-        router,
-        dns,
-        ntp,
-        domain,
-        ..
-    } = &config.dhcp;
-    let common = range.iter().map(|range| (None, range));
-    let groups = config.groups.iter();
-    let own = groups.filter_map(|(name, group)| Some((Some(name.clone()), group.range.as_ref()?)));
-    subnet.ranges = common
-        .chain(own)
-        .map(|(name, range)| Range {
-            name,
-            first: range.value.first,
-            last: range.value.last,
-        })
-        .collect();
-    let reserved = config
-        .clients
-        .values()
-        .filter_map(|client| client.address.as_ref());
-    subnet.exclude = reserved
-        .map(|address| Range::new(address.value, address.value))
-        .collect();
-    subnet.routers = router.iter().copied().collect();
-    subnet.dns = dns.clone();
-    subnet.ntp = ntp.clone();
-    subnet.domain = domain.clone();
-    if let Some(lease) = lease {
-        subnet.lease_time = Duration::from_secs(lease.0.into());
+/// The boot loaders of Debian's packages, and what the configuration adds.
+fn roots(config: &Config) -> Roots {
+    let loaders = Roots::loaders();
+    match &config.server.files {
+        Some(files) => loaders.with_dir("", &files.value),
+        None => loaders,
     }
-    subnet
 }

@@ -155,7 +155,11 @@ impl Console {
         answer.text
     }
 
-    fn type_line(&mut self, line: &str) {
+    /// Types a line without waiting for what it comes to.
+    ///
+    /// # Panics
+    /// When the machine takes no input.
+    pub fn type_line(&mut self, line: &str) {
         writeln!(self.keyboard, "{line}").expect("the machine's console takes input");
     }
 }

@@ -54,7 +54,7 @@ pub fn build_command(data: &Path) -> Command {
 }
 
 /// What tells one client package from another: its digest.
-fn client_digest() -> String {
+pub(crate) fn client_digest() -> String {
     let package = binary::target().join("deb/bootroom-client.deb");
     assert!(
         package.exists(),

@@ -17,3 +17,4 @@ pub mod machine;
 pub mod namespace;
 pub mod room;
 pub mod server;
+pub mod wire;

@@ -30,6 +30,14 @@ impl Room {
     /// # Panics
     /// When any of it cannot be done.
     pub fn new(clients: &[(&str, Firmware, &str)]) -> Self {
+        Self::with("", clients)
+    }
+
+    /// As [`Room::new`], with further lines of `[server]`.
+    ///
+    /// # Panics
+    /// As [`Room::new`].
+    pub fn with(server: &str, clients: &[(&str, Firmware, &str)]) -> Self {
         let dir = tempfile::Builder::new()
             .prefix("bootroom-scenario-")
             .tempdir()
@@ -42,7 +50,7 @@ impl Room {
             .map(|(n, (name, firmware, _))| desk(n, name, *firmware))
             .collect();
         let config = dir.path().join("bootroom.toml");
-        std::fs::write(&config, configuration(dir.path(), &desks, clients))
+        std::fs::write(&config, configuration(dir.path(), server, &desks, clients))
             .expect("a configuration");
         let namespace = network(&desks);
         let mut room = Self {
@@ -154,10 +162,15 @@ fn control(dir: &Path) -> PathBuf {
     dir.join("control.sock")
 }
 
-fn configuration(dir: &Path, desks: &[Desk], clients: &[(&str, Firmware, &str)]) -> String {
+fn configuration(
+    dir: &Path,
+    server: &str,
+    desks: &[Desk],
+    clients: &[(&str, Firmware, &str)],
+) -> String {
     let (data, control) = (dir.join("data"), control(dir));
     let mut text = format!(
-        "[server]\ndata = {:?}\ncontrol = {:?}\ninterface = \"room0\"\naddress = \"10.78.0.1/24\"\n\n\
+        "[server]\ndata = {:?}\ncontrol = {:?}\ninterface = \"room0\"\naddress = \"10.78.0.1/24\"\n{server}\n\n\
          [dhcp]\nmode = \"full\"\nrange = \"10.78.0.100-10.78.0.199\"\n",
         data.display().to_string(),
         control.display().to_string(),

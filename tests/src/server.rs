@@ -78,6 +78,15 @@ impl Server {
         serde_json::from_slice(&output.stdout).expect("--json prints JSON")
     }
 
+    /// Sends it SIGHUP.
+    ///
+    /// # Panics
+    /// When it is gone.
+    pub fn hang_up(&self) {
+        kill_process(Pid::from_child(&self.child), Signal::HUP)
+            .expect("the server can be signalled");
+    }
+
     /// Asks it to stop, and waits for it.
     ///
     /// # Panics

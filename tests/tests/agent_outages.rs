@@ -3,41 +3,36 @@
 
 use std::time::Duration;
 
-use bootroom_tests::deadline::wait_for;
-use bootroom_tests::guest::disk::{DiskServer, free_port, make_ext4};
-use bootroom_tests::guest::relay::Relay;
+use bootroom_tests::guest::disk::{DiskServer, make_ext4};
+use bootroom_tests::guest::outage::{self, Outage};
 use bootroom_tests::guest::scene::{Scene, Special};
-use rustix::process::Signal;
 
-fn hold(time: Duration) {
-    // The outage itself is the event: it has to last.
-    std::thread::sleep(time);
+/// One machine goes through all of `outages`, and has lost nothing.
+fn rides_through(relay: bool, outages: &[Outage]) {
+    let mut scene = Scene::new(&Special {
+        relay,
+        ..Special::default()
+    });
+    for outage in outages {
+        scene.survive(outage);
+    }
+    scene.verdict();
 }
 
 #[test]
-fn rides_through_a_restart_a_kill_and_a_moved_server() {
-    let (first, second) = (free_port(), free_port());
-    let mut scene = Scene::new(
-        first,
-        &Special {
-            ports: vec![first, second],
-            ..Special::default()
-        },
+fn rides_through_restarts_an_unplugged_cable_resets_and_a_moved_server() {
+    let [restart, reset] = [outage::RESTART, outage::RESET];
+    rides_through(
+        true,
+        &[
+            restart,
+            reset,
+            outage::CABLE_SHORT,
+            reset,
+            outage::KILLED,
+            outage::MOVED,
+        ],
     );
-    scene.pause("server restarted", |scene| {
-        scene.server.kill();
-        scene.server.up();
-    });
-    scene.pause("killed, back after 5 s", |scene| {
-        scene.server.kill();
-        hold(Duration::from_secs(5));
-        scene.server.up();
-    });
-    scene.pause("killed, back at another address", |scene| {
-        scene.server.kill();
-        scene.server = DiskServer::start(&scene.image, second, &["--name", "disk"]);
-    });
-    scene.verdict();
 }
 
 #[test]
@@ -102,81 +97,37 @@ fn the_agent_is_small_locked_and_holds_no_file() {
 }
 
 #[test]
-#[ignore = "two minutes"]
-fn rides_through_a_minute_without_a_server() {
-    let mut scene = Scene::simple();
-    scene.pause("killed, back after 60 s", |scene| {
-        scene.server.kill();
-        hold(Duration::from_secs(60));
-        scene.server.up();
-    });
-    scene.verdict();
+#[ignore = "long: make test-full"]
+fn rides_through_a_minute_without_a_server_and_a_frozen_one() {
+    rides_through(false, &[outage::KILLED_FOR_A_MINUTE, outage::FROZEN]);
 }
 
 #[test]
-#[ignore = "a minute"]
-fn rides_through_a_frozen_server() {
-    let mut scene = Scene::simple();
-    scene.pause("frozen for 20 s and thawed", |scene| {
-        scene.server.signal(Signal::STOP);
-        hold(Duration::from_secs(20));
-        scene.server.signal(Signal::CONT);
-    });
-    scene.verdict();
-}
-
-#[test]
-#[ignore = "three minutes"]
+#[ignore = "long: make test-full"]
 fn rides_through_a_pulled_cable() {
-    let mut scene = Scene::simple();
-    for seconds in [5, 90] {
-        scene.pause(&format!("cable out for {seconds} s"), |scene| {
-            scene.guest.set_link(false);
-            hold(Duration::from_secs(seconds));
-            scene.guest.set_link(true);
-        });
-    }
-    scene.verdict();
+    rides_through(false, &[outage::CABLE_SHORT, outage::CABLE]);
 }
 
 #[test]
-#[ignore = "two minutes"]
+#[ignore = "long: make test-full"]
+fn rides_through_ten_minutes_without_a_network() {
+    rides_through(false, &[outage::CABLE_LONG]);
+}
+
+#[test]
+#[ignore = "long: make test-full"]
 fn rides_through_twenty_restarts_in_a_row() {
-    let mut scene = Scene::simple();
-    for turn in 1..=20 {
-        scene.pause(&format!("restart {turn}"), |scene| {
-            scene.server.kill();
-            scene.server.up();
-        });
-    }
-    scene.verdict();
+    rides_through(false, &[outage::TWENTY_RESTARTS]);
 }
 
 #[test]
-#[ignore = "two minutes"]
+#[ignore = "long: make test-full"]
 fn rides_through_resets_at_random() {
-    let port = free_port();
-    let relay = Relay::new(([127, 0, 0, 1], port).into());
-    let mut scene = Scene::new(
-        port,
-        &Special {
-            ports: vec![relay.port()],
-            ..Special::default()
-        },
-    );
-    for turn in 1..=20 {
-        scene.pause(&format!("reset {turn}"), |_| {
-            hold(Duration::from_millis(u64::from(rand::random::<u8>()) * 4));
-            wait_for("a connection to reset", Duration::from_secs(10), || {
-                (relay.reset() > 0).then_some(())
-            });
-        });
-    }
-    scene.verdict();
+    rides_through(true, &[outage::RESET; 20]);
 }
 
 #[test]
-#[ignore = "a minute"]
+#[ignore = "long: make test-full"]
 fn a_shutdown_without_the_server_ends_in_bounded_time() {
     let mut scene = Scene::simple();
     scene

@@ -1,91 +1,126 @@
 //! TLS by the kernel: the agent proves the server, hands the keys over, and does so again at every reconnect.
 
 use std::path::Path;
-use std::process::Command;
 
 use bootroom_tests::guest::HOST;
-use bootroom_tests::guest::disk::free_port;
+use bootroom_tests::guest::disk::{DiskServer, free_port};
+use bootroom_tests::guest::outage;
+use bootroom_tests::guest::pki::pki;
 use bootroom_tests::guest::scene::{Scene, Special};
-use tempfile::TempDir;
-
-/// An authority, and a certificate for the server as the guest sees it.
-fn pki() -> TempDir {
-    let directory = tempfile::tempdir().unwrap();
-    openssl(
-        directory.path(),
-        &format!("req -x509 {NEW} -keyout ca.key -out ca.pem -subj /CN=room -days 9"),
-    );
-    let name = format!("-subj /CN=server -addext subjectAltName=IP:{HOST}");
-    openssl(
-        directory.path(),
-        &format!("req {NEW} -keyout server.key -out server.csr {name}"),
-    );
-    let sign = "x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -copy_extensions copy -days 9";
-    openssl(directory.path(), &format!("{sign} -out server.pem"));
-    directory
-}
-
-const NEW: &str = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
-
-fn openssl(directory: &Path, arguments: &str) {
-    let output = Command::new("openssl")
-        .args(arguments.split(' '))
-        .current_dir(directory)
-        .output()
-        .unwrap();
-    assert!(
-        output.status.success(),
-        "openssl {arguments}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-}
 
 /// A server with the certificates in `pki`, and a guest that believes in `proof`, as the agent's `file`.
-fn scene(pki: &Path, proof: &Path, file: &str) -> Scene {
-    let files = vec![("etc/proof.pem", std::fs::read(proof).unwrap())];
-    let server = vec!["--tls", "required", "--pki", pki.to_str().unwrap()];
-    let port = free_port();
+fn scene(pki: &Path, proof: &Path, file: &str, relay: bool) -> Scene {
     let special = Special {
-        server,
-        files,
-        ..Special::default()
+        relay,
+        tls: true,
+        server: vec!["--tls", "required", "--pki", pki.to_str().unwrap()],
+        files: vec![("etc/proof.pem", std::fs::read(proof).unwrap())],
     };
-    let mut scene = Scene::unattached(port, &special);
+    let mut scene = Scene::unattached(&special);
     scene.guest.run(&format!(
         "mkdir -p /etc/bootroom/tls && cp /etc/proof.pem /etc/bootroom/tls/{file}"
     ));
     scene
 }
 
+/// Attaches by TLS and puts the disk under load.
+fn begin(scene: &mut Scene) {
+    let (port, second) = (scene.port, scene.second);
+    scene.begin(&format!(
+        "bootroom-attach nbds://{HOST}:{port}/disk /dev/nbd0 --server {HOST}:{second}"
+    ));
+}
+
 #[test]
-#[ignore = "a minute"]
-fn the_kernel_encrypts_and_outages_change_nothing() {
+#[ignore = "long: make test-full"]
+fn the_kernel_encrypts_and_a_restart_changes_nothing() {
     let pki = pki();
     for proof in ["ca.pem", "server.pem"] {
-        let mut scene = scene(pki.path(), &pki.path().join(proof), proof);
-        scene.begin(&format!(
-            "bootroom-attach nbds://{HOST}:{}/disk /dev/nbd0",
-            scene.port
-        ));
+        let mut scene = scene(pki.path(), &pki.path().join(proof), proof, false);
+        begin(&mut scene);
         let in_use = "grep -E 'TlsCurr(Tx|Rx)(Sw|Device)' /proc/net/tls_stat | awk '{ n += $2 } END { print n }'";
         assert_eq!(
             scene.guest.run(in_use),
             "2",
             "the kernel does TLS in both directions"
         );
-        scene.pause(&format!("restarted, TLS proven by {proof}"), |scene| {
-            scene.server.kill();
-            scene.server.up();
-        });
+        println!("TLS proven by {proof}:");
+        scene.survive(&outage::RESTART);
         scene.verdict();
     }
 }
 
 #[test]
-#[ignore = "half a minute"]
+#[ignore = "long: make test-full"]
+fn every_outage_over_tls() {
+    let pki = pki();
+    let mut scene = scene(pki.path(), &pki.path().join("ca.pem"), "ca.pem", true);
+    begin(&mut scene);
+    for outage in [
+        outage::RESTART,
+        outage::RESET,
+        outage::KILLED,
+        outage::FROZEN,
+        outage::CABLE,
+        outage::TWENTY_RESTARTS,
+        outage::RESET,
+        outage::MOVED,
+    ] {
+        scene.survive(&outage);
+    }
+    scene.verdict();
+}
+
+/// Seconds that reading all of the device takes, with nothing in the cache.
+fn read_all(scene: &mut Scene, device: &str) -> f64 {
+    let command = format!(
+        "echo 3 >/proc/sys/vm/drop_caches; a=$(cut -d ' ' -f 1 /proc/uptime); cat {device} >/dev/null; \
+         b=$(cut -d ' ' -f 1 /proc/uptime); echo $a $b"
+    );
+    let said = scene.guest.run(&command);
+    let times: Vec<f64> = said.split(' ').map(|time| time.parse().unwrap()).collect();
+    times[1] - times[0]
+}
+
+#[test]
+#[ignore = "long: make test-full"]
+fn throughput_beside_a_plain_disk() {
+    let pki = pki();
+    let mut scene = scene(pki.path(), &pki.path().join("ca.pem"), "ca.pem", false);
+    let plain = DiskServer::start(
+        &scene.image,
+        free_port(),
+        &["--name", "disk", "--read-only"],
+    );
+    let (encrypted, clear) = (scene.port, plain.port());
+    scene.guest.run(&format!(
+        "bootroom-attach nbds://{HOST}:{encrypted}/disk /dev/nbd0 nbd://{HOST}:{clear}/disk /dev/nbd1"
+    ));
+    let mut best = [f64::MAX; 2];
+    // In turn, so that whatever else the computer does hits both alike.
+    for _ in 0..4 {
+        for (at, device) in ["/dev/nbd0", "/dev/nbd1"].into_iter().enumerate() {
+            best[at] = best[at].min(read_all(&mut scene, device));
+        }
+    }
+    let [encrypted, clear] = best.map(|seconds| 64.0 / seconds);
+    println!(
+        "64 MiB read: TLS by the kernel {encrypted:.1} MiB/s, plain {clear:.1} MiB/s, ratio {:.2}",
+        encrypted / clear
+    );
+    assert!(encrypted > clear / 20.0, "something but encryption is slow");
+}
+
+#[test]
+#[ignore = "long: make test-full"]
 fn an_unproven_server_is_refused() {
     let (ours, theirs) = (pki(), pki());
-    let mut scene = scene(theirs.path(), &ours.path().join("server.pem"), "server.pem");
+    let mut scene = scene(
+        theirs.path(),
+        &ours.path().join("server.pem"),
+        "server.pem",
+        false,
+    );
     let attach = format!(
         "bootroom-attach --timeout 4 nbds://{HOST}:{}/disk /dev/nbd0",
         scene.port

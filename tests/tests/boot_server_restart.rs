@@ -1,4 +1,7 @@
-//! A server that crashed, and then was restarted, between two boots still knows leases, images and overlays.
+//! A server that crashed, and then was restarted, between two boots still knows leases, images, overlays and their
+//! snapshots; a machine's disk is backed up while it runs.
+
+use std::process::Output;
 
 use bootroom_tests::machine::{Firmware, Machine};
 use bootroom_tests::room::Room;
@@ -16,6 +19,7 @@ fn a_restart_between_two_boots_loses_nothing() {
             .console
             .run(&format!("echo {name} > /root/name && sync"));
     }
+    let opened = back_up(&room, &mut machines[0]);
     let known = facts(&room);
     machines.into_iter().for_each(Machine::pull_plug);
     room.kill_server();
@@ -23,6 +27,11 @@ fn a_restart_between_two_boots_loses_nothing() {
     room.stop_server();
     room.start_server();
     assert_eq!(facts(&room), known);
+    let info = nbdinfo(&room, &["--size", &opened]);
+    assert!(
+        !info.status.success(),
+        "what was opened before the restart is open still"
+    );
     let mut machines = room.boot();
     assert_eq!(addresses(&mut machines), before, "the leases are the same");
     for (machine, name) in machines.iter_mut().zip(["one", "two"]) {
@@ -46,6 +55,47 @@ fn facts(room: &Room) -> Vec<serde_json::Value> {
     let facts = clients.flat_map(|client| {
         ["name", "mac", "address", "version", "overlay"].map(|key| client[key].clone())
     });
+    let snapshots = room.server().json(&["snapshot", "list", "--client", "one"]);
     let images = room.server().json(&["status"])["images"].clone();
-    facts.chain([images]).collect()
+    facts.chain([snapshots, images]).collect()
+}
+
+fn nbdinfo(room: &Room, arguments: &[&str]) -> Output {
+    let mut nbdinfo = room.namespace().command("nbdinfo");
+    nbdinfo
+        .args(arguments)
+        .output()
+        .expect("nbdinfo (package libnbd-bin) runs")
+}
+
+/// Takes snapshots of a running machine's disk, and finds in the second what changed since the first, and no more than
+/// that; returns where the second is read.
+fn back_up(room: &Room, machine: &mut Machine) -> String {
+    let server = room.server();
+    let snapshot = |name: &str| {
+        server.json(&["snapshot", "take", name, "--client", "one"]);
+        let opened = server.json(&["snapshot", "open", name, "--client", "one"]);
+        opened["uri"].as_str().expect("a URI").to_owned()
+    };
+    snapshot("monday");
+    machine
+        .console
+        .run("head -c 8M /dev/urandom > /root/noise && sync");
+    let uri = snapshot("tuesday");
+    let output = nbdinfo(
+        room,
+        &["--json", "--totals", "--map=qemu:dirty-bitmap:monday", &uri],
+    );
+    assert!(output.status.success(), "{output:?}");
+    let totals: Vec<serde_json::Value> = serde_json::from_slice(&output.stdout).expect("JSON");
+    let dirty = totals.iter().find(|total| total["type"] == 1);
+    let dirty = dirty.and_then(|total| total["size"].as_u64()).unwrap_or(0);
+    assert!(
+        (8 << 20..64 << 20).contains(&dirty),
+        "{dirty} bytes changed"
+    );
+    let guess = uri[..uri.len() - 1].to_owned() + if uri.ends_with('0') { "1" } else { "0" };
+    assert!(!nbdinfo(room, &["--size", &guess]).status.success());
+    server.json(&["snapshot", "drop", "monday", "--client", "one", "--yes"]);
+    uri
 }

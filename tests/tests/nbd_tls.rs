@@ -199,3 +199,34 @@ exactly(lambda n: pump(lambda: tls.read(n)), 2 * 16)
     let arguments = format!("{}|{}", export.port, ca.display());
     run(Command::new("/usr/bin/python3").args(["-c", script, &arguments]));
 }
+
+/// 1.2 must be had by whoever has nothing newer.
+#[test]
+fn both_versions_of_tls_are_spoken() {
+    let place = Place::new();
+    let export = start(&place, &["--tls", "required"]);
+    let options = format!(
+        "driver=nbd,host=localhost,port={},tls-creds=tls",
+        export.port
+    );
+    let client = place.path("client");
+    for version in ["1.2", "1.3"] {
+        let credentials = format!(
+            "tls-creds-x509,id=tls,endpoint=client,dir={},priority=NORMAL:-VERS-ALL:+VERS-TLS{version}",
+            client.display()
+        );
+        let copy = place.path("copy.img");
+        let mut convert = Command::new("qemu-img");
+        convert.args([
+            "convert",
+            "-O",
+            "raw",
+            "--object",
+            &credentials,
+            "--image-opts",
+            &options,
+        ]);
+        run(convert.arg(&copy));
+        run(Command::new("cmp").arg(&copy).arg(place.image()));
+    }
+}

@@ -6,7 +6,8 @@
 
 if [ -e /run/bootroom/attached ]; then
 	br_overlay "${NEWROOT:?}" || die "bootroom: the overlay of memory over the root could not be made"
-	read -r br_interface </run/bootroom/attached
-	[ -z "$br_interface" ] ||
-		br_keep_interface "$br_interface" "$(cat "/sys/class/net/$br_interface/address")"
+	br_identity "$NEWROOT"
+	br_hand_over >/dev/null
+	# What dracut has networkd do to every interface, given ip= without one's name, is not for the real system.
+	rm -f /run/systemd/network/*-default.network
 fi

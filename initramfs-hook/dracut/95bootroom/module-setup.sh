@@ -19,11 +19,11 @@ installkernel() {
 install() {
 	inst /usr/sbin/bootroom-attach /sbin/bootroom-attach
 	inst_simple /usr/lib/bootroom/functions.sh /lib/bootroom/functions.sh
-	inst_multiple cat sleep mkdir
+	inst_multiple cat sleep mkdir ln dd rm
 	[ -d /etc/bootroom/tls ] && inst_multiple -o /etc/bootroom/tls/*
 	# shellcheck disable=SC2154 # moddir is dracut's
 	inst_hook cmdline 85 "$moddir/parse-bootroom.sh"
-	inst_hook initqueue/online 50 "$moddir/attach-bootroom.sh"
+	inst_hook initqueue/settled 10 "$moddir/attach-bootroom.sh"
 	inst_hook pre-pivot 50 "$moddir/hand-over-bootroom.sh"
 	dracut_need_initqueue
 }

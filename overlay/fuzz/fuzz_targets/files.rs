@@ -1,4 +1,5 @@
-//! Arbitrary bytes as manifest, live map or durable map: an error, or a disk that can be read and written.
+//! Arbitrary bytes as manifest, live map or durable map: an error, or a disk that can be read, written and compared with
+//! its snapshots; the check at rest, with and without repair, comes before.
 #![no_main]
 
 #[allow(dead_code)]
@@ -8,12 +9,14 @@ mod image;
 #[path = "../../tests/support/sim.rs"]
 mod sim;
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use libfuzzer_sys::fuzz_target;
 use overlay::{
-    Base, BaseId, Digest, Durability, OpenMode, Options, OverlayId, OverlaySpec, Retention, Storage, Store, ZeroBase,
+    Base, BaseId, Digest, Durability, OpenMode, Options, OverlayId, OverlaySpec, Retention, SnapshotName, Storage, Store,
+    ZeroBase,
 };
 use image::Image;
 use sim::Sim;
@@ -60,6 +63,10 @@ fuzz_target!(|input: &[u8]| {
     let sealed = sealed("bootroom-overlay 1", bytes);
     let bytes = if name == "manifest" && how & 4 != 0 { &sealed } else { bytes };
     damage(&*host, dir.join(name), bytes, name != "manifest" && how & 8 != 0);
+    if how & 16 != 0 {
+        let reports = overlay::check(&*host, Path::new("/store"), Some(&id), how & 32 != 0, Some(&|_| Some(base())));
+        assert_eq!(reports.expect("the folder is sound").len(), 1);
+    }
     let store = open_store(&host);
     let _ = store.list().expect("the folder can be listed");
     if let Ok(overlay) = store.open_overlay(&id, &|_| Some(base())) {
@@ -67,5 +74,16 @@ fuzz_target!(|input: &[u8]| {
         let mut buf = vec![0; 8192];
         let _ = disk.read(&mut buf, 0);
         let _ = disk.write(&buf, 1000, Durability::Disk);
+        let _ = overlay.snapshot(&SnapshotName::new("now").expect("well formed"), 0);
+        for (_, snapshot) in overlay.snapshot_ids() {
+            let mut at = 0;
+            let mut tell = |run: std::ops::Range<u64>, _| {
+                assert_eq!(run.start, at);
+                at = run.end;
+                ControlFlow::Continue(())
+            };
+            disk.changed(snapshot, 0..disk.size(), &mut tell).expect("it is there");
+            assert_eq!(at, disk.size());
+        }
     }
 });

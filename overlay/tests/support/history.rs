@@ -80,7 +80,7 @@ impl Base for TagBase {
         self.read_at(buf, offset).map(|()| Attempt::Done)
     }
 
-    fn resident(&self, _range: Range<u64>) -> Option<&[u8]> {
+    fn resident(&self, _range: Range<u64>) -> Option<&std::fs::File> {
         None
     }
 

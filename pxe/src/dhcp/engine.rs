@@ -96,6 +96,11 @@ impl Engine {
         }
     }
 
+    /// Answers by `config` from now on; its short memory stays.
+    pub fn use_config(&mut self, config: Arc<DhcpConfig>) {
+        self.config = config;
+    }
+
     /// Answers one packet. Calls the policy, which may block.
     pub fn handle(&mut self, packet: &Packet, via: Via, now: Now) -> Outcome {
         let Some(mac) = packet.mac().filter(|_| !packet.reply) else {

@@ -18,4 +18,4 @@ pub use config::{DhcpConfig, Mode, Range, Subnet};
 pub use lease::{Lease, LeaseChange, LeaseLog, Leases, NoLog, UnixTime};
 pub use reply::{Destination, Reply};
 pub use search::{FoundServer, find_servers};
-pub use service::Dhcp;
+pub use service::{Dhcp, DhcpControl};

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, SyncSender, TrySendError};
 use std::time::{Duration, Instant};
 
+use parking_lot::RwLock;
 use socket2::Socket;
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
@@ -35,10 +36,41 @@ const LONGEST: usize = 4096;
 
 /// The DHCP server.
 pub struct Dhcp {
-    config: Arc<DhcpConfig>,
+    config: DhcpControl,
     leases: Arc<Leases>,
     policy: Arc<dyn Policy>,
     sockets: Arc<Sockets>,
+}
+
+/// Changes what a running DHCP service gives out.
+#[derive(Clone)]
+pub struct DhcpControl(Arc<RwLock<Arc<DhcpConfig>>>);
+
+impl DhcpControl {
+    fn new(config: DhcpConfig) -> Self {
+        Self(Arc::new(RwLock::new(Arc::new(config))))
+    }
+
+    /// What is in force.
+    pub fn current(&self) -> Arc<DhcpConfig> {
+        self.0.read().clone()
+    }
+
+    /// Answers by `config` from the next packet on. Leases stay; one that no range holds any more is not renewed.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Config`] when it contradicts itself, or would need other sockets.
+    pub fn reconfigure(&self, config: DhcpConfig) -> Result<()> {
+        config.check()?;
+        let sockets = |c: &DhcpConfig| (c.interface.clone(), c.server, c.mode, c.probe);
+        let mut current = self.0.write();
+        if sockets(&current) != sockets(&config) {
+            let text = "interface, server address and mode of DHCP cannot change while it runs";
+            return Err(Error::new(ErrorKind::Config, text));
+        }
+        *current = Arc::new(config);
+        Ok(())
+    }
 }
 
 /// Everything that the service sends through.
@@ -98,18 +130,23 @@ impl Dhcp {
             arp,
         });
         Ok(Self {
-            config: Arc::new(config),
+            config: DhcpControl::new(config),
             leases,
             policy,
             sockets,
         })
     }
 
+    /// Changes what it gives out while it runs.
+    pub fn control(&self) -> DhcpControl {
+        self.config.clone()
+    }
+
     /// Serves until `shutdown` resolves, then answers what it has received and returns.
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send) -> Result<()> {
         let (sender, receiver) = mpsc::sync_channel(QUEUE);
         let engine = Engine::new(
-            self.config.clone(),
+            self.config.current(),
             self.leases.clone(),
             self.policy.clone(),
         );
@@ -118,7 +155,7 @@ impl Dhcp {
             self.leases,
             self.policy,
             self.sockets.clone(),
-            self.config.probe,
+            self.config,
         );
         let thread = std::thread::Builder::new()
             .name("dhcp".into())

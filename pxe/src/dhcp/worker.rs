@@ -11,7 +11,7 @@ use super::engine::{Engine, Now, Outcome, Via};
 use super::lease::Leases;
 use super::packet::Packet;
 use super::reply::{CLIENT_PORT, Destination, Reply};
-use super::service::Sockets;
+use super::service::{DhcpControl, Sockets};
 use crate::limit::Once;
 use crate::machine::Mac;
 use crate::policy::{Event, Policy};
@@ -45,6 +45,7 @@ pub(super) struct Worker {
     leases: Arc<Leases>,
     policy: Arc<dyn Policy>,
     sockets: Arc<Sockets>,
+    config: DhcpControl,
     probe: Duration,
     waiting: Vec<Waiting>,
     malformed: Once<Ipv4Addr>,
@@ -56,13 +57,15 @@ impl Worker {
         leases: Arc<Leases>,
         policy: Arc<dyn Policy>,
         sockets: Arc<Sockets>,
-        probe: Duration,
+        config: DhcpControl,
     ) -> Self {
+        let probe = config.current().probe;
         Self {
             engine,
             leases,
             policy,
             sockets,
+            config,
             probe,
             waiting: Vec::new(),
             malformed: Once::default(),
@@ -90,6 +93,7 @@ impl Worker {
     }
 
     fn batch(&mut self, jobs: Vec<Job>) {
+        self.engine.use_config(self.config.current());
         let mut outcomes = Vec::with_capacity(jobs.len());
         for job in jobs {
             match job {

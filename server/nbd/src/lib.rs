@@ -1,7 +1,7 @@
 //! The NBD wire protocol, both sides: bytes in, bytes out.
 //!
 //! The specification is the NBD project's `doc/proto.md` together with its extended-headers part;
-//! section names in these docs refer to it. Four pieces:
+//! section names in these docs refer to it, and `MUSTS.md` names a test for each of its demands on a server. Four pieces:
 //!
 //! - [`ClientHandshake`] and [`ServerHandshake`]: state machines that are fed what was received and
 //!   hand out what is to be sent; both have an explicit TLS upgrade point.

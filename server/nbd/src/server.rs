@@ -312,6 +312,11 @@ impl ServerHandshake {
         options::put_error(&mut self.output, option, error, text);
     }
 
+    /// Whether the client could still go over to TLS.
+    pub(crate) fn may_start_tls(&self) -> bool {
+        self.policy != TlsPolicy::Off && !self.secure
+    }
+
     fn wants_tls_first(&self, option: OptionKind) -> bool {
         let exempt = matches!(option, OptionKind::StartTls | OptionKind::Abort);
         self.policy == TlsPolicy::Required && !self.secure && !exempt
@@ -421,8 +426,12 @@ impl ServerHandshake {
         let extended = self.style == HeaderStyle::Extended;
         let filters =
             extended && self.selection.export == name && !self.selection.contexts.is_empty();
+        let zeroes = flags.contains(TransmissionFlags::SEND_WRITE_ZEROES);
+        let fast = flags.contains(TransmissionFlags::SEND_FAST_ZERO);
         flags
             .without(TransmissionFlags::SEND_DF.with(TransmissionFlags::BLOCK_STATUS_PAYLOAD))
+            .without(TransmissionFlags::SEND_FAST_ZERO)
+            .with_if(TransmissionFlags::SEND_FAST_ZERO, fast && zeroes)
             .with(TransmissionFlags::HAS_FLAGS)
             .with_if(
                 TransmissionFlags::SEND_DF,

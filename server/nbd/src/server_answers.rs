@@ -95,12 +95,7 @@ impl ServerHandshake {
                 return None;
             }
         };
-        let purpose = if option == OptionKind::Go {
-            Purpose::Open
-        } else {
-            Purpose::Describe
-        };
-        match self.lookup(request.name, purpose, directory) {
+        match self.lookup(option, request.name, directory) {
             Ok(mut info) => {
                 info.flags = self.flags_for(request.name, info.flags);
                 options::put_infos(&mut self.output, option, &request, &info);
@@ -114,15 +109,21 @@ impl ServerHandshake {
         }
     }
 
-    /// Asks the directory; TLS_REQD must not be said once TLS is in use.
+    /// Asks the directory. TLS_REQD must only be said where TLS is offered and not in use, and only to INFO and GO.
     fn lookup(
         &self,
+        option: OptionKind,
         name: &str,
-        purpose: Purpose,
         directory: &mut dyn Directory,
     ) -> Result<ExportInfo, Refusal> {
+        let purpose = match option {
+            OptionKind::Go => Purpose::Open,
+            _ => Purpose::Describe,
+        };
+        let opens = matches!(option, OptionKind::Info | OptionKind::Go);
+        let sayable = opens && self.may_start_tls();
         directory.lookup(name, purpose).map_err(|mut refusal| {
-            if self.secure && refusal.error == OptionError::TlsRequired {
+            if !sayable && refusal.error == OptionError::TlsRequired {
                 refusal.error = OptionError::Policy;
             }
             refusal
@@ -147,7 +148,7 @@ impl ServerHandshake {
             let text = format!("metadata query {query:?} has no colon");
             return self.refuse(option, OptionError::Invalid, &text);
         }
-        match self.lookup(request.name, Purpose::Describe, directory) {
+        match self.lookup(option, request.name, directory) {
             Ok(info) if setting => self.set_contexts(&request, &info),
             Ok(info) => self.list_contexts(&request, &info),
             Err(refusal) => self.refuse(option, refusal.error, &refusal.message),

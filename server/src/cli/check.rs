@@ -31,6 +31,7 @@ struct Verdict<'a> {
 
 #[derive(Serialize)]
 struct Finding<'a> {
+    file: String,
     line: Option<usize>,
     message: &'a str,
     fix: Option<&'a str>,
@@ -42,7 +43,7 @@ pub fn run(options: &CheckOptions, colour: bool) -> anyhow::Result<Exit> {
     match (&problems, options.json) {
         (_, true) => output::json(&verdict(options, problems.as_ref()))?,
         (Some(problems), false) => eprintln!("{}", problems.render(colour)),
-        (None, false) => println!("{}: the configuration is right", options.file.display()),
+        (None, false) => say!("{}: the configuration is right", options.file.display()),
     }
     Ok(if problems.is_some() {
         Exit::Config
@@ -61,14 +62,13 @@ fn find(options: &CheckOptions) -> Option<Problems> {
     } else {
         host::check(&config)
     };
-    let source = std::fs::read_to_string(&options.file).unwrap_or_default();
-    let path = options.file.clone();
-    (!list.is_empty()).then_some(Problems { path, source, list })
+    (!list.is_empty()).then(|| config.refuse(list))
 }
 
 fn verdict<'a>(options: &CheckOptions, problems: Option<&'a Problems>) -> Verdict<'a> {
     let findings = problems.into_iter().flat_map(|problems| {
         problems.list.iter().map(|problem| Finding {
+            file: problems.file(problem).display().to_string(),
             line: problems.line(problem),
             message: &problem.message,
             fix: problem.fix.as_deref(),

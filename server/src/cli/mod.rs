@@ -8,7 +8,9 @@ pub(crate) mod image;
 mod output;
 mod overlay_check;
 mod pki;
+mod reload;
 mod serve;
+mod snapshot;
 mod status;
 
 use std::{
@@ -77,6 +79,8 @@ enum Colour {
 enum Command {
     /// Serve the room: DHCP, TFTP, HTTP, NBD
     Serve(serve::ServeOptions),
+    /// Let the running server read its configuration again
+    Reload(reload::ReloadOptions),
     /// Say what is wrong with a configuration
     Check(check::CheckOptions),
     /// Show the server as a whole
@@ -87,11 +91,14 @@ enum Command {
     /// Build, list, publish and remove images
     #[command(subcommand)]
     Image(image::ImageCommand),
-    /// Serve one file or block device over NBD, with no configuration
+    /// Serve one file, block device or image version over NBD, with no configuration
     Export(export::ExportOptions),
     /// Look at the machines' overlays
     #[command(subcommand)]
     Overlay(overlay_check::OverlayCommand),
+    /// Take, list, read and drop snapshots of disks, for backups
+    #[command(subcommand)]
+    Snapshot(snapshot::SnapshotCommand),
     /// Make and withdraw certificates for TLS
     #[command(subcommand)]
     Pki(pki::PkiCommand),
@@ -132,12 +139,14 @@ pub fn run() -> ExitCode {
     let cli = Cli::parse();
     let outcome = match &cli.command {
         Command::Serve(options) => serve::run(options),
+        Command::Reload(options) => reload::run(options),
         Command::Check(options) => check::run(options, cli.color == Colour::Always),
         Command::Status(options) => status::run(options),
         Command::Client(command) => client::run(command),
         Command::Image(command) => image::run(command),
         Command::Pki(command) => pki::run(command),
         Command::Export(options) => export::run(options),
+        Command::Snapshot(command) => snapshot::run(command),
         Command::Overlay(command) => overlay_check::run(command),
         Command::Demo(options) => return finish_demo(demo::run(options)),
     };

@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::{Exit, load};
 use crate::{
-    config::{self, host, problem::Problems},
+    config::{self, host},
     room::Room,
 };
 
@@ -22,14 +22,7 @@ pub struct ServeOptions {
 pub fn run(options: &ServeOptions) -> anyhow::Result<Exit> {
     start_log();
     let config = load(&options.config)?;
-    let refuse = |list| {
-        let source = std::fs::read_to_string(&options.config).unwrap_or_default();
-        anyhow::Error::from(Problems {
-            path: options.config.clone(),
-            source,
-            list,
-        })
-    };
+    let refuse = |list| anyhow::Error::from(config.refuse(list));
     let problems = host::check(&config);
     if !problems.is_empty() {
         return Err(refuse(problems));
@@ -49,10 +42,13 @@ pub fn run(options: &ServeOptions) -> anyhow::Result<Exit> {
     outcome.map(|()| Exit::Ok)
 }
 
+/// rustls warns of every client that gives an address where a name belongs, as GnuTLS does.
+const LOG: &str = "info,rustls=error";
+
 /// Logs to stderr; BOOTROOM_LOG has the filter (`info`, `debug`, `pxe=debug`).
 pub(super) fn start_log() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("BOOTROOM_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(LOG));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(false)

@@ -20,6 +20,8 @@ pub enum ErrorKind {
     State,
     /// The overlay store or the catalogue failed.
     Disk,
+    /// A machine's keys or certificates cannot be had.
+    Identity,
 }
 
 /// A failure: kind, what was being done, and why.
@@ -61,6 +63,18 @@ impl Error {
     ) -> Self {
         Error {
             kind: ErrorKind::Disk,
+            context: context.into(),
+            source: Some(source.into()),
+        }
+    }
+
+    /// A failure about a machine's keys or certificates.
+    pub fn identity(
+        context: impl Into<String>,
+        source: impl Into<Box<dyn StdError + Send + Sync>>,
+    ) -> Self {
+        Error {
+            kind: ErrorKind::Identity,
             context: context.into(),
             source: Some(source.into()),
         }

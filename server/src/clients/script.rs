@@ -5,9 +5,10 @@
 use std::{fmt::Write, net::Ipv4Addr};
 
 use images::Version;
-use pxe::{Mac, menu::Target};
+use pxe::menu::{Target, ipxe_initrd_arguments, ipxe_initrds};
 
-use super::{boot::Token, directory::Profile, registry::Record};
+use super::{boot::Token, directory::Profile, identity::machine_id, registry::Record};
+use crate::config::exports::TlsMode;
 
 /// Where the server is, as this client reaches it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,7 +36,8 @@ impl Place {
 pub struct Script {
     title: String,
     kernel: String,
-    initrd: String,
+    /// The version's own, then that with the machine's identity.
+    initrds: Vec<String>,
     /// The command line without `ip=`, which each boot loader fills in from its own DHCP lease.
     arguments: String,
     hostname: String,
@@ -52,8 +54,12 @@ impl Script {
     ) -> Self {
         let files = format!("images/{}/{}", version.image(), version.number());
         let name = &record.name;
+        let scheme = match profile.tls {
+            TlsMode::Off => "",
+            TlsMode::On | TlsMode::Required => "nbds://",
+        };
         let mut arguments = format!(
-            "root=/dev/nbd0 nbdroot={}:{}/client/{name}/{token} BOOTIF=01-{} bootroom.report={} \
+            "root=/dev/nbd0 nbdroot={scheme}{}:{}/client/{name}/{token} BOOTIF=01-{} bootroom.report={} \
              systemd.hostname={name} systemd.machine_id={}",
             place.address,
             place.nbd_port,
@@ -61,15 +67,22 @@ impl Script {
             place.url(&format!("report/{token}")),
             machine_id(record.mac),
         );
+        if profile.has_secret() {
+            let _ = write!(arguments, " bootroom.identity=identity/{name}/{token}");
+        }
         for extra in [version.cmdline(), profile.kernel_args.as_str()] {
             if !extra.is_empty() {
                 let _ = write!(arguments, " {extra}");
             }
         }
+        let mut initrds = vec![place.url(&format!("{files}/initrd.img"))];
+        if profile.has_identity() {
+            initrds.push(place.url(&identity_path(token)));
+        }
         Script {
             title: format!("{name} boots {version}"),
             kernel: place.url(&format!("{files}/vmlinuz")),
-            initrd: place.url(&format!("{files}/initrd.img")),
+            initrds,
             arguments,
             hostname: name.to_string(),
         }
@@ -80,15 +93,16 @@ impl Script {
         let Script {
             title,
             kernel,
-            initrd,
+            initrds,
             arguments,
             hostname,
         } = self;
+        let (names, fetch) = (ipxe_initrd_arguments(initrds.len()), ipxe_initrds(initrds));
         format!(
             "#!ipxe\n\
              echo bootroom: {title}\n\
-             kernel {kernel} initrd=initrd.img ip=${{ip}}::${{gateway}}:${{netmask}}:{hostname}::none:${{dns}} {arguments} || goto failed\n\
-             initrd {initrd} || goto failed\n\
+             kernel {kernel} {names} ip=${{ip}}::${{gateway}}:${{netmask}}:{hostname}::none:${{dns}} {arguments} || goto failed\n\
+             {fetch}\
              boot || goto failed\n\
              {FAILED}"
         )
@@ -108,11 +122,24 @@ impl Script {
         );
         Target::Linux {
             kernel: self.kernel.clone(),
-            initrd: self.initrd.clone(),
+            initrds: self.initrds.clone(),
             command_line: format!("{ip} {}", self.arguments),
         }
     }
 }
+
+/// Where the identity of a boot is.
+fn identity_path(token: Token) -> String {
+    format!("{IDENTITY}/{token}.cpio")
+}
+
+/// The token in a path of [`identity_path`], without its first part.
+pub fn identity_token(rest: &str) -> Option<&str> {
+    rest.strip_suffix(".cpio")
+}
+
+/// The first part of the path of every identity.
+pub const IDENTITY: &str = "identity";
 
 /// What a machine leased, for a boot loader that cannot say so on the kernel command line itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -149,18 +176,6 @@ fn plain(line: &str) -> String {
         .collect()
 }
 
-/// A machine-id (machine-id(5)) that a machine keeps over every fresh disk: derived from its address, in the
-/// form of a version 4 UUID as systemd makes them.
-fn machine_id(mac: Mac) -> String {
-    let hash = blake3::derive_key("bootroom 2026-11-23 machine-id", &mac.0);
-    let mut bytes = [0; 16];
-    bytes.copy_from_slice(&hash[..16]);
-    uuid::Builder::from_random_bytes(bytes)
-        .into_uuid()
-        .simple()
-        .to_string()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -171,13 +186,5 @@ mod tests {
         assert!(script.starts_with(
             "#!ipxe\necho bootroom: no image `{boot}`  sanboot\necho bootroom: second"
         ));
-    }
-
-    #[test]
-    fn machine_ids_differ_and_last() {
-        let one = machine_id(Mac([2, 0, 0, 0, 0, 1]));
-        assert_eq!(one, machine_id(Mac([2, 0, 0, 0, 0, 1])));
-        assert_ne!(one, machine_id(Mac([2, 0, 0, 0, 0, 2])));
-        assert_eq!((one.len(), one.as_bytes()[12]), (32, b'4'));
     }
 }

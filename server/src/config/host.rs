@@ -4,12 +4,22 @@ use std::{fs, io, path::Path};
 
 use images::{Catalogue, ImageRef};
 
-use super::{Config, problem::Problem, reader::Located};
+use super::{
+    Config, Settings,
+    exports::{Mode, Source},
+    menu::Choice,
+    problem::Problem,
+    reader::Located,
+};
+use crate::exports::source::{Identity, identify_file};
 
 /// What on this machine stands in the way. Changes nothing on it.
 pub fn check(config: &Config) -> Vec<Problem> {
     let mut problems = Vec::new();
     check_interface(config, &mut problems);
+    check_certificates(config, &mut problems);
+    check_exports(config, &mut problems);
+    check_boot_files(config, &mut problems);
     if check_data(config, &mut problems) {
         check_images(config, &mut problems);
     }
@@ -28,6 +38,42 @@ fn check_interface(config: &Config, problems: &mut Vec<Problem>) {
     );
     let fix = format!("interfaces here: {}", there.join(", "));
     problems.push(Problem::at(interface.span.clone(), message).fix(fix));
+}
+
+/// The directory of further boot files, and the programs of menus.
+fn check_boot_files(config: &Config, problems: &mut Vec<Problem>) {
+    if let Some(files) = config.server.files.as_ref().filter(|f| !f.value.is_dir()) {
+        let message = format!("server.files: {} is no directory", files.value.display());
+        problems.push(Problem::at(files.span.clone(), message).fix("make it, or remove the line"));
+    }
+    let menus = settings(config).filter_map(|settings| settings.menu.as_ref());
+    for entry in menus.flat_map(|menu| &menu.entries) {
+        let Choice::Program(program) = &entry.choice else {
+            continue;
+        };
+        for path in program.files().filter(|path| !path.value.is_file()) {
+            let message = format!("there is no file {}", path.value.display());
+            let fix = "install the package that has it (memory test: apt install memtest86+)";
+            problems.push(Problem::at(path.span.clone(), message).fix(fix));
+        }
+    }
+}
+
+fn settings(config: &Config) -> impl Iterator<Item = &Settings> {
+    let groups = config.groups.values().map(|group| &group.settings);
+    groups.chain(config.clients.values().map(|client| &client.settings))
+}
+
+fn check_certificates(config: &Config, problems: &mut Vec<Problem>) {
+    let Some(tls) = &config.tls else { return };
+    if tls.own && !tls.certificate.exists() {
+        return; // `serve` makes them.
+    }
+    if let Err(error) = crate::room::tls_states(config) {
+        let fix =
+            "`bootroom pki init --host NAME` makes certificates for a site without a CA of its own";
+        problems.push(Problem::at(tls.span.clone(), format!("{error:#}")).fix(fix));
+    }
 }
 
 /// The interfaces of this process's own network namespace, which /sys/class/net need not be.
@@ -66,6 +112,40 @@ fn check_data(config: &Config, problems: &mut Vec<Problem>) -> bool {
     true
 }
 
+/// Files and devices of exports: there, of the right kind, and none that one export writes behind another's back.
+fn check_exports(config: &Config, problems: &mut Vec<Problem>) {
+    let mut seen: Vec<(Identity, &String, Mode)> = Vec::new();
+    for (name, export) in &config.exports {
+        let found = match &export.spec.source {
+            Source::File(path) => identify_file(path, false),
+            Source::Device(path) => identify_file(path, true),
+            Source::Image(_) => continue,
+        };
+        let at = |message: String| Problem::at(export.source_at.clone(), message);
+        let identity = match found {
+            Ok(identity) => identity,
+            Err(error) => {
+                let fix = "mend the path, or take the export out of the configuration";
+                problems.push(at(format!("[exports.{name}]: {error:#}")).fix(fix));
+                continue;
+            }
+        };
+        let mode = export.spec.mode;
+        let writes = |other: Mode| other == Mode::ReadWrite || mode == Mode::ReadWrite;
+        let twin = seen
+            .iter()
+            .find(|(seen, _, mode)| *seen == identity && writes(*mode));
+        if let Some((_, other, _)) = twin {
+            let message = format!(
+                "[exports.{name}] and [exports.{other}] are of one file, and one of them writes to it"
+            );
+            let fix = "make one export of the two; shared = true lets several machines write to it";
+            problems.push(at(message).fix(fix));
+        }
+        seen.push((identity, name, mode));
+    }
+}
+
 fn writable(dir: &Path) -> io::Result<()> {
     if !fs::metadata(dir)?.is_dir() {
         return Err(io::Error::other(format!(
@@ -87,10 +167,17 @@ fn check_images(config: &Config, problems: &mut Vec<Problem>) {
             return;
         }
     };
-    let groups = config.groups.values().map(|group| &group.settings);
-    let settings = groups.chain(config.clients.values().map(|client| &client.settings));
-    for image in settings.filter_map(|settings| settings.image.as_ref()) {
-        check_image(&catalogue, image, problems);
+    for settings in settings(config) {
+        let menu = settings.menu.iter().flat_map(|menu| menu.images());
+        for image in settings.image.iter().chain(menu) {
+            check_image(&catalogue, image, problems);
+        }
+    }
+    for export in config.exports.values() {
+        if let Source::Image(image) = &export.spec.source {
+            let (value, span) = (image.clone(), export.source_at.clone());
+            check_image(&catalogue, &Located { value, span }, problems);
+        }
     }
 }
 

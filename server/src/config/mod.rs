@@ -1,24 +1,38 @@
-//! The configuration: one TOML file, read whole or refused with every mistake shown.
+//! The configuration: one TOML file, and what `conf.d/*.toml` beside it adds; read whole or refused with every
+//! mistake shown.
 //!
 //! [`load`] reads and checks what the file alone can tell; [`host::check`] compares it with the machine
 //! that it is to run on (interfaces, directories, images).
 
 mod checks;
+pub mod dhcp;
+pub mod exports;
 pub mod host;
+pub mod menu;
 mod parse;
 pub mod problem;
 pub mod reader;
+pub mod restart;
 pub mod units;
 
-use std::{collections::BTreeMap, net::Ipv4Addr, path::Path, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use images::ImageRef;
 use ipnet::Ipv4Net;
-use pxe::{Loader, Mac};
+use pxe::{DhcpOption, Loader, Mac};
 
-use problem::{Problem, Problems};
+pub use dhcp::{Dhcp, DhcpMode};
+use exports::{ExportSettings, Listener, ListenerTls, TlsMode, TlsSettings};
+use menu::Menu;
+use problem::{Problem, Problems, Sources};
 use reader::Located;
-use units::{AddressRange, ByteSize, ClientName, MacPattern, NameTemplate, Retention, Seconds};
+use units::{AddressRange, ByteSize, ClientName, MacPattern, NameTemplate, Retention};
 
 /// Where `serve` and the other verbs look when no file is named.
 pub const DEFAULT_PATH: &str = "/etc/bootroom/bootroom.toml";
@@ -34,6 +48,22 @@ pub struct Config {
     pub groups: BTreeMap<String, Group>,
     /// `[clients.NAME]`.
     pub clients: BTreeMap<ClientName, Client>,
+    /// `[tls]`: certificates; the server's own if it is not written.
+    pub tls: Option<TlsSettings>,
+    /// `[listeners.NAME]`: where NBD is served besides the room's own address.
+    pub listeners: BTreeMap<String, Listener>,
+    /// `[exports.NAME]`.
+    pub exports: BTreeMap<String, ExportSettings>,
+    /// The files that all of it comes from.
+    pub sources: Sources,
+}
+
+impl Config {
+    /// What is wrong with it, with the text that it came from.
+    pub fn refuse(&self, list: Vec<Problem>) -> Problems {
+        let sources = self.sources.clone();
+        Problems { sources, list }
+    }
 }
 
 /// `[server]`: where the server lives.
@@ -49,8 +79,16 @@ pub struct Server {
     pub http_port: u16,
     /// TCP port of the clients' disks.
     pub nbd_port: u16,
+    /// TLS on that port.
+    pub tls: ListenerTls,
     /// Path of the control socket.
     pub control: PathBuf,
+    /// A directory whose files anyone may fetch: loaders of other firmware, a Raspberry Pi's boot files.
+    pub files: Option<Located<PathBuf>>,
+    /// Whether to tell machines that ask for an IPv6 router that there is none, so that they do not wait for it.
+    pub quiet_ipv6: bool,
+    /// Whether machines get ssh host keys that last, over the boot files' plain HTTP.
+    pub ssh_host_keys: bool,
 }
 
 impl Server {
@@ -64,41 +102,20 @@ impl Server {
         self.data.value.join("overlays")
     }
 
+    /// Where the server makes CA and certificates by itself, if there is no `[tls]`.
+    pub fn pki(&self) -> PathBuf {
+        self.data.value.join("pki")
+    }
+
+    /// Where the machines' ssh host keys are kept.
+    pub fn identities(&self) -> PathBuf {
+        self.data.value.join("identity")
+    }
+
     /// The server's address without the prefix length.
     pub fn ip(&self) -> Ipv4Addr {
         self.address.value.addr()
     }
-}
-
-/// How DHCP is served.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum DhcpMode {
-    /// Addresses and boot files.
-    #[default]
-    Full,
-    /// Boot files only, beside the site's own server.
-    Proxy,
-    /// Not at all.
-    Off,
-}
-
-/// `[dhcp]`.
-#[derive(Debug, Clone, Default)]
-pub struct Dhcp {
-    /// How.
-    pub mode: DhcpMode,
-    /// Addresses to give out.
-    pub range: Option<Located<AddressRange>>,
-    /// How long a lease lasts; twelve hours if none.
-    pub lease: Option<Seconds>,
-    /// Default router.
-    pub router: Option<Ipv4Addr>,
-    /// DNS servers.
-    pub dns: Vec<Ipv4Addr>,
-    /// NTP servers.
-    pub ntp: Vec<Ipv4Addr>,
-    /// Domain name.
-    pub domain: Option<String>,
 }
 
 /// What groups and clients can both say of their machines.
@@ -116,6 +133,12 @@ pub struct Settings {
     pub kernel_args: Option<String>,
     /// Boot loader family.
     pub loader: Option<Loader>,
+    /// What may be chosen at power-on.
+    pub menu: Option<Arc<Menu>>,
+    /// Further DHCP options.
+    pub options: Vec<DhcpOption>,
+    /// Whether their disks are encrypted on the wire; as `[server] tls` says if none.
+    pub tls: Option<Located<TlsMode>>,
 }
 
 /// `[groups.NAME]`: machines configured alike.
@@ -125,8 +148,8 @@ pub struct Group {
     pub macs: Vec<Located<MacPattern>>,
     /// How they are named.
     pub name: NameTemplate,
-    /// Where their addresses come from; the common range if none.
-    pub range: Option<Located<AddressRange>>,
+    /// Where their addresses come from; the common ranges if none.
+    pub ranges: Vec<Located<AddressRange>>,
     /// What they boot, and how.
     pub settings: Settings,
 }
@@ -144,27 +167,52 @@ pub struct Client {
     pub settings: Settings,
 }
 
-/// Reads a configuration file.
+/// Reads a configuration file and `conf.d/*.toml` beside it, in the order of their names.
 ///
 /// # Errors
-/// Every problem that the file alone shows, each with its place.
+/// Every problem that the files alone show, each with its place.
 pub fn load(path: &Path) -> Result<Config, Problems> {
-    let refuse = |source: &str, list| Problems {
-        path: path.to_owned(),
-        source: source.to_owned(),
-        list,
+    let mut sources = Sources::default();
+    let mut unread = Vec::new();
+    let fix = "name the configuration with --config FILE; README.md has one to start from";
+    read_source(&mut sources, &mut unread, path, fix);
+    match additions(path) {
+        Ok(paths) => paths.iter().for_each(|path| {
+            let fix = "make it readable, or take it out of conf.d";
+            read_source(&mut sources, &mut unread, path, fix);
+        }),
+        Err(problem) => unread.push(problem),
+    }
+    if !unread.is_empty() {
+        return Err(Problems {
+            sources,
+            list: unread,
+        });
+    }
+    parse::parse(&sources).map_err(|list| Problems { sources, list })
+}
+
+fn read_source(sources: &mut Sources, unread: &mut Vec<Problem>, path: &Path, fix: &str) {
+    let text = fs::read_to_string(path).unwrap_or_else(|error| {
+        unread.push(Problem::of_file(path, &error).fix(fix));
+        String::new()
+    });
+    sources.add(path, text);
+}
+
+/// The files of `conf.d` beside the main file.
+fn additions(main: &Path) -> Result<Vec<PathBuf>, Problem> {
+    let dir = main.parent().unwrap_or(Path::new("")).join("conf.d");
+    let failed = |error: io::Error| Problem::of_file(&dir, &error);
+    let entries = match fs::read_dir(&dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(failed)?,
     };
-    let source = std::fs::read_to_string(path).map_err(|error| {
-        let message = format!("cannot read {}: {error}", path.display());
-        let fix = "name the configuration with --config FILE; README.md has one to start from";
-        let problem = Problem {
-            message,
-            span: None,
-            fix: Some(fix.into()),
-        };
-        refuse("", vec![problem])
-    })?;
-    parse::parse(&source).map_err(|list| refuse(&source, list))
+    let paths: io::Result<Vec<_>> = entries.map(|entry| Ok(entry?.path())).collect();
+    let mut paths = paths.map_err(failed)?;
+    paths.retain(|path| path.extension().is_some_and(|ending| ending == "toml"));
+    paths.sort();
+    Ok(paths)
 }
 
 #[cfg(test)]

@@ -1,13 +1,16 @@
 //! From TOML text to [`Config`]: every table is read, every mistake is noted.
 
-use std::{collections::BTreeMap, path::PathBuf, str::FromStr};
+use std::{collections::BTreeMap, path::PathBuf, str::FromStr, sync::Arc};
 
 use pxe::Loader;
+use serde_spanned::Spanned;
 use toml::de::DeTable;
 
 use super::{
-    Client, Config, Dhcp, DhcpMode, Group, Server, Settings, checks,
-    problem::Problem,
+    Client, Config, Group, Server, Settings, checks, dhcp,
+    exports::{self, TlsSettings},
+    menu,
+    problem::{Problem, SourceFile, Sources},
     reader::{Located, Section},
     units::{BadValue, ClientName, NameTemplate},
 };
@@ -18,14 +21,28 @@ const DEFAULT_HTTP_PORT: u16 = 80;
 const DEFAULT_NBD_PORT: u16 = 10809;
 
 /// Reads the text of a configuration.
-pub fn parse(source: &str) -> Result<Config, Vec<Problem>> {
-    let document = DeTable::parse(source).map_err(|error| {
-        let span = error.span().unwrap_or(0..0);
-        vec![Problem::at(span, error.message().to_owned())]
-    })?;
+pub fn parse(sources: &Sources) -> Result<Config, Vec<Problem>> {
+    let texts: Vec<String> = sources.files().iter().map(in_its_place).collect();
     let mut problems = Vec::new();
-    let root = Section::new("", document.span(), document.get_ref());
-    let config = read_root(root, &mut problems);
+    let documents: Vec<_> = texts
+        .iter()
+        .filter_map(|text| read_document(text, &mut problems))
+        .collect();
+    if !problems.is_empty() {
+        return Err(problems);
+    }
+    let roots = documents
+        .iter()
+        .map(|document| Section::new("", document.span(), document.get_ref()));
+    let mut roots = Roots {
+        sources,
+        sections: roots.collect(),
+    };
+    let config = read_roots(&mut roots, &mut problems);
+    roots
+        .sections
+        .into_iter()
+        .for_each(|root| root.finish(&mut problems));
     // Checks on values that could not be read would only repeat the mistake in other words.
     if let Some(config) = config.as_ref().filter(|_| problems.is_empty()) {
         checks::check(config, &mut problems);
@@ -36,8 +53,57 @@ pub fn parse(source: &str) -> Result<Config, Vec<Problem>> {
     }
 }
 
-fn read_root(mut root: Section<'_>, problems: &mut Vec<Problem>) -> Option<Config> {
-    let server = match root.table("server", problems) {
+/// A file's text behind as much blank space as makes the parser's spans those of the whole.
+fn in_its_place(file: &SourceFile) -> String {
+    " ".repeat(file.start) + &file.text
+}
+
+fn read_document<'a>(text: &'a str, problems: &mut Vec<Problem>) -> Option<Spanned<DeTable<'a>>> {
+    DeTable::parse(text)
+        .map_err(|error| {
+            let span = error.span().unwrap_or(0..0);
+            problems.push(Problem::at(span, error.message().to_owned()));
+        })
+        .ok()
+}
+
+/// The top of each file: the main one, which has everything, and those of conf.d, which only add to some tables.
+pub(super) struct Roots<'a> {
+    sources: &'a Sources,
+    sections: Vec<Section<'a>>,
+}
+
+impl<'a> Roots<'a> {
+    fn main(&mut self) -> &mut Section<'a> {
+        &mut self.sections[0]
+    }
+
+    /// All tables below `key` in all files, each name once.
+    pub(super) fn tables(
+        &mut self,
+        key: &'static str,
+        problems: &mut Vec<Problem>,
+    ) -> Vec<(Located<String>, Section<'a>)> {
+        let mut found: Vec<(Located<String>, Section<'a>)> = Vec::new();
+        for root in &mut self.sections {
+            for (name, section) in root.tables(key, problems) {
+                match found.iter().find(|(other, _)| other.value == name.value) {
+                    Some((first, _)) => {
+                        let there = self.sources.place(&first.span);
+                        let message = format!("[{key}.{}] is in {there} already", name.value);
+                        let fix = "remove one of the two, or give it another name";
+                        problems.push(Problem::at(name.span, message).fix(fix));
+                    }
+                    None => found.push((name, section)),
+                }
+            }
+        }
+        found
+    }
+}
+
+fn read_roots(roots: &mut Roots<'_>, problems: &mut Vec<Problem>) -> Option<Config> {
+    let server = match roots.main().table("server", problems) {
         Some(section) => read_server(section, problems),
         None => {
             let fix = "add [server] with data, interface and address";
@@ -45,17 +111,27 @@ fn read_root(mut root: Section<'_>, problems: &mut Vec<Problem>) -> Option<Confi
             None
         }
     };
-    let dhcp = root
-        .table("dhcp", problems)
-        .map(|section| read_dhcp(section, problems));
-    let groups = read_groups(&mut root, problems);
-    let clients = read_clients(&mut root, problems);
-    root.finish(problems);
+    let dhcp = roots.main().table("dhcp", problems);
+    let dhcp = dhcp.map(|section| dhcp::read(section, problems));
+    let tls = roots.main().table("tls", problems);
+    let tls = match tls {
+        Some(section) => exports::read_tls(section, problems),
+        None => server.as_ref().map(TlsSettings::made_by),
+    };
+    let listeners = roots.main().tables("listeners", problems);
+    let listeners = exports::read_listeners(listeners, problems);
+    let groups = read_groups(roots, problems);
+    let clients = read_clients(roots, problems);
+    let exports = exports::read_exports(roots, problems);
     Some(Config {
         server: server?,
         dhcp: dhcp.unwrap_or_default(),
         groups,
         clients,
+        tls,
+        listeners,
+        exports,
+        sources: roots.sources.clone(),
     })
 }
 
@@ -64,8 +140,12 @@ fn read_server(mut section: Section<'_>, problems: &mut Vec<Problem>) -> Option<
     let interface = section.required("interface", "\"enp3s0\"", problems);
     let address = section.required("address", "\"10.12.0.1/24\"", problems);
     let control = section.optional::<PathBuf>("control", problems);
+    let files = section.optional::<PathBuf>("files", problems);
+    let quiet_ipv6 = section.boolean("quiet_ipv6", problems);
     let http_port = read_port(&mut section, "http_port", DEFAULT_HTTP_PORT, problems);
     let nbd_port = read_port(&mut section, "nbd_port", DEFAULT_NBD_PORT, problems);
+    let tls = exports::read_listener_tls(&mut section, problems);
+    let ssh_host_keys = section.boolean("ssh_host_keys", problems);
     section.finish(problems);
     Some(Server {
         data: data?,
@@ -73,7 +153,11 @@ fn read_server(mut section: Section<'_>, problems: &mut Vec<Problem>) -> Option<
         address: address?,
         http_port,
         nbd_port,
+        tls,
         control: control.map_or_else(|| DEFAULT_CONTROL.into(), |located| located.value),
+        files,
+        quiet_ipv6: quiet_ipv6.unwrap_or(false),
+        ssh_host_keys: ssh_host_keys.unwrap_or(false),
     })
 }
 
@@ -89,37 +173,16 @@ fn read_port(
         .unwrap_or(default)
 }
 
-fn read_dhcp(mut section: Section<'_>, problems: &mut Vec<Problem>) -> Dhcp {
-    let dhcp = Dhcp {
-        mode: section
-            .optional("mode", problems)
-            .map(|l| l.value)
-            .unwrap_or_default(),
-        range: section.optional("range", problems),
-        lease: section.optional("lease", problems).map(|l| l.value),
-        router: section.optional("router", problems).map(|l| l.value),
-        dns: values(section.list("dns", problems)),
-        ntp: values(section.list("ntp", problems)),
-        domain: section.optional("domain", problems).map(|l| l.value),
-    };
-    section.finish(problems);
-    dhcp
-}
-
-fn values<T>(list: Vec<Located<T>>) -> Vec<T> {
-    list.into_iter().map(|located| located.value).collect()
-}
-
-fn read_groups(root: &mut Section<'_>, problems: &mut Vec<Problem>) -> BTreeMap<String, Group> {
+fn read_groups(roots: &mut Roots<'_>, problems: &mut Vec<Problem>) -> BTreeMap<String, Group> {
     let mut groups = BTreeMap::new();
-    for (name, mut section) in root.tables("groups", problems) {
+    for (name, mut section) in roots.tables("groups", problems) {
         let template = section
             .optional("name", problems)
             .map(|located| located.value);
         let group = Group {
             macs: section.list("macs", problems),
             name: template.unwrap_or_else(|| NameTemplate::for_group(&name.value)),
-            range: section.optional("range", problems),
+            ranges: section.some("range", problems),
             settings: read_settings(&mut section, problems),
         };
         section.finish(problems);
@@ -133,11 +196,11 @@ fn read_groups(root: &mut Section<'_>, problems: &mut Vec<Problem>) -> BTreeMap<
 }
 
 fn read_clients(
-    root: &mut Section<'_>,
+    roots: &mut Roots<'_>,
     problems: &mut Vec<Problem>,
 ) -> BTreeMap<ClientName, Client> {
     let mut clients = BTreeMap::new();
-    for (name, mut section) in root.tables("clients", problems) {
+    for (name, mut section) in roots.tables("clients", problems) {
         let mac = section.required("mac", "\"52:54:00:12:00:01\"", problems);
         let address = section.optional("address", problems);
         let group = section.optional("group", problems);
@@ -172,21 +235,9 @@ fn read_settings(section: &mut Section<'_>, problems: &mut Vec<Problem>) -> Sett
         loader: section
             .optional("loader", problems)
             .map(|l: Located<LoaderName>| l.value.0),
-    }
-}
-
-impl FromStr for DhcpMode {
-    type Err = BadValue;
-
-    fn from_str(text: &str) -> Result<Self, BadValue> {
-        match text {
-            "full" => Ok(DhcpMode::Full),
-            "proxy" => Ok(DhcpMode::Proxy),
-            "off" => Ok(DhcpMode::Off),
-            _ => Err(BadValue(format!(
-                "`{text}`: use \"full\", \"proxy\" or \"off\""
-            ))),
-        }
+        menu: menu::read(section, problems).map(Arc::new),
+        options: dhcp::read_options(section, problems),
+        tls: section.optional("tls", problems),
     }
 }
 

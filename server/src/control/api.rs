@@ -22,15 +22,19 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     commit,
-    model::{CommitRequest, Failure, ResetDone, ResetRequest},
+    model::{CommitRequest, Failure, Forgotten, ReloadAnswer, ResetDone, ResetRequest},
+    snapshots,
     views::{self, Sources},
 };
-use crate::clients::error::{Error, ErrorKind, Result};
+use crate::{
+    clients::error::{Error, ErrorKind, Result},
+    config::problem::Problems,
+};
 
 /// What the requests are answered from.
 #[derive(Clone)]
-struct Server {
-    sources: Sources,
+pub(super) struct Server {
+    pub(super) sources: Sources,
     stop: CancellationToken,
 }
 
@@ -93,7 +97,16 @@ pub async fn serve(
         sources,
         stop: stop.clone(),
     };
-    let served = axum::serve(socket.listener, routes(server))
+    answer_all(socket, routes(server), stop).await
+}
+
+/// Answers what `routes` says until `stop` is cancelled.
+pub(super) async fn answer_all(
+    socket: ControlSocket,
+    routes: Router,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let served = axum::serve(socket.listener, routes)
         .with_graceful_shutdown(async move { stop.cancelled().await })
         .await;
     let _ = fs::remove_file(&socket.path);
@@ -107,14 +120,17 @@ fn routes(server: Server) -> Router {
         .route("/v1/clients/{name}", get(show))
         .route("/v1/clients/{name}/trace", get(trace))
         .route("/v1/clients/{name}/reset", post(reset))
+        .route("/v1/clients/{name}/forget", post(forget))
         .route("/v1/clients/{name}/commit", post(commit))
+        .route("/v1/reload", post(reload))
+        .merge(snapshots::routes())
         .route("/v1/bindings", get(bindings))
         .route("/v1/events", get(events))
         .with_state(server)
 }
 
 /// Runs what may touch the disk away from the runtime's threads, and answers with what it gives.
-async fn answer<T: Serialize + Send + 'static>(
+pub(super) async fn answer<T: Serialize + Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Response {
     match task::spawn_blocking(work).await {
@@ -131,7 +147,9 @@ fn failure(error: &Error) -> Response {
     let code = match error.kind() {
         ErrorKind::Unknown => StatusCode::NOT_FOUND,
         ErrorKind::Refused | ErrorKind::NotBootable => StatusCode::CONFLICT,
-        ErrorKind::Full | ErrorKind::State | ErrorKind::Disk => StatusCode::INTERNAL_SERVER_ERROR,
+        ErrorKind::Full | ErrorKind::State | ErrorKind::Disk | ErrorKind::Identity => {
+            StatusCode::INTERNAL_SERVER_ERROR
+        }
     };
     refuse(code, &error.with_causes())
 }
@@ -151,13 +169,13 @@ async fn status(State(server): State<Server>) -> Response {
 }
 
 async fn list(State(server): State<Server>) -> Response {
-    answer(move || Ok(views::clients(&server.sources))).await
+    answer(move || views::clients(&server.sources)).await
 }
 
 async fn show(State(server): State<Server>, UrlPath(name): UrlPath<String>) -> Response {
     answer(move || {
         let record = server.sources.clients.find(&name)?;
-        Ok(views::client(&server.sources, &record))
+        views::client(&server.sources, &record)
     })
     .await
 }
@@ -176,11 +194,23 @@ async fn reset(
     Query(request): Query<ResetRequest>,
 ) -> Response {
     answer(move || {
-        let result = server.sources.clients.reset(&name, request.now)?;
+        let ResetRequest { image, now } = request;
+        let result = server.sources.clients.reset(&name, image, now)?;
         Ok(ResetDone {
             client: name,
             result,
         })
+    })
+    .await
+}
+
+async fn forget(State(server): State<Server>, UrlPath(name): UrlPath<String>) -> Response {
+    answer(move || {
+        let mac = server.sources.clients.forget(&name)?;
+        let failed =
+            |error| Error::state(format!("{name} is forgotten, but not its address"), error);
+        server.sources.leases.forget(mac).map_err(failed)?;
+        Ok(Forgotten { client: name, mac })
     })
     .await
 }
@@ -194,6 +224,21 @@ async fn commit(
     lines(stream::unfold(steps, async |mut steps| {
         Some((steps.recv().await?, steps))
     }))
+}
+
+async fn reload(State(server): State<Server>) -> Response {
+    let reloader = server.sources.reloader;
+    match task::spawn_blocking(move || reloader.reload()).await {
+        Ok(Ok(done)) => Json(ReloadAnswer::Done(done)).into_response(),
+        Ok(Err(error)) => match error.downcast::<Problems>() {
+            Ok(problems) => Json(ReloadAnswer::Refused(problems.to_string())).into_response(),
+            Err(error) => refuse(StatusCode::INTERNAL_SERVER_ERROR, &format!("{error:#}")),
+        },
+        Err(_) => refuse(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "the reload failed; see the log",
+        ),
+    }
 }
 
 /// One JSON object a line, as they come.

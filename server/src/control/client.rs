@@ -14,8 +14,10 @@ use tokio::net::UnixStream;
 use super::model::{CommitRequest, CommitStep, Failure};
 use crate::trace::Step;
 
-/// The longest answer taken, in bytes.
-const ANSWER_LIMIT: usize = 4 << 20;
+/// The longest answer taken, in bytes: some 100,000 machines.
+const ANSWER_LIMIT: usize = 64 << 20;
+/// The longest line taken of an answer that goes on, in bytes.
+const LINE_LIMIT: usize = 1 << 20;
 
 /// The control socket of a server.
 #[derive(Debug, Clone)]
@@ -178,7 +180,7 @@ struct Lines(Vec<u8>);
 impl Lines {
     fn push(&mut self, bytes: Bytes) -> anyhow::Result<()> {
         self.0.extend_from_slice(&bytes);
-        if self.0.len() > ANSWER_LIMIT {
+        if self.0.len() > LINE_LIMIT {
             bail!("a line from the server has no end");
         }
         Ok(())

@@ -1,6 +1,8 @@
 //! The transmission phase of one connection.
 
 mod finish;
+mod flushes;
+mod patience;
 mod reads;
 mod writes;
 
@@ -13,23 +15,24 @@ use std::{
 
 use nbd::{IoError, MetaContext, Operation, Request, Rules, Session, Verdict, reply};
 
+use self::patience::Patience;
 use super::{
     device::{Device, Fault, PeerAddress, Segment},
     input::Input,
     jobs::{Job, Mailbox},
     output::Output,
     pool::{Lane, Pool},
-    registry::Live,
-    transport::Transport,
+    registry::{Ending, Live},
+    transport::{Transport, Unsent},
 };
 
 /// After so long without a request the buffers are given back.
 const IDLE: Duration = Duration::from_secs(2);
-/// Reads of at least this length are looked up piece by piece: parts in memory maps are sent from there, and zeros
-/// as holes. Shorter ones are copied, which costs less than asking. Bytes.
+/// Reads of at least this length are looked up piece by piece: parts that lie in memory are sent from the page cache,
+/// and zeros as holes. Shorter ones are copied, which costs less than asking. Bytes.
 const LOOKED_UP: u64 = 32 << 10;
-/// Longest stretch that is asked for at once in a memory map. Bytes.
-const MAP_STRIDE: u64 = 512 << 10;
+/// After so many requests that came one at a time, the client is taken to have one under way at a time.
+const ALONE: u32 = 16;
 /// Jobs that a connection may have under way.
 const MOST_JOBS: usize = 128;
 
@@ -39,7 +42,7 @@ pub enum End {
     Closed,
     /// It was evicted, or its export is gone.
     Gone,
-    /// The service stops.
+    /// It was asked to end.
     Drained,
     /// It broke the protocol, or the socket failed.
     Failed(String),
@@ -80,9 +83,8 @@ struct Transmission<'a, 'd> {
     engine: &'a Engine<'a>,
     device: &'d dyn Device,
     rules: Rules,
-    /// Whether data may be sent straight from memory maps: only if nobody but the kernel reads it. TLS encrypts in
-    /// this process, where a page that cannot be read is a SIGBUS and not an error.
-    maps: bool,
+    /// Whether the kernel may send files by itself: not with TLS, which this process encrypts.
+    files: bool,
     contexts: Arc<[MetaContext]>,
     input: Input,
     output: Output<'d>,
@@ -95,6 +97,11 @@ struct Transmission<'a, 'd> {
     /// The part of `in_flight` that is finished and waits in the output.
     unsent: u64,
     told_error: bool,
+    /// Whether the last flush took no longer than handing it to another thread is worth.
+    flushes_quickly: bool,
+    /// How often in a row exactly one request had come.
+    single: u32,
+    patience: Patience,
 }
 
 /// Serves requests until the connection ends. When it returns nothing of this connection is under way any more.
@@ -149,13 +156,13 @@ impl<'a> Transmission<'a, 'a> {
         engine: &'a Engine<'a>,
         session: &Session,
         early: &[u8],
-        maps: bool,
+        files: bool,
     ) -> io::Result<Self> {
         Ok(Self {
             engine,
             device: &**engine.device,
             rules: rules(session),
-            maps,
+            files,
             contexts: session.contexts.clone().into(),
             input: Input::with(early)?,
             output: Output::default(),
@@ -167,6 +174,9 @@ impl<'a> Transmission<'a, 'a> {
             in_flight: 0,
             unsent: 0,
             told_error: false,
+            flushes_quickly: false,
+            single: 0,
+            patience: Patience::default(),
         })
     }
 }
@@ -187,6 +197,7 @@ impl<'d> Transmission<'_, 'd> {
             self.collect()?;
             let crowded = self.serve_received(transport)?;
             self.send(transport)?;
+            self.linger(transport);
             let readable = match (self.jobs, crowded) {
                 (0, crowded) => !crowded,
                 (_, true) => wait_for_bell(&self.mailbox.bell()).map(|()| false)?,
@@ -195,6 +206,13 @@ impl<'d> Transmission<'_, 'd> {
             if readable && let Some(end) = self.receive(transport)? {
                 return Ok(end);
             }
+        }
+    }
+
+    /// Polls for a moment if the client is likely to send its next request at once.
+    fn linger(&mut self, transport: &Transport<'_>) {
+        if self.single >= ALONE && self.jobs == 0 && self.partial.is_none() {
+            self.patience.poll(|| transport.socket().is_readable());
         }
     }
 
@@ -250,15 +268,17 @@ impl<'d> Transmission<'_, 'd> {
         if self.engine.live.is_evicted() {
             return Err(End::Gone);
         }
-        debug_assert!(self.maps || !self.output.has_mapped());
-        let sent = transport.send(&mut self.output.slices());
-        if let Err(error) = sent {
-            if error.raw_os_error() == Some(libc::EFAULT) {
-                // A page of the map could not be read. The client asks again on a new connection, and is then
-                // served by reading, which can report the error.
+        match transport.send(&self.output) {
+            Ok(()) => {}
+            Err(Unsent::Socket(error)) => return Err(error.into()),
+            Err(Unsent::File(error)) => {
+                // The head of the reply is out. The client asks again on a new connection, and is then served by
+                // reading, which can report the error.
                 self.device.distrust();
+                let text = format!("cannot read what was being sent: {error}");
+                self.count_error(&text);
+                return Err(End::Failed(text));
             }
-            return Err(error.into());
         }
         self.output.clear();
         let sent = std::mem::take(&mut self.unsent);
@@ -269,7 +289,8 @@ impl<'d> Transmission<'_, 'd> {
 
     /// Serves what was received; true if it stopped because too much is under way.
     fn serve_received(&mut self, transport: &mut Transport<'_>) -> Result<bool, End> {
-        loop {
+        let mut served = 0;
+        let crowded = loop {
             if self.output.is_full(0) {
                 self.send(transport)?;
             }
@@ -278,11 +299,17 @@ impl<'d> Transmission<'_, 'd> {
                 None => self.next_request(transport)?,
             };
             match next {
-                Next::Request => {}
-                Next::Receive => return Ok(false),
-                Next::Jobs => return Ok(true),
+                Next::Request => served += 1,
+                Next::Receive => break false,
+                Next::Jobs => break true,
             }
-        }
+        };
+        self.single = match served {
+            0 => self.single,
+            1 => self.single.saturating_add(1),
+            _ => 0,
+        };
+        Ok(crowded)
     }
 
     fn next_request(&mut self, transport: &mut Transport<'_>) -> Result<Next, End> {
@@ -322,6 +349,10 @@ impl<'d> Transmission<'_, 'd> {
             Operation::BlockStatus { payload: true, .. } => {
                 self.filtered_status(request, operation, header)
             }
+            Operation::Flush => {
+                self.input.consume(header);
+                self.flush(request).map(|()| Next::Request)
+            }
             _ => {
                 self.input.consume(header);
                 self.submit(request, operation, Vec::new(), request.length);
@@ -338,13 +369,17 @@ impl<'d> Transmission<'_, 'd> {
             || (self.jobs > 0 && self.engine.pool.is_full())
     }
 
-    /// The service stops: clients that come back by themselves are cut off, others are told.
+    /// The connection ends: clients that come back by themselves, or for what the export is now, are cut off; others
+    /// are told.
     fn turn_away(&mut self, request: Request, header: usize) -> Result<Next, End> {
-        if self.engine.returns {
+        let changed = self.engine.live.ending() == Some(Ending::Changed);
+        if self.engine.returns || changed {
             return Err(End::Drained);
         }
         self.input.consume(header);
-        self.refuse(request, IoError::Shutdown, "the service is stopping")
+        // Not worth a line in the log: that it ends is told anyway.
+        self.told_error = true;
+        self.refuse(request, IoError::Shutdown, "the export is being withdrawn")
     }
 
     /// Answers with `error` after skipping the payload.
@@ -391,10 +426,16 @@ impl<'d> Transmission<'_, 'd> {
         operation: Operation,
         header: usize,
     ) -> Result<Next, End> {
-        let length = request.length as usize;
-        if !Input::fits(length) {
-            return Err(End::Failed("a block status filter that is too long".into()));
+        // Eight bytes, and each context at most once; what is longer is skipped.
+        if request.length > 8 + 4 * self.contexts.len() as u64 {
+            self.input.consume(header);
+            return self.refuse(
+                request,
+                IoError::Invalid,
+                "a block status filter that is too long",
+            );
         }
+        let length = request.length as usize;
         let Some(payload) = self.input.bytes().get(header..header + length) else {
             return Ok(Next::Receive);
         };
@@ -417,9 +458,8 @@ impl<'d> Transmission<'_, 'd> {
         Ok(Next::Request)
     }
 
-    /// Hands a request to the disk threads.
-    fn submit(&mut self, request: Request, operation: Operation, payload: Vec<u8>, span: u64) {
-        let job = Job {
+    fn job(&self, request: Request, operation: Operation, payload: Vec<u8>, span: u64) -> Job {
+        Job {
             device: self.engine.device.clone(),
             request,
             operation,
@@ -427,10 +467,13 @@ impl<'d> Transmission<'_, 'd> {
             contexts: self.contexts.clone(),
             payload,
             span,
-        };
-        self.jobs += 1;
-        self.in_flight += job.weight();
-        self.engine.pool.take(job.weight());
+        }
+    }
+
+    /// Hands a request to the disk threads.
+    fn submit(&mut self, request: Request, operation: Operation, payload: Vec<u8>, span: u64) {
+        let job = self.job(request, operation, payload, span);
+        let weight = job.weight();
         let read = if matches!(operation, Operation::Read { .. }) {
             request.length
         } else {
@@ -443,6 +486,10 @@ impl<'d> Transmission<'_, 'd> {
             self.engine.live.id,
             Box::new(move || mailbox.put(job.run())),
         );
+        // Counted when it is certain to come back.
+        self.jobs += 1;
+        self.in_flight += weight;
+        self.engine.pool.take(weight);
     }
 }
 
@@ -456,5 +503,7 @@ fn wait_for_bell(bell: &impl AsFd) -> io::Result<()> {
     }
 }
 
+#[cfg(test)]
+mod musts;
 #[cfg(test)]
 mod tests;

@@ -1,8 +1,11 @@
 //! What is served, and where it is found.
 
-use std::{fmt, net::IpAddr, ops::Range, sync::Arc};
+use std::{fmt, net::IpAddr, ops::Range, os::fd::BorrowedFd, sync::Arc};
 
 use nbd::{ExportInfo, IoError, Refusal};
+
+/// Begins the name of the metadata context that tells what changed since a snapshot; its name follows.
+pub const DIRTY_BITMAP: &str = "qemu:dirty-bitmap:";
 
 /// Why a request failed.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -41,7 +44,7 @@ pub struct Segment {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
     /// By [`Device::resident`] if it lies in memory, else by reading.
-    Mapped,
+    File,
     /// By reading.
     Stored,
     /// It is zeros.
@@ -80,8 +83,8 @@ pub trait Device: Send + Sync {
         Ok(())
     }
 
-    /// The bytes of `range` in a memory map, if all of them are in memory now. Only for handing to the kernel.
-    fn resident(&self, _range: Range<u64>) -> Option<&[u8]> {
+    /// The file that holds `range` at equal offsets, if all of it is in memory now. Only for `sendfile`.
+    fn resident(&self, _range: Range<u64>) -> Option<BorrowedFd<'_>> {
         None
     }
 
@@ -108,6 +111,18 @@ pub trait Device: Send + Sync {
     /// The first extents of `range`, at most `most` (at least one).
     fn status(&self, range: Range<u64>, most: usize) -> Result<Vec<Extent>, Fault>;
 
+    /// The first stretches of `range`, at most `most` (at least one), and whether they changed since `snapshot` was
+    /// taken. Neighbours differ.
+    fn changed(
+        &self,
+        snapshot: &str,
+        _range: Range<u64>,
+        _most: usize,
+    ) -> Result<Vec<(u64, bool)>, Fault> {
+        let text = format!("no snapshot {snapshot:?} to compare with");
+        Err(Fault::Request(IoError::Invalid, text))
+    }
+
     /// Whether its writes wait for something slow, so that they must not run on the connection's thread.
     fn writes_wait(&self) -> bool {
         false
@@ -129,6 +144,16 @@ pub trait Export: Send + Sync {
         None
     }
 
+    /// By which name its connections are found, if they are to end when the export is changed or removed.
+    fn claim(&self) -> Option<Claim> {
+        None
+    }
+
+    /// What logs call it, where the name that opens it is a secret.
+    fn shown(&self) -> Option<String> {
+        self.owner()
+    }
+
     /// Whether its clients come back by themselves after a lost connection. They are then never told ESHUTDOWN,
     /// which a kernel would hand to its filesystem as an I/O error.
     fn clients_return(&self) -> bool {
@@ -137,6 +162,15 @@ pub trait Export: Send + Sync {
 
     /// Opens it for one connection; what had it before is closed and drained by now.
     fn open(&self) -> Result<Arc<dyn Device>, Refusal>;
+}
+
+/// What a connection says of itself before it opens an export.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    /// The export's name.
+    pub export: String,
+    /// Whether nobody else may have it meanwhile.
+    pub alone: bool,
 }
 
 /// The directory of exports.
@@ -157,6 +191,20 @@ pub struct Peer {
     pub secure: bool,
     /// Names in the certificate that it showed, verified against the CA; empty if it showed none.
     pub names: Vec<String>,
+    /// The serial number of that certificate.
+    pub serial: Option<Vec<u8>>,
+}
+
+impl Peer {
+    /// Somebody at `address`, without TLS so far.
+    pub fn plain(address: PeerAddress) -> Self {
+        Self {
+            address,
+            secure: false,
+            names: Vec::new(),
+            serial: None,
+        }
+    }
 }
 
 /// Where a connection comes from.

@@ -1,7 +1,7 @@
 //! Drives the handshake of one connection, within a deadline.
 
 use std::{
-    io::{self, IoSlice},
+    io,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -60,14 +60,9 @@ struct Counter<'a> {
 /// # Errors
 /// Why the connection is to be closed, in words.
 pub fn negotiate(desk: &Desk<'_>, transport: &mut Transport<'_>) -> Result<Option<Opened>, String> {
-    let peer = Peer {
-        address: desk.live.peer,
-        secure: false,
-        names: Vec::new(),
-    };
     let mut counter = Counter {
         desk,
-        peer,
+        peer: Peer::plain(desk.live.peer),
         opened: None,
     };
     let limits = ServerLimits {
@@ -122,7 +117,7 @@ fn finish(
 
 fn send(transport: &mut Transport<'_>, handshake: &mut ServerHandshake) -> Result<(), String> {
     let output = handshake.take_output();
-    let sent = transport.send(&mut [IoSlice::new(&output)]);
+    let sent = transport.send_bytes(&output);
     sent.map_err(|error| error.to_string())
 }
 
@@ -165,7 +160,7 @@ fn start_tls(
     let desk = counter.desk;
     let session = desk.tls.accept(transport.socket(), desk.deadline)?;
     counter.peer.secure = true;
-    counter.peer.names = tls::peer_names(&session);
+    (counter.peer.names, counter.peer.serial) = tls::shown_by(&session);
     transport.secure(session);
     handshake.tls_established();
     Ok(())
@@ -216,12 +211,27 @@ impl Counter<'_> {
                 });
             }
         }
-        let device = export.open()?;
+        self.claim(&*export)?;
+        let device = export
+            .open()
+            .inspect_err(|_| desk.registry.unclaim(desk.live))?;
         if desk.live.is_evicted() {
             let text = "a newer connection of this client has taken over";
             return Err(Refusal::new(OptionError::Policy, text));
         }
         self.opened = Some((export, device));
         Ok(())
+    }
+
+    /// First it is said that this connection has the export, then the export is asked whether it is still there: so
+    /// that a reload, which goes the other way about, misses nobody.
+    fn claim(&self, export: &dyn Export) -> Result<(), Refusal> {
+        let Desk { registry, live, .. } = self.desk;
+        let claimed = registry.claim(live, export.claim(), self.peer.clone());
+        claimed.map_err(|holder| {
+            let text =
+                format!("{holder} has this export, which one connection at a time may write to");
+            Refusal::new(OptionError::Policy, text)
+        })
     }
 }

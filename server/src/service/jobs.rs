@@ -3,17 +3,22 @@
 use std::{
     ops::Range,
     os::fd::{AsFd, OwnedFd},
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use nbd::{HeaderStyle, IoError, MetaContext, Operation, Request, reply};
 use parking_lot::Mutex;
 use rustix::event::{EventfdFlags, eventfd};
 
-use super::device::{Device, Extent, Fault};
+use super::device::{DIRTY_BITMAP, Device, Extent, Fault};
 
 /// Most extents in one answer to BLOCK_STATUS and context.
 const MOST_EXTENTS: usize = 4096;
+
+/// An extent in such an answer, in bytes.
+const EXTENT: u64 = 16;
 
 /// A finished job.
 pub struct Finished {
@@ -23,6 +28,8 @@ pub struct Finished {
     pub error: Option<String>,
     /// What the job was counted for; see [`Job::weight`].
     pub weight: u64,
+    /// How long it took, if it was a flush.
+    pub flushed: Option<Duration>,
 }
 
 /// Where finished jobs are put, and the bell that is rung then.
@@ -85,37 +92,37 @@ pub struct Job {
 }
 
 impl Job {
-    /// Bytes of memory that it holds while under way.
+    /// Bytes of memory that it holds while under way, its reply included.
     pub fn weight(&self) -> u64 {
         match self.operation {
             Operation::Read { .. } => self.request.length,
+            Operation::BlockStatus { one, .. } => {
+                self.contexts.len() as u64 * most(one) as u64 * EXTENT
+            }
             _ => self.payload.len() as u64,
         }
     }
 
-    /// Does it.
+    /// Does it. A bug that panics is an error of this request: the connection waits for an answer to each job, and
+    /// what the device holds is not half changed by any panic (its locks are of the kind that is not poisoned, and the
+    /// disk is as after a kill at that moment, which it must stand anyway).
     pub fn run(self) -> Finished {
-        let weight = self.weight();
-        match self.reply() {
-            Ok(reply) => Finished {
-                reply: Ok(reply),
-                error: None,
-                weight,
-            },
+        let (weight, operation) = (self.weight(), self.operation);
+        let (style, request) = (self.style, self.request);
+        let start = Instant::now();
+        let reply = catch_unwind(AssertUnwindSafe(|| self.reply()));
+        let (reply, error) = match reply.unwrap_or_else(|_| Err(panicked())) {
             Err(Fault::Request(error, text)) => {
-                let head = reply::error(self.style, &self.request, error);
-                let reply = head.as_bytes().to_vec();
-                Finished {
-                    reply: Ok(reply),
-                    error: Some(text),
-                    weight,
-                }
+                let head = reply::error(style, &request, error);
+                (Ok(head.as_bytes().to_vec()), Some(text))
             }
-            Err(Fault::Gone) => Finished {
-                reply: Err(Fault::Gone),
-                error: None,
-                weight,
-            },
+            reply => (reply, None),
+        };
+        Finished {
+            reply,
+            error,
+            weight,
+            flushed: (operation == Operation::Flush).then(|| start.elapsed()),
         }
     }
 
@@ -166,16 +173,17 @@ impl Job {
     }
 
     fn status(&self, one: bool) -> Result<Vec<u8>, Fault> {
-        let start = self.request.offset;
-        let most = if one { 1 } else { MOST_EXTENTS };
-        let extents = self.device.status(start..start + self.span, most)?;
-        if extents.is_empty() {
-            return Err(Fault::Request(IoError::Io, "no block status".into()));
-        }
+        let mut extents = None;
         let mut out = Vec::new();
         for (number, context) in self.contexts.iter().enumerate() {
             let last = number + 1 == self.contexts.len();
-            let list = encode(&context.name, &extents, one);
+            let list = match context.name.strip_prefix(DIRTY_BITMAP) {
+                Some(snapshot) => self.changed(snapshot, one)?,
+                None => encode(&context.name, self.extents(&mut extents, one)?, one),
+            };
+            if list.is_empty() {
+                return Err(Fault::Request(IoError::Io, "no block status".into()));
+            }
             out.extend(reply::block_status(
                 self.style,
                 &self.request,
@@ -186,6 +194,43 @@ impl Job {
         }
         Ok(out)
     }
+
+    fn asked(&self) -> Range<u64> {
+        self.request.offset..self.request.offset + self.span
+    }
+
+    /// What the contexts about allocation are made from: looked up once, for whichever comes first.
+    fn extents<'e>(
+        &self,
+        known: &'e mut Option<Vec<Extent>>,
+        one: bool,
+    ) -> Result<&'e [Extent], Fault> {
+        let found = match known.take() {
+            Some(extents) => extents,
+            None => self.device.status(self.asked(), most(one))?,
+        };
+        Ok(known.insert(found))
+    }
+
+    fn changed(&self, snapshot: &str, one: bool) -> Result<Vec<(u64, u64)>, Fault> {
+        let runs = self.device.changed(snapshot, self.asked(), most(one))?;
+        let status = |(length, changed)| (length, u64::from(changed) * DIRTY);
+        Ok(runs.into_iter().map(status).collect())
+    }
+}
+
+/// The bit of `qemu:dirty-bitmap:` that says that a stretch changed.
+const DIRTY: u64 = 1;
+
+/// Most extents that are looked up.
+fn most(one: bool) -> usize {
+    if one { 1 } else { MOST_EXTENTS }
+}
+
+/// What a request is told whose serving panicked; the panic itself stands in the log.
+fn panicked() -> Fault {
+    let text = "a bug in the server (see its log for the panic)";
+    Fault::Request(IoError::Io, text.into())
 }
 
 /// The extents as `context` sees them, equal neighbours joined.

@@ -1,12 +1,13 @@
 //! Sockets that connections come in by.
 
 use std::{
+    fs::Permissions,
     io,
     net::{SocketAddr, TcpListener},
     os::{
         fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
         unix::{
-            fs::FileTypeExt,
+            fs::{FileTypeExt, PermissionsExt},
             net::{UnixListener, UnixStream},
         },
     },
@@ -85,6 +86,21 @@ impl Listener {
         let listener = UnixListener::bind(path);
         let listener = listener.with_context(|| format!("cannot listen on {}", path.display()))?;
         Ok(Self::Unix(listener, Some(path.to_owned())))
+    }
+
+    /// Listens on a Unix socket at `path` that only this user and group may open, in a folder that is made if it is
+    /// not there.
+    ///
+    /// # Errors
+    /// Naming the path.
+    pub fn unix_for_group(path: &Path) -> anyhow::Result<Self> {
+        let naming = || format!("cannot listen on {}", path.display());
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder).with_context(naming)?;
+        }
+        let listener = Self::unix(path)?;
+        std::fs::set_permissions(path, Permissions::from_mode(0o660)).with_context(naming)?;
+        Ok(listener)
     }
 
     /// Where it listens.

@@ -23,9 +23,9 @@ mod transport;
 
 #[allow(unused_imports)] // The room uses more of these than `bootroom export` does.
 pub use device::{
-    Device, Event, Export, Exports, Extent, Fault, Peer, PeerAddress, Segment, Source,
+    Claim, Device, Event, Export, Exports, Extent, Fault, Peer, PeerAddress, Segment, Source,
 };
 pub use listen::{Listener, passed_sockets};
 #[allow(unused_imports)]
-pub use registry::ConnectionView;
+pub use registry::{ConnectionView, Ending};
 pub use server::{Limits, Service, ServiceOptions};

@@ -1,8 +1,9 @@
-//! Replies on their way to one `sendmsg`.
+//! Replies on their way to the socket.
 
 use std::{
     io::{self, IoSlice},
     ops::Range,
+    os::fd::BorrowedFd,
 };
 
 use memmap2::MmapMut;
@@ -19,12 +20,29 @@ static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 enum Piece<'d> {
     Copied(Range<usize>),
-    Mapped(&'d [u8]),
+    File(FilePart<'d>),
     Zeros(usize),
     Owned(Vec<u8>),
 }
 
-/// Gathers replies; data in memory maps is referred to, not copied.
+/// A stretch of a file that the kernel sends by itself.
+#[derive(Clone)]
+pub struct FilePart<'d> {
+    /// The file.
+    pub file: BorrowedFd<'d>,
+    /// Bytes of it.
+    pub range: Range<u64>,
+}
+
+/// What is sent in one go.
+pub enum Batch<'o, 'd> {
+    /// With `sendmsg`.
+    Memory(Vec<IoSlice<'o>>),
+    /// With `sendfile`.
+    File(&'o FilePart<'d>),
+}
+
+/// Gathers replies; data in files is referred to, not copied.
 #[derive(Default)]
 pub struct Output<'d> {
     /// A mapping of its own, so that giving it back really gives it back.
@@ -74,15 +92,9 @@ impl<'d> Output<'d> {
         Ok(&mut arena[range])
     }
 
-    /// Adds bytes of a memory map.
-    pub fn mapped(&mut self, bytes: &'d [u8]) {
-        self.pieces.push(Piece::Mapped(bytes));
-    }
-
-    /// Whether any of it lies in a memory map: then only the kernel may read it.
-    pub fn has_mapped(&self) -> bool {
-        let is_mapped = |piece: &Piece<'_>| matches!(piece, Piece::Mapped(_));
-        self.pieces.iter().any(is_mapped)
+    /// Adds bytes of a file.
+    pub fn file(&mut self, part: FilePart<'d>) {
+        self.pieces.push(Piece::File(part));
     }
 
     /// Adds zeros.
@@ -123,14 +135,25 @@ impl<'d> Output<'d> {
     }
 
     /// What to send, in order.
-    pub fn slices(&self) -> Vec<IoSlice<'_>> {
-        let slices = self.pieces.iter().map(|piece| match piece {
-            Piece::Copied(range) => IoSlice::new(self.copied(range)),
-            Piece::Mapped(bytes) => IoSlice::new(bytes),
-            Piece::Zeros(length) => IoSlice::new(&ZEROS[..*length]),
-            Piece::Owned(bytes) => IoSlice::new(bytes),
-        });
-        slices.collect()
+    pub fn batches(&self) -> impl Iterator<Item = Batch<'_, 'd>> {
+        let in_memory = |piece: &Piece<'_>| !matches!(piece, Piece::File(_));
+        let batches = self
+            .pieces
+            .chunk_by(move |one, next| in_memory(one) && in_memory(next));
+        batches.map(|pieces| match pieces {
+            [Piece::File(part)] => Batch::File(part),
+            memory => Batch::Memory(memory.iter().map(|piece| self.slice(piece)).collect()),
+        })
+    }
+
+    fn slice<'o>(&'o self, piece: &'o Piece<'d>) -> IoSlice<'o> {
+        IoSlice::new(match piece {
+            Piece::Copied(range) => self.copied(range),
+            Piece::Zeros(length) => &ZEROS[..*length],
+            Piece::Owned(bytes) => bytes,
+            // Is a batch of its own.
+            Piece::File(_) => &[],
+        })
     }
 
     fn copied(&self, range: &Range<usize>) -> &[u8] {
@@ -155,20 +178,33 @@ impl<'d> Output<'d> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd;
+
     use super::*;
 
     fn flat(output: &Output<'_>) -> Vec<u8> {
-        let slices = output.slices();
-        slices.iter().flat_map(|slice| slice.to_vec()).collect()
+        let bytes = |batch| match batch {
+            Batch::Memory(slices) => slices.iter().flat_map(|slice| slice.to_vec()).collect(),
+            Batch::File(part) => vec![b'f'; (part.range.end - part.range.start) as usize],
+        };
+        output.batches().flat_map(bytes).collect()
+    }
+
+    fn part(file: &std::fs::File, length: u64) -> FilePart<'_> {
+        FilePart {
+            file: file.as_fd(),
+            range: 0..length,
+        }
     }
 
     #[test]
     fn what_was_rolled_back_is_not_sent() {
+        let file = tempfile::tempfile().unwrap();
         let mut output = Output::default();
         output.space(2).unwrap().copy_from_slice(b"ab");
         let mark = output.mark();
         output.space(2).unwrap().copy_from_slice(b"xx");
-        output.mapped(b"map");
+        output.file(part(&file, 3));
         output.back_to(mark);
         output.space(1).unwrap().copy_from_slice(b"c");
         output.zeros(2);
@@ -181,6 +217,20 @@ mod tests {
         for _ in 0..32 {
             output.space(16).unwrap();
         }
-        assert_eq!(output.slices().len(), 1);
+        let batches: Vec<_> = output.batches().collect();
+        assert!(matches!(&batches[..], [Batch::Memory(slices)] if slices.len() == 1));
+    }
+
+    #[test]
+    fn files_keep_their_place_among_the_rest() {
+        let file = tempfile::tempfile().unwrap();
+        let mut output = Output::default();
+        output.space(1).unwrap().copy_from_slice(b"a");
+        output.file(part(&file, 2));
+        output.file(part(&file, 1));
+        output.zeros(1);
+        output.owned(b"b".to_vec());
+        assert_eq!(flat(&output), b"afff\0b");
+        assert_eq!(output.batches().count(), 4);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Weak,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -147,12 +148,19 @@ impl Pool {
             state.running += usize::from(task.is_some());
             self.queue(&mut state, &lane);
             if let Some(task) = task {
-                parking_lot::MutexGuard::unlocked(&mut state, task);
+                parking_lot::MutexGuard::unlocked(&mut state, || run_to_its_end(task));
                 lane.tasks.lock().running -= 1;
                 state.running -= 1;
                 self.queue(&mut state, &lane);
             }
         }
+    }
+}
+
+/// A task that panics ends itself only: thread, lane and count go on as after any other.
+fn run_to_its_end(task: Task) {
+    if catch_unwind(AssertUnwindSafe(task)).is_err() {
+        tracing::error!("a bug ended a task of the NBD service early (the panic is above)");
     }
 }
 
@@ -263,6 +271,25 @@ mod tests {
     fn crossbeam() -> (mpsc::Sender<()>, Arc<Mutex<mpsc::Receiver<()>>>) {
         let (sender, receiver) = mpsc::channel();
         (sender, Arc::new(Mutex::new(receiver)))
+    }
+
+    /// More of them than there are threads, on a lane that may have but one at a time.
+    #[test]
+    fn a_task_that_panics_takes_no_thread_and_no_turn_with_it() {
+        let pool = Pool::new(2, u64::MAX);
+        let lane = Arc::new(Lane::default());
+        for _ in 0..50 {
+            pool.submit(&lane, 0, Box::new(|| panic!("meant by the test")));
+        }
+        let (tell, told) = mpsc::channel();
+        pool.submit(&lane, 0, Box::new(move || tell.send(()).unwrap()));
+        told.recv_timeout(DEADLINE).expect("the pool stands still");
+        // The last task was told of from within: it has ended when the thread asks for more.
+        let deadline = Instant::now() + DEADLINE;
+        while lane.tasks.lock().running > 0 || pool.state.lock().running > 0 {
+            assert!(Instant::now() < deadline, "tasks that ended are counted");
+            thread::yield_now();
+        }
     }
 
     #[test]

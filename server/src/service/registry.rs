@@ -2,9 +2,10 @@
 
 use std::{
     collections::HashMap,
+    fmt,
     net::Shutdown,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant},
@@ -12,7 +13,10 @@ use std::{
 
 use parking_lot::{Condvar, Mutex};
 
-use super::{device::PeerAddress, transport::Socket};
+use super::{
+    device::{Claim, Peer, PeerAddress},
+    transport::Socket,
+};
 
 /// What a connection has done so far.
 #[derive(Debug, Default)]
@@ -39,14 +43,38 @@ pub struct Live {
     /// What it did.
     pub counters: Counters,
     evicted: AtomicBool,
-    draining: AtomicBool,
+    draining: OnceLock<Ending>,
     holds: Mutex<Holds>,
+}
+
+/// Why a connection is asked to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// The service stops.
+    Stopping,
+    /// Its export is no more, or no longer for it.
+    Removed,
+    /// Its export is another one from now on; whoever connects again gets that.
+    Changed,
+}
+
+impl fmt::Display for Ending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Ending::Stopping => "the service stops",
+            Ending::Removed => "the export was withdrawn",
+            Ending::Changed => "the export was changed",
+        })
+    }
 }
 
 #[derive(Debug, Default, Clone)]
 struct Holds {
     export: Option<String>,
     owner: Option<String>,
+    claim: Option<Claim>,
+    /// Who opened it.
+    by: Option<Peer>,
 }
 
 /// A snapshot of one connection for status displays.
@@ -58,6 +86,8 @@ pub struct ConnectionView {
     pub peer: PeerAddress,
     /// Owner key of its export, if it has one.
     pub owner: Option<String>,
+    /// Its export, if that is one that the configuration names.
+    pub named: Option<String>,
     /// Requests answered.
     pub requests: u64,
     /// Bytes read by the client.
@@ -74,9 +104,14 @@ impl Live {
         self.evicted.load(Relaxed)
     }
 
-    /// Whether the service is being shut down.
+    /// Whether it is to end when what it was asked is answered.
     pub fn is_draining(&self) -> bool {
-        self.draining.load(Relaxed)
+        self.draining.get().is_some()
+    }
+
+    /// Why it is to end, if it is.
+    pub fn ending(&self) -> Option<Ending> {
+        self.draining.get().copied()
     }
 
     /// Remembers what it opened.
@@ -95,16 +130,20 @@ impl Live {
         self.socket.shut(Shutdown::Both);
     }
 
-    fn drain(&self) {
-        self.draining.store(true, Relaxed);
+    fn drain(&self, why: Ending) {
+        // The first reason is the one that the peer is told.
+        let _ = self.draining.set(why);
         self.socket.shut(Shutdown::Read);
     }
 
     fn view(&self) -> ConnectionView {
+        let holds = self.holds.lock();
+        let claim = holds.claim.as_ref();
         ConnectionView {
             id: self.id,
             peer: self.peer,
-            owner: self.holds.lock().owner.clone(),
+            owner: holds.owner.clone(),
+            named: claim.map(|claim| claim.export.clone()),
             requests: self.counters.requests.load(Relaxed),
             read: self.counters.read.load(Relaxed),
             written: self.counters.written.load(Relaxed),
@@ -169,7 +208,7 @@ impl Registry {
             peer,
             counters: Counters::default(),
             evicted: AtomicBool::new(false),
-            draining: AtomicBool::new(false),
+            draining: OnceLock::new(),
             holds: Mutex::default(),
         });
         state.connections.insert(live.id, live.clone());
@@ -220,13 +259,72 @@ impl Registry {
         }
     }
 
+    /// Notes that `live`, which is `peer`, is about to open an export. Who has it already, if it is given to one
+    /// connection at a time.
+    pub fn claim(&self, live: &Live, claim: Option<Claim>, peer: Peer) -> Result<(), PeerAddress> {
+        let state = self.state.lock();
+        let alone = claim.as_ref().filter(|claim| claim.alone);
+        let same = |other: &&Arc<Live>| {
+            let holds = other.holds.lock();
+            let held = holds.claim.as_ref().map(|claim| &claim.export);
+            other.id != live.id && held.is_some() && held == alone.map(|claim| &claim.export)
+        };
+        if let Some(other) = state.connections.values().find(same) {
+            return Err(other.peer);
+        }
+        let mut holds = live.holds.lock();
+        (holds.claim, holds.by) = (claim, Some(peer));
+        Ok(())
+    }
+
+    /// `live` did not open what it claimed.
+    pub fn unclaim(&self, live: &Live) {
+        let mut holds = live.holds.lock();
+        (holds.claim, holds.by) = (None, None);
+    }
+
+    /// Asks everyone to finish whom `concerns`, which is told the export by the name that was claimed, if any, and says
+    /// why. Gives how many those are, and whether all have ended by the deadline; the rest is cut off.
+    pub fn end(
+        &self,
+        concerns: &dyn Fn(Option<&str>, &Peer) -> Option<Ending>,
+        limit: Duration,
+    ) -> (usize, bool) {
+        let deadline = Instant::now() + limit;
+        let mut state = self.state.lock();
+        let mut concerned = Vec::new();
+        for live in state.connections.values() {
+            let holds = live.holds.lock();
+            let export = holds.claim.as_ref().map(|claim| claim.export.as_str());
+            if let Some(why) = holds.by.as_ref().and_then(|peer| concerns(export, peer)) {
+                live.drain(why);
+                concerned.push(live.clone());
+            }
+        }
+        while concerned
+            .iter()
+            .any(|live| state.connections.contains_key(&live.id))
+        {
+            if self.ended.wait_until(&mut state, deadline).timed_out() {
+                concerned
+                    .iter()
+                    .for_each(|live| live.socket.shut(Shutdown::Both));
+                return (concerned.len(), false);
+            }
+        }
+        (concerned.len(), true)
+    }
+
     /// Lets nobody in any more and asks everyone to finish; true when all have by the deadline, after which the
     /// rest is cut off.
     pub fn drain(&self, limit: Duration) -> bool {
         let deadline = Instant::now() + limit;
         let mut state = self.state.lock();
         state.draining = true;
-        state.connections.values().for_each(|live| live.drain());
+        state
+            .connections
+            .values()
+            .for_each(|live| live.drain(Ending::Stopping));
         while !state.connections.is_empty() {
             if self.ended.wait_until(&mut state, deadline).timed_out() {
                 state
@@ -294,5 +392,70 @@ mod tests {
         registry.leave(&waiting);
         registry.leave(&stuck);
         assert!(wins.recv_timeout(DEADLINE).unwrap());
+    }
+
+    fn peer() -> Peer {
+        Peer::plain(PeerAddress::Local)
+    }
+
+    fn claim(export: &str, alone: bool) -> Option<Claim> {
+        let export = export.to_owned();
+        Some(Claim { export, alone })
+    }
+
+    #[test]
+    fn an_export_for_one_is_free_again_when_that_one_has_left() {
+        let registry = Registry::default();
+        let (one, other) = (enter(&registry), enter(&registry));
+        registry.claim(&one, claim("disk", true), peer()).unwrap();
+        assert!(registry.claim(&other, claim("disk", true), peer()).is_err());
+        registry
+            .claim(&other, claim("another", true), peer())
+            .unwrap();
+        registry.leave(&one);
+        registry.claim(&other, claim("disk", true), peer()).unwrap();
+    }
+
+    #[test]
+    fn an_export_for_all_is_no_longer_given_to_one_alone() {
+        let registry = Registry::default();
+        let (one, other) = (enter(&registry), enter(&registry));
+        registry.claim(&one, claim("disk", false), peer()).unwrap();
+        assert!(registry.claim(&other, claim("disk", true), peer()).is_err());
+        registry.unclaim(&one);
+        registry.claim(&other, claim("disk", true), peer()).unwrap();
+    }
+
+    #[test]
+    fn only_who_is_concerned_is_asked_to_end_and_waited_for() {
+        let registry = Arc::new(Registry::default());
+        let (gone, stays) = (enter(&registry), enter(&registry));
+        registry.claim(&gone, claim("old", false), peer()).unwrap();
+        registry.claim(&stays, claim("new", false), peer()).unwrap();
+        let concerns =
+            |name: Option<&str>, _: &Peer| (name == Some("old")).then_some(Ending::Removed);
+        let (ours, leaver) = (registry.clone(), gone.clone());
+        let thread = thread::spawn(move || {
+            while !leaver.is_draining() {
+                thread::yield_now();
+            }
+            ours.leave(&leaver);
+        });
+        assert_eq!(registry.end(&concerns, DEADLINE), (1, true));
+        thread.join().unwrap();
+        assert_eq!(gone.ending(), Some(Ending::Removed));
+        assert!(!stays.is_draining());
+    }
+
+    #[test]
+    fn who_does_not_end_in_time_is_cut_off() {
+        let registry = Registry::default();
+        let stuck = enter(&registry);
+        registry.claim(&stuck, claim("old", false), peer()).unwrap();
+        let concerns = |_: Option<&str>, _: &Peer| Some(Ending::Changed);
+        assert_eq!(registry.end(&concerns, Duration::ZERO), (1, false));
+        let mut byte = [0; 1];
+        let read = rustix::net::recv(&stuck.socket, &mut byte, rustix::net::RecvFlags::empty());
+        assert_eq!(read.unwrap().0, 0);
     }
 }

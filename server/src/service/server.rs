@@ -3,6 +3,7 @@
 use std::{
     io,
     os::fd::{AsFd, OwnedFd},
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     thread::{self, JoinHandle},
     time::{Duration, Instant},
@@ -13,11 +14,11 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 
 use super::{
     connection::{self, End, Engine},
-    device::{Event, Exports},
+    device::{Event, Exports, Peer},
     handshake::{self, Desk, Opened},
     listen::Listener,
     pool::Pool,
-    registry::{ConnectionView, Full, Live, Registry},
+    registry::{ConnectionView, Ending, Full, Live, Registry},
     tls::Tls,
     transport::{Socket, Transport},
 };
@@ -126,14 +127,32 @@ impl Service {
     /// Reads all certificates again.
     ///
     /// # Errors
-    /// The first that cannot be used; it stays as it was.
+    /// The first that cannot be used; all stay as they were.
     pub fn reload_tls(&self) -> anyhow::Result<()> {
-        self.shared.tls.iter().try_for_each(|tls| tls.reload())
+        let again: anyhow::Result<Vec<_>> =
+            self.shared.tls.iter().map(|tls| tls.read_again()).collect();
+        for (tls, state) in self.shared.tls.iter().zip(again?) {
+            tls.replace(state);
+        }
+        Ok(())
     }
 
     /// The connections that there are.
     pub fn connections(&self) -> Vec<ConnectionView> {
         self.shared.registry.view()
+    }
+
+    /// Ends the connections that `concerns` gives a reason for, by the name that their export claims ([`Claim`]), if it
+    /// does, and by who they are: what is under way is answered and flushed. Gives how many those are, and whether
+    /// all ended in time; the rest is cut off. Blocks.
+    ///
+    /// [`Claim`]: super::Claim
+    pub fn end(
+        &self,
+        concerns: &dyn Fn(Option<&str>, &Peer) -> Option<Ending>,
+        limit: Duration,
+    ) -> (usize, bool) {
+        self.shared.registry.end(concerns, limit)
     }
 
     /// Stops: no new connections; what is under way is answered and flushed. True when everyone ended in time;
@@ -199,13 +218,28 @@ impl Shared {
                 registry: &shared.registry,
                 live: &thread_live,
             };
-            shared.connection(&thread_live, &tls);
+            shared.guarded(&thread_live, &tls);
         });
         if let Err(error) = started {
             self.registry.leave(&live);
             (self.events)(Event::Refused {
                 peer,
                 reason: format!("cannot start a thread: {error}"),
+            });
+        }
+    }
+
+    /// A bug that panics ends this connection, and no other.
+    fn guarded(&self, live: &Arc<Live>, tls: &Tls) {
+        let served = catch_unwind(AssertUnwindSafe(|| self.connection(live, tls)));
+        if served.is_err() {
+            live.socket.shut(std::net::Shutdown::Both);
+            let (export, owner) = live.holds();
+            (self.events)(Event::Detached {
+                peer: live.peer,
+                export: export.unwrap_or_default(),
+                owner,
+                reason: "a bug in the server (see its log for the panic)".into(),
             });
         }
     }
@@ -262,9 +296,10 @@ impl Shared {
         let reason = match end {
             End::Closed => "closed by the client".into(),
             End::Gone => "taken over".into(),
-            End::Drained => self
-                .flush(&opened)
-                .unwrap_or_else(|| "the service stops".into()),
+            End::Drained => self.flush(&opened).unwrap_or_else(|| {
+                let why = live.ending().unwrap_or(Ending::Stopping);
+                why.to_string()
+            }),
             End::Failed(reason) => reason,
         };
         (self.events)(Event::Detached {
@@ -285,11 +320,11 @@ impl Shared {
     }
 }
 
-/// The name for logs: of an owned export the owner, since the name itself contains a token.
+/// The name for logs: never one with a token in it.
 fn shown(opened: &Opened) -> String {
     opened
         .export
-        .owner()
+        .shown()
         .unwrap_or_else(|| opened.session.name.clone())
 }
 
@@ -322,3 +357,6 @@ fn out_of_descriptors(error: &io::Error) {
         thread::sleep(Duration::from_millis(100));
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,7 @@
 //! TLS: certificates from files, client names, reload.
 
 use std::{
+    collections::HashSet,
     fs::File,
     io::{self, BufReader, Read, Write},
     path::{Path, PathBuf},
@@ -19,42 +20,56 @@ use rustls::{
 use x509_parser::{
     extensions::GeneralName,
     prelude::{FromDer, X509Certificate},
+    revocation_list::CertificateRevocationList,
 };
 
 use super::transport::Socket;
 
 /// Where the certificates of a listener are. All PEM.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlsFiles {
     /// The server's certificate, with intermediate ones behind it.
     pub certificate: PathBuf,
     /// Its private key.
     pub key: PathBuf,
-    /// The CA that client certificates must come from; none are asked for without.
-    pub client_ca: Option<PathBuf>,
-    /// Revoked client certificates.
+    /// How client certificates are checked; none are asked for without.
+    pub clients: Option<ClientCa>,
+}
+
+/// How client certificates are checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientCa {
+    /// The CA that they must come from.
+    pub ca: PathBuf,
+    /// Those that were revoked.
     pub revoked: Option<PathBuf>,
+    /// Whether a client without one is turned away.
+    pub required: bool,
 }
 
 impl TlsFiles {
     /// The layout that `bootroom pki` makes in a folder.
     pub fn in_folder(folder: &Path, client_certificates: bool) -> Self {
+        let clients = ClientCa {
+            ca: folder.join("ca.pem"),
+            revoked: Some(folder.join("revoked.pem")),
+            required: true,
+        };
         Self {
             certificate: folder.join("server.pem"),
             key: folder.join("server.key"),
-            client_ca: client_certificates.then(|| folder.join("ca.pem")),
-            revoked: client_certificates.then(|| folder.join("revoked.pem")),
+            clients: client_certificates.then_some(clients),
         }
     }
 }
 
-/// TLS of a listener; certificates can be exchanged while it runs.
-pub struct Tls {
+/// A policy with certificates read and checked.
+pub struct TlsState {
     policy: TlsPolicy,
-    loaded: Option<(TlsFiles, ArcSwap<ServerConfig>)>,
+    loaded: Option<(TlsFiles, Arc<ServerConfig>)>,
 }
 
-impl Tls {
+impl TlsState {
     /// No TLS.
     pub fn off() -> Self {
         Self {
@@ -73,27 +88,46 @@ impl Tls {
         } else {
             TlsPolicy::Offered
         };
-        let config = config(&files)?;
+        let config = Arc::new(config(&files)?);
         Ok(Self {
             policy,
-            loaded: Some((files, ArcSwap::from_pointee(config))),
+            loaded: Some((files, config)),
         })
     }
+}
 
-    /// Reads the files again, for connections that come later. What was in use stays so when that fails.
+/// TLS of a listener; policy and certificates can be exchanged while it runs.
+pub struct Tls {
+    state: ArcSwap<TlsState>,
+}
+
+impl Tls {
+    /// TLS as `state` has it.
+    pub fn new(state: TlsState) -> Self {
+        Self {
+            state: ArcSwap::from_pointee(state),
+        }
+    }
+
+    /// Serves connections that come later as `state` has it.
+    pub fn replace(&self, state: TlsState) {
+        self.state.store(Arc::new(state));
+    }
+
+    /// What it would be with its files read again.
     ///
     /// # Errors
-    /// As [`Tls::load`].
-    pub fn reload(&self) -> anyhow::Result<()> {
-        if let Some((files, current)) = &self.loaded {
-            current.store(Arc::new(config(files)?));
+    /// As [`TlsState::load`].
+    pub fn read_again(&self) -> anyhow::Result<TlsState> {
+        match &self.state.load().loaded {
+            Some((files, _)) => TlsState::load(files.clone(), self.policy() == TlsPolicy::Required),
+            None => Ok(TlsState::off()),
         }
-        Ok(())
     }
 
     /// Whether connections may or must use it.
     pub fn policy(&self) -> TlsPolicy {
-        self.policy
+        self.state.load().policy
     }
 
     /// Does the TLS handshake on `socket`.
@@ -101,11 +135,11 @@ impl Tls {
     /// # Errors
     /// Why it failed, in words.
     pub fn accept(&self, socket: &Socket, deadline: Instant) -> Result<ServerConnection, String> {
-        let Some((_, config)) = &self.loaded else {
+        let state = self.state.load_full();
+        let Some((_, config)) = &state.loaded else {
             return Err("TLS is not configured".into());
         };
-        let session =
-            ServerConnection::new(config.load_full()).map_err(|error| error.to_string())?;
+        let session = ServerConnection::new(config.clone()).map_err(|error| error.to_string())?;
         handshake(session, socket, deadline).map_err(|error| format!("TLS handshake: {error}"))
     }
 }
@@ -169,14 +203,17 @@ fn config(files: &TlsFiles) -> anyhow::Result<ServerConfig> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ServerConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()?;
-    let builder = match &files.client_ca {
+    let builder = match &files.clients {
         None => builder.with_no_client_auth(),
-        Some(ca) => {
-            let roots = Arc::new(roots(ca)?);
+        Some(clients) => {
+            let roots = Arc::new(roots(&clients.ca)?);
             let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider);
-            let verifier = verifier
-                .with_crls(revoked(files)?)
+            let mut verifier = verifier
+                .with_crls(revoked(clients)?)
                 .allow_unknown_revocation_status();
+            if !clients.required {
+                verifier = verifier.allow_unauthenticated();
+            }
             builder.with_client_cert_verifier(verifier.build().context("cannot use the client CA")?)
         }
     };
@@ -209,8 +246,8 @@ fn roots(path: &Path) -> anyhow::Result<RootCertStore> {
     Ok(roots)
 }
 
-fn revoked(files: &TlsFiles) -> anyhow::Result<Vec<CertificateRevocationListDer<'static>>> {
-    let Some(path) = &files.revoked else {
+fn revoked(clients: &ClientCa) -> anyhow::Result<Vec<CertificateRevocationListDer<'static>>> {
+    let Some(path) = &clients.revoked else {
         return Ok(Vec::new());
     };
     let list = CertificateRevocationListDer::from_pem_file(path);
@@ -219,18 +256,30 @@ fn revoked(files: &TlsFiles) -> anyhow::Result<Vec<CertificateRevocationListDer<
     })?])
 }
 
-/// The names in the certificate that the client showed.
-pub fn peer_names(session: &ServerConnection) -> Vec<String> {
+/// The names in the certificate that the client showed, and its serial number.
+pub fn shown_by(session: &ServerConnection) -> (Vec<String>, Option<Vec<u8>>) {
     let first = session.peer_certificates().and_then(|chain| chain.first());
-    first
-        .map(|certificate| names(certificate))
-        .unwrap_or_default()
+    let parsed = first.and_then(|first| X509Certificate::from_der(first).ok());
+    match parsed {
+        Some((_, parsed)) => (names(&parsed), Some(parsed.raw_serial().to_vec())),
+        None => (Vec::new(), None),
+    }
 }
 
-fn names(certificate: &CertificateDer<'_>) -> Vec<String> {
-    let Ok((_, parsed)) = X509Certificate::from_der(certificate) else {
-        return Vec::new();
-    };
+/// Serial numbers of the certificates that the list at `path` revokes.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn revoked_serials(path: &Path) -> anyhow::Result<HashSet<Vec<u8>>> {
+    let naming = || format!("cannot read {}", path.display());
+    let list = CertificateRevocationListDer::from_pem_file(path).with_context(naming)?;
+    let parsed = CertificateRevocationList::from_der(&list);
+    let (_, parsed) = parsed.map_err(anyhow::Error::from).with_context(naming)?;
+    let revoked = parsed.iter_revoked_certificates();
+    Ok(revoked.map(|one| one.raw_serial().to_vec()).collect())
+}
+
+fn names(parsed: &X509Certificate<'_>) -> Vec<String> {
     let common = parsed
         .subject()
         .iter_common_name()

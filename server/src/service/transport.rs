@@ -3,6 +3,7 @@
 use std::{
     io::{self, IoSlice, Read, Write},
     net::{Shutdown, TcpStream},
+    ops::Range,
     os::{
         fd::{AsFd, BorrowedFd},
         unix::net::UnixStream,
@@ -17,7 +18,10 @@ use rustix::{
 };
 use rustls::ServerConnection;
 
-use super::device::PeerAddress;
+use super::{
+    device::PeerAddress,
+    output::{Batch, FilePart, Output},
+};
 
 /// A connected stream socket.
 #[derive(Debug)]
@@ -90,6 +94,16 @@ impl Socket {
         }
     }
 
+    /// Whether a read would not wait.
+    pub fn is_readable(&self) -> bool {
+        let now = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        let mut fds = [PollFd::new(self, PollFlags::IN)];
+        matches!(poll(&mut fds, Some(&now)), Ok(1))
+    }
+
     fn receive(&self, buf: &mut [u8], flags: RecvFlags) -> io::Result<usize> {
         loop {
             match rustix::net::recv(self, &mut *buf, flags) {
@@ -100,15 +114,64 @@ impl Socket {
         }
     }
 
-    /// Sends all of `slices`; blocks as long as the peer does not read.
-    fn send_all(&self, mut slices: &mut [IoSlice<'_>]) -> io::Result<()> {
+    /// Sends all of `slices`; blocks as long as the peer does not read. With `more` the rest of a packet may wait for
+    /// what is sent next.
+    fn send_all(&self, mut slices: &mut [IoSlice<'_>], more: bool) -> io::Result<()> {
+        let flags = match more {
+            true => SendFlags::NOSIGNAL | SendFlags::MORE,
+            false => SendFlags::NOSIGNAL,
+        };
         while !slices.is_empty() {
             let mut none = SendAncillaryBuffer::default();
-            match rustix::net::sendmsg(self, slices, &mut none, SendFlags::NOSIGNAL) {
+            match rustix::net::sendmsg(self, slices, &mut none, flags) {
                 Ok(sent) => IoSlice::advance_slices(&mut slices, sent),
                 Err(Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
             }
+        }
+        Ok(())
+    }
+}
+
+/// Why output was not sent as a whole. Either way the connection is over: the peer has a part of a reply.
+#[derive(Debug)]
+pub enum Unsent {
+    /// The peer is gone.
+    Socket(io::Error),
+    /// A file could not be read.
+    File(io::Error),
+}
+
+impl Socket {
+    /// Sends a stretch of a file, straight from the page cache.
+    fn send_part(&self, part: &FilePart<'_>) -> Result<(), Unsent> {
+        let mut at = part.range.start;
+        while at < part.range.end {
+            let left = (part.range.end - at) as usize;
+            match rustix::fs::sendfile(self, part.file, Some(&mut at), left) {
+                // The file was cut short, could not be read, or cannot be sent like this; or it is the socket.
+                Ok(0) | Err(_) => return self.copy_part(part.file, at..part.range.end),
+                Ok(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// As [`Socket::send_part`] with a copy, for files that `sendfile` does not take; and to tell what failed.
+    fn copy_part(&self, file: BorrowedFd<'_>, range: Range<u64>) -> Result<(), Unsent> {
+        let mut buffer = vec![0; (range.end - range.start).min(COPIED) as usize];
+        let mut at = range.start;
+        while at < range.end {
+            let length = (range.end - at).min(COPIED) as usize;
+            let count = match rustix::io::pread(file, &mut buffer[..length], at) {
+                Err(Errno::INTR) => continue,
+                Err(error) => return Err(Unsent::File(error.into())),
+                Ok(0) => return Err(Unsent::File(io::ErrorKind::UnexpectedEof.into())),
+                Ok(count) => count,
+            };
+            self.send_all(&mut [IoSlice::new(&buffer[..count])], false)
+                .map_err(Unsent::Socket)?;
+            at += count as u64;
         }
         Ok(())
     }
@@ -122,13 +185,17 @@ impl Read for &Socket {
 
 impl Write for &Socket {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        self.send_all(&mut [IoSlice::new(buf)]).map(|()| buf.len())
+        self.send_all(&mut [IoSlice::new(buf)], false)
+            .map(|()| buf.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
 }
+
+/// Bytes of a file that are copied at a time where the kernel cannot send it by itself.
+const COPIED: u64 = 256 << 10;
 
 /// What a connection's thread reads from and writes to.
 pub struct Transport<'s> {
@@ -202,10 +269,32 @@ impl<'s> Transport<'s> {
         plaintext(tls, buf)
     }
 
-    /// Sends all of `slices`.
-    pub fn send(&mut self, slices: &mut [IoSlice<'_>]) -> io::Result<()> {
+    /// Sends all of `output`; files only without TLS.
+    pub fn send(&mut self, output: &Output<'_>) -> Result<(), Unsent> {
+        let mut batches = output.batches().peekable();
+        while let Some(batch) = batches.next() {
+            let more = batches.peek().is_some();
+            match batch {
+                Batch::Memory(mut slices) => self
+                    .send_slices(&mut slices, more)
+                    .map_err(Unsent::Socket)?,
+                Batch::File(part) => {
+                    debug_assert!(!self.is_secure());
+                    self.socket.send_part(part)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends all of `bytes`.
+    pub fn send_bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.send_slices(&mut [IoSlice::new(bytes)], false)
+    }
+
+    fn send_slices(&mut self, slices: &mut [IoSlice<'_>], more: bool) -> io::Result<()> {
         let Some(tls) = &mut self.tls else {
-            return self.socket.send_all(slices);
+            return self.socket.send_all(slices, more);
         };
         for slice in slices {
             for piece in slice.chunks(TLS_STRIDE) {
@@ -242,4 +331,96 @@ fn push(tls: &mut ServerConnection, socket: &Socket) -> io::Result<()> {
         tls.write_tls(&mut &*socket)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs::File, thread};
+
+    use super::*;
+
+    const SIZE: u64 = 1 << 20;
+
+    fn file(dir: &tempfile::TempDir) -> File {
+        let path = dir.path().join("base");
+        let bytes: Vec<u8> = (0..SIZE).map(|at| (at % 251) as u8).collect();
+        std::fs::write(&path, bytes).unwrap();
+        File::options().read(true).write(true).open(path).unwrap()
+    }
+
+    /// Sends two heads and two stretches of `file`; gives what came.
+    fn sent(file: &File) -> (Result<(), Unsent>, Vec<u8>) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let reader = thread::spawn(move || {
+            let mut all = Vec::new();
+            (&ours).read_to_end(&mut all).unwrap();
+            all
+        });
+        let socket = Socket::Unix(theirs);
+        let mut output = Output::default();
+        for range in [0..SIZE / 2 + 1, SIZE / 2 + 1..SIZE] {
+            output.space(4).unwrap().copy_from_slice(b"head");
+            let file = file.as_fd();
+            output.file(FilePart { file, range });
+        }
+        let result = Transport::plain(&socket).send(&output);
+        drop(socket);
+        (result, reader.join().unwrap())
+    }
+
+    #[test]
+    fn files_are_sent_between_the_heads() {
+        let dir = tempfile::tempdir().unwrap();
+        let (result, came) = sent(&file(&dir));
+        result.unwrap();
+        let middle = SIZE as usize / 2 + 5;
+        assert_eq!(
+            (&came[..4], &came[middle..middle + 4]),
+            (&b"head"[..], &b"head"[..])
+        );
+        let data = came[4..middle].iter().chain(&came[middle + 4..]);
+        assert!(data.copied().eq((0..SIZE).map(|at| (at % 251) as u8)));
+    }
+
+    /// What is missing is never made up: the client gets less, and then nothing.
+    #[test]
+    fn a_file_cut_short_under_a_reply_ends_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = file(&dir);
+        file.set_len(SIZE / 4).unwrap();
+        let (result, came) = sent(&file);
+        assert!(matches!(result, Err(Unsent::File(_))), "{result:?}");
+        assert_eq!(came.len() as u64, 4 + SIZE / 4);
+    }
+
+    #[test]
+    fn a_client_that_left_is_no_fault_of_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = file(&dir);
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        drop(ours);
+        let socket = Socket::Unix(theirs);
+        let mut output = Output::default();
+        output.file(FilePart {
+            file: file.as_fd(),
+            range: 0..SIZE,
+        });
+        let result = Transport::plain(&socket).send(&output);
+        assert!(matches!(result, Err(Unsent::Socket(_))), "{result:?}");
+    }
+
+    #[test]
+    fn what_the_kernel_will_not_send_is_copied() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = file(&dir);
+        let (mut ours, theirs) = UnixStream::pair().unwrap();
+        let socket = Socket::Unix(theirs);
+        let writer = thread::spawn(move || {
+            socket.copy_part(file.as_fd(), 5..SIZE).unwrap();
+        });
+        let mut came = Vec::new();
+        ours.read_to_end(&mut came).unwrap();
+        writer.join().unwrap();
+        assert!(came.into_iter().eq((5..SIZE).map(|at| (at % 251) as u8)));
+    }
 }

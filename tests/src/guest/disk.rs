@@ -73,6 +73,16 @@ impl DiskServer {
         server
     }
 
+    /// Where it listens.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The further options.
+    pub fn options(&self) -> Vec<String> {
+        self.options.clone()
+    }
+
     /// Starts it (again) and waits until it listens.
     ///
     /// # Panics

@@ -25,20 +25,8 @@ impl Archive {
     /// # Panics
     /// When the file cannot be read.
     pub fn program(&mut self, path: &str, source: &Path) {
-        self.file(
-            path,
-            &std::fs::read(source).unwrap_or_else(|e| panic!("{}: {e}", source.display())),
-        );
-        let linked = std::process::Command::new("ldd")
-            .arg(source)
-            .output()
-            .expect("ldd runs");
-        let text = String::from_utf8_lossy(&linked.stdout).into_owned();
-        for library in text.split_whitespace().filter(|word| word.starts_with('/')) {
-            self.file(
-                &library[1..],
-                &std::fs::read(library).expect("a linked library is readable"),
-            );
+        for (path, content) in program(path, source) {
+            self.file(&path, &content);
         }
     }
 
@@ -73,4 +61,23 @@ impl Archive {
         self.entry("TRAILER!!!", 0, &[]);
         self.bytes
     }
+}
+
+/// A file of the host under another path, and the libraries that it is linked with at the places where they are, as
+/// paths and contents.
+///
+/// # Panics
+/// When one cannot be read.
+pub fn program(path: &str, source: &Path) -> Vec<(String, Vec<u8>)> {
+    let read =
+        |path: &Path| std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    let linked = std::process::Command::new("ldd")
+        .arg(source)
+        .output()
+        .expect("ldd runs");
+    let text = String::from_utf8_lossy(&linked.stdout).into_owned();
+    let libraries = text.split_whitespace().filter(|word| word.starts_with('/'));
+    let library = |library: &str| (library[1..].to_owned(), read(Path::new(library)));
+    let own = (path.to_owned(), read(source));
+    std::iter::once(own).chain(libraries.map(library)).collect()
 }

@@ -13,11 +13,16 @@ use tempfile::TempDir;
 use crate::binary;
 use crate::console::{Answer, Console};
 use crate::deadline::wait_for;
+use crate::namespace::Namespace;
 
 pub mod disk;
 pub mod initramfs;
 pub mod kernel;
+pub mod lab;
+pub mod outage;
+pub mod pki;
 pub mod relay;
+pub mod root;
 pub mod scene;
 
 /// Where the guest finds services of the host's loopback address.
@@ -76,37 +81,81 @@ impl LoadLog {
 }
 
 impl Guest {
-    /// Boots a guest; `extra` are further files for it, as path and content.
+    /// Boots a guest that has its root in memory; `extra` are further files for it, as path and content.
     ///
     /// # Panics
     /// When it does not come up.
     pub fn boot(extra: &[(&str, Vec<u8>)]) -> Self {
+        Self::boot_as(extra, |hardware| hardware)
+    }
+
+    /// The same, on other hardware.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    pub fn boot_as<'a>(
+        extra: &[(&str, Vec<u8>)],
+        change: impl FnOnce(Hardware<'a>) -> Hardware<'a>,
+    ) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let kernel = kernel::Kernel::get();
         let initrd = directory.path().join("initrd");
         std::fs::write(&initrd, archive(&kernel, extra)).expect("the initramfs can be written");
+        let hardware = change(Hardware::new(&kernel.image, &initrd));
+        let guest = Self::power_on(&hardware);
+        guest.console.expect("guest-ready\r\n", BOOT_LIMIT);
+        guest
+    }
+
+    /// Boots a guest from a root disk of [`root::make`], and waits for its shell.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    pub fn boot_root(hardware: &Hardware<'_>) -> Self {
+        let guest = Self::power_on(hardware);
+        guest.console.expect("guest-ready\r\n", BOOT_LIMIT * 2);
+        guest
+    }
+
+    /// Switches a guest on.
+    ///
+    /// # Panics
+    /// When QEMU does not start.
+    pub fn power_on(hardware: &Hardware<'_>) -> Self {
+        let directory = tempfile::tempdir().expect("a temporary directory");
         let socket = |name: &str| directory.path().join(name);
         let listen = |name: &str| UnixListener::bind(socket(name)).expect("a socket can be bound");
         let (serial, monitor) = (listen("serial"), listen("monitor"));
-        let child = qemu(
-            &kernel.image,
-            &initrd,
-            &socket("serial"),
-            &socket("monitor"),
-        )
-        .spawn()
-        .expect("QEMU starts");
+        let child = qemu(hardware, &socket("serial"), &socket("monitor"))
+            .spawn()
+            .expect("QEMU starts");
         let console = serial.accept().expect("QEMU connects").0;
         let monitor = monitor.accept().expect("QEMU connects").0;
         let transcript = transcript(&directory);
-        let guest = Self {
+        Self {
             child,
             console: Console::new(console, &transcript),
             monitor,
             _directory: directory,
-        };
-        guest.console.expect("guest-ready\r\n", BOOT_LIMIT);
-        guest
+        }
+    }
+
+    /// Logs in at a Debian guest's console.
+    ///
+    /// # Panics
+    /// When its prompt does not come.
+    pub fn log_in(&mut self, hostname: &str) {
+        let limit = crate::room::BOOT_LIMIT;
+        self.console.log_in(hostname, crate::image::PASSWORD, limit);
+        self.run("export PAGER=cat SYSTEMD_PAGER=cat");
+    }
+
+    /// Types a line without waiting for what it comes to.
+    ///
+    /// # Panics
+    /// When the guest takes no input.
+    pub fn type_line(&mut self, line: &str) {
+        self.console.type_line(line);
     }
 
     /// Runs a shell command that must succeed; returns what it printed.
@@ -236,37 +285,59 @@ fn transcript(directory: &TempDir) -> PathBuf {
         .map_or_else(|| directory.path().join("transcript"), PathBuf::from)
 }
 
-fn qemu(kernel: &Path, initrd: &Path, serial: &Path, monitor: &Path) -> Command {
-    let mut qemu = Command::new("qemu-system-x86_64");
+/// What a guest is made of.
+#[derive(Clone)]
+pub struct Hardware<'a> {
+    /// The kernel.
+    pub kernel: PathBuf,
+    /// Its initramfs.
+    pub initrd: PathBuf,
+    /// The kernel command line, besides the console.
+    pub append: String,
+    /// Megabytes of memory.
+    pub memory: u32,
+    /// What its network card is plugged into, as QEMU's `-netdev` has it without the id.
+    pub network: String,
+    /// Where QEMU runs, if not in the test's own network.
+    pub namespace: Option<&'a Namespace>,
+}
+
+impl Hardware<'_> {
+    /// A small machine that finds services of the host's loopback address at [`HOST`].
+    pub fn new(kernel: &Path, initrd: &Path) -> Self {
+        Self {
+            kernel: kernel.to_owned(),
+            initrd: initrd.to_owned(),
+            append: String::new(),
+            memory: 256,
+            network: "user".to_owned(),
+            namespace: None,
+        }
+    }
+}
+
+fn qemu(hardware: &Hardware<'_>, serial: &Path, monitor: &Path) -> Command {
+    const QEMU: &str = "qemu-system-x86_64";
+    let mut qemu = hardware
+        .namespace
+        .map_or_else(|| Command::new(QEMU), |namespace| namespace.command(QEMU));
     // `max` has AES and random numbers in hardware, as every real machine has.
-    qemu.args([
-        "-accel",
-        "tcg",
-        "-cpu",
-        "max",
-        "-m",
-        "256",
-        "-display",
-        "none",
-        "-no-reboot",
-        "-nodefaults",
-    ])
-    .args([
-        "-netdev",
-        "user,id=net0",
-        "-device",
-        "virtio-net-pci,netdev=net0,romfile=",
-    ])
-    .arg("-serial")
-    .arg(format!("unix:{}", serial.display()))
-    .arg("-monitor")
-    .arg(format!("unix:{}", monitor.display()))
-    .arg("-kernel")
-    .arg(kernel)
-    .arg("-initrd")
-    .arg(initrd)
-    .args(["-append", "console=ttyS0 quiet panic=1"])
-    .stdin(Stdio::null());
+    qemu.args(["-accel", "tcg", "-cpu", "max", "-display", "none"])
+        .args(["-nodefaults", "-m", &hardware.memory.to_string()])
+        .args(["-netdev", &format!("{},id=net0", hardware.network)])
+        .args(["-device", "virtio-net-pci,netdev=net0,romfile="])
+        .arg("-serial")
+        .arg(format!("unix:{}", serial.display()))
+        .arg("-monitor")
+        .arg(format!("unix:{}", monitor.display()))
+        .arg("-kernel")
+        .arg(&hardware.kernel)
+        .arg("-initrd")
+        .arg(&hardware.initrd)
+        .arg("-append")
+        .arg(format!("console=ttyS0 quiet panic=1 {}", hardware.append))
+        .arg("-no-reboot")
+        .stdin(Stdio::null());
     qemu
 }
 
@@ -321,7 +392,10 @@ fn archive(kernel: &kernel::Kernel, extra: &[(&str, Vec<u8>)]) -> Vec<u8> {
 }
 
 /// The static agent: `$BOOTROOM_AGENT`, or the one built now.
-fn agent() -> &'static Path {
+///
+/// # Panics
+/// When it does not build.
+pub fn agent() -> &'static Path {
     static AGENT: OnceLock<PathBuf> = OnceLock::new();
     AGENT.get_or_init(|| {
         if let Some(path) = std::env::var_os("BOOTROOM_AGENT") {

@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use super::disk::{DiskServer, assert_clean, free_port, make_ext4};
+use super::outage::Outage;
+use super::relay::Relay;
 use super::{Guest, HOST, LoadLog};
 
 /// How soon after the server listens again the load has to go on.
@@ -16,8 +18,8 @@ const BACK_WITHIN_TLS: Duration = Duration::from_secs(4);
 /// What is special about a scene.
 #[derive(Default)]
 pub struct Special<'a> {
-    /// The ports that the agent is told, in order; empty: the server's.
-    pub ports: Vec<u16>,
+    /// Put a relay between machine and server, which can reset connections.
+    pub relay: bool,
     /// `nbds` instead of `nbd`.
     pub tls: bool,
     /// Further options of `bootroom export`.
@@ -34,35 +36,28 @@ pub struct Scene {
     pub server: DiskServer,
     /// The disk.
     pub image: PathBuf,
-    /// The server's port.
+    /// The server's port, or that of the relay in front of it: what the machine is told.
     pub port: u16,
+    /// The port where the server is when it has moved: the agent's second.
+    pub second: u16,
+    /// The relay, if there is one.
+    pub relay: Option<Relay>,
     back_within: Duration,
     _directory: TempDir,
 }
 
 impl Scene {
-    /// A disk on a server at `port`, and a guest that has it attached by the agent and mounted, under load.
+    /// A served disk, and a guest that has it attached by the agent and mounted, under load.
     ///
     /// # Panics
     /// When any of it does not come up.
-    pub fn new(port: u16, special: &Special<'_>) -> Self {
-        let mut scene = Self::unattached(port, special);
-        let ports = if special.ports.is_empty() {
-            &[port][..]
-        } else {
-            &special.ports
-        };
+    pub fn new(special: &Special<'_>) -> Self {
+        let mut scene = Self::unattached(special);
         let scheme = if special.tls { "nbds" } else { "nbd" };
-        let more: Vec<String> = ports[1..]
-            .iter()
-            .map(|p| format!("--server {HOST}:{p}"))
-            .collect();
-        let command = format!(
-            "bootroom-attach {scheme}://{HOST}:{}/disk /dev/nbd0 {}",
-            ports[0],
-            more.join(" ")
-        );
-        scene.begin(&command);
+        let (port, second) = (scene.port, scene.second);
+        scene.begin(&format!(
+            "bootroom-attach {scheme}://{HOST}:{port}/disk /dev/nbd0 --server {HOST}:{second}"
+        ));
         scene
     }
 
@@ -70,23 +65,30 @@ impl Scene {
     ///
     /// # Panics
     /// When any of it does not come up.
-    pub fn unattached(port: u16, special: &Special<'_>) -> Self {
+    pub fn unattached(special: &Special<'_>) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let image = directory.path().join("disk.img");
         make_ext4(&image, 64);
         let mut options = vec!["--name", "disk"];
         options.extend(&special.server);
+        let port = free_port();
         let server = DiskServer::start(&image, port, &options);
+        let relay = special
+            .relay
+            .then(|| Relay::new(([127, 0, 0, 1], port).into()));
+        let back_within = if special.tls {
+            BACK_WITHIN_TLS
+        } else {
+            BACK_WITHIN
+        };
         Self {
             guest: Guest::boot(&special.files),
             server,
             image,
-            port,
-            back_within: if special.server.contains(&"--tls") {
-                BACK_WITHIN_TLS
-            } else {
-                BACK_WITHIN
-            },
+            port: relay.as_ref().map_or(port, Relay::port),
+            second: free_port(),
+            relay,
+            back_within,
             _directory: directory,
         }
     }
@@ -103,18 +105,20 @@ impl Scene {
 
     /// With the agent, and nothing special.
     pub fn simple() -> Self {
-        Self::new(free_port(), &Special::default())
+        Self::new(&Special::default())
     }
 
-    /// Something happens; afterwards the load must go on, within two seconds of the event's end. Prints a row of the table of pauses.
+    /// Something happens; afterwards the load must go on, within two seconds of the event's end. Prints a row of the
+    /// table of pauses.
     ///
     /// # Panics
     /// When it does not.
-    pub fn pause(&mut self, what: &str, event: impl FnOnce(&mut Self)) -> Duration {
+    pub fn survive(&mut self, outage: &Outage) -> Duration {
+        let what = outage.name;
         self.guest.wait_for_writes(5);
         self.guest.clear_log();
         let begun = Instant::now();
-        event(self);
+        (outage.happen)(self);
         let away = begun.elapsed();
         self.guest.wait_for_writes(20);
         let pause = self.guest.load_log().longest();

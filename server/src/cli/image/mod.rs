@@ -4,7 +4,7 @@
 //! keep them apart.
 
 pub(crate) mod client_package;
-mod date;
+pub(crate) mod date;
 mod make;
 pub(crate) mod progress;
 mod remove;
@@ -229,7 +229,7 @@ fn list(options: &ListOptions) -> anyhow::Result<Exit> {
         return Ok(Exit::Ok);
     }
     if views.is_empty() {
-        println!("no image yet: run `bootroom image build debian`");
+        say!("no image yet: run `bootroom image build debian`");
         return Ok(Exit::Ok);
     }
     let versions = views.iter().flat_map(|image| &image.versions);
@@ -243,9 +243,9 @@ fn list(options: &ListOptions) -> anyhow::Result<Exit> {
         "DIGEST",
         "DESCRIPTION",
     ];
-    println!("{}", output::table(heading, &rows));
+    say!("{}", output::table(heading, &rows));
     for damaged in views.iter().flat_map(|image| &image.damaged) {
-        println!("{} is unusable: {}", damaged.reference, damaged.error);
+        say!("{} is unusable: {}", damaged.reference, damaged.error);
     }
     Ok(Exit::Ok)
 }
@@ -264,7 +264,7 @@ fn rollback(options: &RollbackOptions) -> anyhow::Result<Exit> {
 
 fn say_current(version: &Version) {
     let image = version.image();
-    println!(
+    say!(
         "{version} is now the current version of {image}; machines get it when they next begin a fresh disk"
     );
 }
@@ -273,21 +273,23 @@ fn say_current(version: &Version) {
 #[derive(Debug, Serialize)]
 struct Verified {
     reference: String,
-    digest: String,
+    /// None if not even the version's description can be read.
+    digest: Option<String>,
     ok: bool,
     error: Option<String>,
 }
 
 fn verify(options: &VerifyOptions) -> anyhow::Result<Exit> {
     let catalogue = options.place.catalogue()?;
-    let versions = to_verify(&catalogue, &options.versions)?;
+    let (versions, mut outcomes) = to_verify(&catalogue, &options.versions)?;
     let shown = Shown::new();
-    let outcomes = cancellable(|cancel| {
+    let verified: Vec<_> = cancellable(|cancel| {
         versions
             .iter()
             .map(|version| verify_one(version, &shown, cancel))
-            .collect::<Result<Vec<_>, _>>()
+            .collect::<Result<_, _>>()
     })?;
+    outcomes.extend(verified);
     shown.clear();
     if options.json {
         output::json(&outcomes)?;
@@ -298,23 +300,26 @@ fn verify(options: &VerifyOptions) -> anyhow::Result<Exit> {
     Ok(if good { Exit::Ok } else { Exit::Unhealthy })
 }
 
-/// What was asked for, or everything; a version that cannot even be read is an error here.
-fn to_verify(catalogue: &Catalogue, wanted: &[ImageRef]) -> anyhow::Result<Vec<Version>> {
+/// What was asked for, or everything; of that, what cannot even be opened is an outcome already.
+fn to_verify(
+    catalogue: &Catalogue,
+    wanted: &[ImageRef],
+) -> anyhow::Result<(Vec<Version>, Vec<Verified>)> {
     if !wanted.is_empty() {
-        return Ok(wanted
-            .iter()
-            .map(|wanted| catalogue.resolve(wanted))
-            .collect::<Result<_, _>>()?);
+        let versions = wanted.iter().map(|wanted| catalogue.resolve(wanted));
+        return Ok((versions.collect::<Result<_, _>>()?, Vec::new()));
     }
-    let mut versions = Vec::new();
+    let (mut versions, mut unreadable) = (Vec::new(), Vec::new());
     for image in catalogue.list()? {
-        if let Some(damaged) = image.damaged.into_iter().next() {
-            return Err(damaged.error)
-                .with_context(|| format!("{}@{}", image.name, damaged.number));
-        }
+        unreadable.extend(image.damaged.iter().map(|damaged| Verified {
+            reference: format!("{}@{}", image.name, damaged.number),
+            digest: None,
+            ok: false,
+            error: Some(chain(&damaged.error)),
+        }));
         versions.extend(image.versions);
     }
-    Ok(versions)
+    Ok((versions, unreadable))
 }
 
 fn verify_one(version: &Version, shown: &Shown, cancel: &Cancel) -> images::Result<Verified> {
@@ -324,7 +329,7 @@ fn verify_one(version: &Version, shown: &Shown, cancel: &Cancel) -> images::Resu
     };
     Ok(Verified {
         reference: version.to_string(),
-        digest: version.digest().to_string(),
+        digest: Some(version.digest().to_string()),
         ok: error.is_none(),
         error: error.as_ref().map(chain),
     })
@@ -341,8 +346,9 @@ fn chain(error: &images::Error) -> String {
 }
 
 fn say_verified(outcome: &Verified) {
+    let digest = outcome.digest.as_deref().unwrap_or("-");
     match &outcome.error {
-        None => println!("{}  unchanged  {}", outcome.reference, outcome.digest),
-        Some(error) => println!("{}  DAMAGED  {error}", outcome.reference),
+        None => say!("{}  unchanged  {digest}", outcome.reference),
+        Some(error) => say!("{}  DAMAGED  {error}", outcome.reference),
     }
 }

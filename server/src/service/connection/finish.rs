@@ -1,7 +1,7 @@
 //! What becomes of jobs: their replies, and the rest of them when the connection ends.
 
 use super::{End, Transmission, wait_for_bell};
-use crate::service::transport::Transport;
+use crate::service::{jobs::Finished, transport::Transport};
 
 impl Transmission<'_, '_> {
     /// Takes in what the disk threads have finished, all of it also when the export is gone: a job that is not
@@ -10,19 +10,24 @@ impl Transmission<'_, '_> {
         if self.jobs == 0 {
             return Ok(());
         }
-        let mut gone = false;
-        for finished in self.mailbox.take() {
-            self.jobs -= 1;
-            self.unsent += finished.weight;
-            if let Some(error) = &finished.error {
-                self.count_error(error);
-            }
-            match finished.reply {
-                Ok(bytes) => self.output.owned(bytes),
-                Err(_) => gone = true,
-            }
+        let done = self.mailbox.take();
+        self.jobs -= done.len();
+        self.unsent += done.iter().map(|finished| finished.weight).sum::<u64>();
+        let taken = done.into_iter().map(|finished| self.take_in(finished));
+        taken.fold(Ok(()), Result::and)
+    }
+
+    /// Takes in one result.
+    pub(super) fn take_in(&mut self, finished: Finished) -> Result<(), End> {
+        if let Some(error) = &finished.error {
+            self.count_error(error);
         }
-        if gone { Err(End::Gone) } else { Ok(()) }
+        if let Some(took) = finished.flushed {
+            self.flushed(took);
+        }
+        let reply = finished.reply.map_err(|_| End::Gone)?;
+        self.output.owned(reply);
+        Ok(())
     }
 
     /// Lets what is under way end: answers it if the client may still be there, drops what has not begun if not.
@@ -56,7 +61,15 @@ impl Transmission<'_, '_> {
 }
 
 impl Drop for Transmission<'_, '_> {
+    /// Nothing is under way here but when a bug panics: also then a successor must not be let in before all of this
+    /// connection's requests have ended (design P6).
     fn drop(&mut self) {
+        if self.jobs > 0 {
+            self.jobs -= self.lane.cancel(self.engine.live.id);
+        }
+        while self.jobs > 0 && wait_for_bell(&self.mailbox.bell()).is_ok() {
+            self.jobs -= self.mailbox.take().len();
+        }
         self.engine.pool.give_back(self.in_flight);
     }
 }

@@ -1,12 +1,14 @@
-//! Reads: copied when short, gathered from memory maps and holes when long, handed to a disk thread when neither can
+//! Reads: copied when short, gathered from files in memory and from holes when long, handed to a disk thread when neither can
 //! be done without waiting.
+
+use std::ops::Range;
 
 use nbd::{HeaderStyle, Operation, Request, reply};
 
-use super::{End, LOOKED_UP, MAP_STRIDE, Next, Transmission};
+use super::{End, LOOKED_UP, Next, Transmission};
 use crate::service::{
     device::{Fault, Segment, Source},
-    output,
+    output::{self, FilePart},
     transport::Transport,
 };
 
@@ -60,7 +62,7 @@ impl Transmission<'_, '_> {
         self.device.try_read(space, request.offset)
     }
 
-    /// Answers from memory maps where the data lies in one, with holes where there is none; false if a part would
+    /// Answers from the page cache where the data lies in it, with holes where there is none; false if a part would
     /// have to wait for a disk.
     fn read_pieces(&mut self, request: &Request, whole: bool) -> Result<bool, Fault> {
         let style = self.rules.style;
@@ -121,28 +123,24 @@ impl Transmission<'_, '_> {
                 self.output.zeros(length);
                 Ok(!self.output.is_full(0))
             }
-            Source::Mapped if self.maps => self.read_mapped(range.clone()),
-            Source::Mapped | Source::Stored => self.read_stored(range.clone()),
+            Source::File if self.files => self.read_file(range.clone()),
+            Source::File | Source::Stored => self.read_stored(range.clone()),
         }
     }
 
-    fn read_mapped(&mut self, range: std::ops::Range<u64>) -> Result<bool, Fault> {
-        let mut at = range.start;
-        while at < range.end {
-            let end = (at + MAP_STRIDE).min(range.end);
-            let Some(bytes) = self.device.resident(at..end) else {
-                return self.read_stored(at..range.end);
-            };
-            if self.output.is_full(0) {
-                return Ok(false);
-            }
-            self.output.mapped(bytes);
-            at = end;
+    /// A page that is dropped before it is sent is read again by `sendfile`, while this connection alone waits.
+    fn read_file(&mut self, range: Range<u64>) -> Result<bool, Fault> {
+        let Some(file) = self.device.resident(range.clone()) else {
+            return self.read_stored(range);
+        };
+        if self.output.is_full(0) {
+            return Ok(false);
         }
+        self.output.file(FilePart { file, range });
         Ok(true)
     }
 
-    fn read_stored(&mut self, range: std::ops::Range<u64>) -> Result<bool, Fault> {
+    fn read_stored(&mut self, range: Range<u64>) -> Result<bool, Fault> {
         let length = (range.end - range.start) as usize;
         if self.output.is_full(length) {
             return Ok(false);

@@ -122,6 +122,7 @@ fn every_job_counts_also_when_the_export_is_gone() {
             reply,
             error: None,
             weight: 0,
+            flushed: None,
         });
     }
     assert!(matches!(transmission.collect(), Err(End::Gone)));

@@ -91,7 +91,7 @@ impl Transmission<'_, '_> {
     ) -> Result<(), End> {
         match result {
             Ok(()) if fua => {
-                self.submit(*request, Operation::Flush, Vec::new(), 0);
+                self.flush(*request)?;
                 self.engine
                     .live
                     .counters

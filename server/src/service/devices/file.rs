@@ -18,6 +18,7 @@ use rustix::{
     io::{Errno, ReadWriteFlags},
 };
 
+use super::flushes::{Flushes, Unflushed};
 use crate::service::{Device, Export, Extent, Fault};
 
 /// Zeros that are written where the filesystem cannot punch holes.
@@ -37,9 +38,8 @@ struct FileDisk {
     read_only: bool,
     /// Set once the filesystem has said that it cannot read without waiting.
     waits: AtomicBool,
-    /// Set once a flush failed. The kernel tells that once and then forgets the pages, so that a later flush, of
-    /// whatever connection, could promise data that are lost.
-    failed: AtomicBool,
+    /// Of all connections.
+    flushes: Flushes,
 }
 
 impl FileExport {
@@ -57,7 +57,7 @@ impl FileExport {
             name,
             read_only,
             waits: AtomicBool::new(false),
-            failed: AtomicBool::new(false),
+            flushes: Flushes::default(),
         };
         let mut info = ExportInfo::new(size, flags(read_only));
         info.description = description;
@@ -123,14 +123,18 @@ impl FileDisk {
 
     /// Nothing is taken any more once a flush failed.
     fn check(&self) -> Result<(), Fault> {
-        if !self.failed.load(Relaxed) {
-            return Ok(());
+        match self.flushes.have_failed() {
+            false => Ok(()),
+            true => Err(self.lost()),
         }
+    }
+
+    fn lost(&self) -> Fault {
         let text = format!(
             "{}: an earlier flush failed and writes may be lost; check the disk and restart",
             self.name
         );
-        Err(Fault::Request(IoError::Io, text))
+        Fault::Request(IoError::Io, text)
     }
 
     fn write_zeros(&self, range: Range<u64>) -> Result<(), Fault> {
@@ -194,17 +198,15 @@ impl Device for FileDisk {
         if self.read_only {
             return Ok(());
         }
-        self.check()?;
-        let synced = self.file.sync_data();
-        if synced.is_err() {
-            self.failed.store(true, Relaxed);
-        }
-        // Another connection's flush may have been told of what this one waited for.
-        synced.map_err(|error| self.fault(error))?;
-        self.check()
+        let flushed = self.flushes.flush(|| self.file.sync_data());
+        flushed.map_err(|failure| match failure {
+            Unflushed::Now(error) => self.fault(error),
+            Unflushed::Before => self.lost(),
+        })
     }
 
     fn trim(&self, range: Range<u64>) -> Result<(), Fault> {
+        self.check()?;
         // Only a hint: where the host cannot, the data stays.
         match self.allocate(FallocateFlags::PUNCH_HOLE, &range) {
             Err(error @ (Errno::IO | Errno::NOSPC)) => Err(self.fault(error)),
@@ -282,6 +284,7 @@ mod tests {
         assert!(is_io(other.flush()));
         assert!(is_io(other.write(b"data", 0)));
         assert!(is_io(other.zero(0..4, true, false)));
+        assert!(is_io(other.trim(0..4)));
         other.read(&mut [], 0).unwrap();
     }
 

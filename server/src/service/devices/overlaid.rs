@@ -3,22 +3,28 @@
 use std::{
     collections::HashMap,
     ops::{ControlFlow, Range},
+    os::fd::{AsFd, BorrowedFd},
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
 };
 
+use anyhow::Context;
 use nbd::{ExportInfo, IoError, OptionError, Refusal, TransmissionFlags};
 use overlay::{
     Attachment, Attempt, Base, BaseId, Durability, ErrorKind, Overlay, OverlayId, OverlaySpec,
-    Retention, Run, RunKind, Store,
+    Retention, Run, RunKind, SnapshotId, SnapshotName, Store,
 };
 use parking_lot::Mutex;
+use tempfile::TempDir;
 
+use super::snapshot;
 use crate::service::{Device, Export, Extent, Fault, Segment, Source};
 
-/// Bases whose memory map failed once. They are read by checked system calls from then on, by all devices over them.
+/// Bases that failed once while the kernel sent them. They are read by checked system calls from then on, by all devices
+/// over them, so that a failure is an answer and not the end of the connection.
 #[derive(Debug, Default, Clone)]
 pub struct Suspects(Arc<Mutex<HashMap<BaseId, Arc<AtomicBool>>>>);
 
@@ -46,6 +52,8 @@ pub struct OverlayDevice {
     attachment: Attachment,
     base: Arc<dyn Base>,
     suspect: Arc<AtomicBool>,
+    /// The snapshots there were when it was opened: what a client chose then must not turn into another one.
+    snapshots: Vec<(SnapshotName, SnapshotId)>,
 }
 
 impl OverlayDevice {
@@ -53,15 +61,17 @@ impl OverlayDevice {
     pub fn new(attachment: Attachment, suspects: &Suspects) -> Self {
         let base = attachment.base().clone();
         let suspect = suspects.mark(base.id());
+        let snapshots = attachment.overlay().snapshot_ids();
         Self {
             attachment,
             base,
             suspect,
+            snapshots,
         }
     }
 }
 
-fn fault(error: &overlay::Error) -> Fault {
+pub(super) fn fault(error: &overlay::Error) -> Fault {
     let kind = match error.kind() {
         ErrorKind::Evicted => return Fault::Gone,
         _ if error.is_no_space() => IoError::NoSpace,
@@ -71,7 +81,7 @@ fn fault(error: &overlay::Error) -> Fault {
     Fault::Request(kind, error.to_string())
 }
 
-fn extent(run: &Run) -> Extent {
+pub(super) fn extent(run: &Run) -> Extent {
     let length = run.range.end - run.range.start;
     let (hole, zero, depth) = match run.kind {
         RunKind::Data => (false, false, 1),
@@ -120,7 +130,7 @@ impl Device for OverlayDevice {
         let mapped = if self.suspect.load(Relaxed) {
             Source::Stored
         } else {
-            Source::Mapped
+            Source::File
         };
         for Run { range, kind } in runs {
             let source = match kind {
@@ -136,8 +146,8 @@ impl Device for OverlayDevice {
         Ok(())
     }
 
-    fn resident(&self, range: Range<u64>) -> Option<&[u8]> {
-        self.base.resident(range)
+    fn resident(&self, range: Range<u64>) -> Option<BorrowedFd<'_>> {
+        self.base.resident(range).map(AsFd::as_fd)
     }
 
     fn distrust(&self) {
@@ -198,6 +208,17 @@ impl Device for OverlayDevice {
             .map_err(|error| self.fault(&error))?;
         Ok(extents)
     }
+
+    fn changed(
+        &self,
+        snapshot: &str,
+        range: Range<u64>,
+        most: usize,
+    ) -> Result<Vec<(u64, bool)>, Fault> {
+        let since = snapshot::find(&self.snapshots, snapshot)?;
+        snapshot::changed_runs(most, |found| self.attachment.changed(since, range, found))
+            .map_err(|error| self.fault(&error))
+    }
 }
 
 /// One overlay that lasts: a newer connection takes it over from an older one.
@@ -220,7 +241,10 @@ impl OverlayExport {
 
 impl Export for OverlayExport {
     fn info(&self) -> Result<ExportInfo, Refusal> {
-        Ok(overlay_info(self.size))
+        let mut info = overlay_info(self.size);
+        let snapshots = self.overlay.snapshot_ids();
+        info.contexts.extend(snapshot::contexts(&snapshots));
+        Ok(info)
     }
 
     fn owner(&self) -> Option<String> {
@@ -237,35 +261,62 @@ impl Export for OverlayExport {
 
 /// A fresh overlay for each connection, gone when it ends.
 pub struct CowExport {
-    store: Arc<Store>,
+    copies: Arc<Copies>,
     base: Arc<dyn Base>,
     size: u64,
+    quota: Option<u64>,
     next: AtomicU64,
     suspects: Suspects,
 }
 
+/// The store of the copies, and its folder, which is gone when the last of them is.
+struct Copies {
+    store: Store,
+    _folder: TempDir,
+}
+
 impl CowExport {
-    /// Makes overlays over `base` in `store`.
-    pub fn new(store: Store, base: Arc<dyn Base>, size: u64) -> Self {
-        let (store, next) = (Arc::new(store), AtomicU64::new(1));
-        Self {
-            store,
+    /// Makes overlays over `base` in a folder of their own below `place`, each of at most `quota` bytes. With less
+    /// than `low_water` bytes free there they stop growing.
+    ///
+    /// # Errors
+    /// When the folder cannot be made.
+    pub fn new(
+        place: &Path,
+        base: Arc<dyn Base>,
+        quota: Option<u64>,
+        low_water: u64,
+    ) -> anyhow::Result<Self> {
+        let naming = || format!("cannot make a folder for copies in {}", place.display());
+        std::fs::create_dir_all(place).with_context(naming)?;
+        let folder = tempfile::tempdir_in(place).with_context(naming)?;
+        let options = overlay::Options {
+            low_water,
+            ..Default::default()
+        };
+        let store = Store::open(folder.path(), options)?;
+        Ok(Self {
+            copies: Arc::new(Copies {
+                store,
+                _folder: folder,
+            }),
+            size: base.size(),
             base,
-            size,
-            next,
+            quota,
+            next: AtomicU64::new(1),
             suspects: Suspects::default(),
-        }
+        })
     }
 
     fn make(&self) -> overlay::Result<Arc<Overlay>> {
         let id = OverlayId::new(format!("c{}", self.next.fetch_add(1, Relaxed)))?;
         let spec = OverlaySpec {
             size: self.size,
-            quota: None,
+            quota: self.quota,
             retention: Retention::Discard,
             base: self.base.clone(),
         };
-        self.store.create(&id, spec)
+        self.copies.store.create(&id, spec)
     }
 }
 
@@ -281,7 +332,7 @@ impl Export for CowExport {
         let device = OverlayDevice::new(overlay.attach(), &self.suspects);
         Ok(Arc::new(Passing {
             device,
-            store: self.store.clone(),
+            copies: self.copies.clone(),
             id: overlay.id().clone(),
         }))
     }
@@ -290,13 +341,13 @@ impl Export for CowExport {
 /// A device whose overlay is deleted with it.
 struct Passing {
     device: OverlayDevice,
-    store: Arc<Store>,
+    copies: Arc<Copies>,
     id: OverlayId,
 }
 
 impl Drop for Passing {
     fn drop(&mut self) {
-        if let Err(error) = self.store.delete(&self.id) {
+        if let Err(error) = self.copies.store.delete(&self.id) {
             tracing::warn!("cannot delete the overlay of a closed connection: {error}");
         }
     }
@@ -315,7 +366,7 @@ impl Device for Passing {
         self.device.segments(range, out)
     }
 
-    fn resident(&self, range: Range<u64>) -> Option<&[u8]> {
+    fn resident(&self, range: Range<u64>) -> Option<BorrowedFd<'_>> {
         self.device.resident(range)
     }
 
@@ -350,7 +401,7 @@ impl Device for Passing {
 
 #[cfg(test)]
 mod tests {
-    use overlay::{Digest, FileBase, Options};
+    use overlay::{Digest, FileBase};
 
     use super::*;
 
@@ -366,8 +417,8 @@ mod tests {
             digest: Digest([7; 32]),
         };
         let base = Arc::new(FileBase::open(&image, id).unwrap());
-        let store = Store::open(&dir.path().join("store"), Options::default()).unwrap();
-        (dir, CowExport::new(store, base, SIZE))
+        let export = CowExport::new(dir.path(), base, None, 0).unwrap();
+        (dir, export)
     }
 
     fn sources(device: &dyn Device) -> Vec<Source> {
@@ -377,10 +428,10 @@ mod tests {
     }
 
     #[test]
-    fn a_map_that_failed_one_device_is_used_by_none() {
+    fn a_file_that_failed_one_device_is_sent_by_none() {
         let (_dir, export) = copies();
         let (one, other) = (export.open().unwrap(), export.open().unwrap());
-        assert_eq!(sources(&*other), [Source::Mapped]);
+        assert_eq!(sources(&*other), [Source::File]);
         one.distrust();
         assert_eq!(sources(&*other), [Source::Stored]);
         assert_eq!(sources(&*export.open().unwrap()), [Source::Stored]);
@@ -392,7 +443,7 @@ mod tests {
         let overlay = export.make().unwrap();
         let device = OverlayDevice::new(overlay.attach(), &export.suspects);
         device.write(&[1; 512], 0).unwrap();
-        export.store.delete(overlay.id()).unwrap();
+        export.copies.store.delete(overlay.id()).unwrap();
         let is_gone = |result| matches!(result, Err(Fault::Gone));
         assert!(is_gone(device.read(&mut [0; 512], 0)));
         assert!(is_gone(device.write(&[1; 512], 0)));

@@ -1,29 +1,43 @@
 //! The leanest NBD client that keeps a server busy.
+//!
+//! It copies as little as it can, so that what is measured is the server: payloads are sent from where they lie, and
+//! the data of reads is thrown away by the kernel. For large reads it polls, since a server that has to wake its client
+//! for every 64 KiB pays more for that than for anything that it does itself.
 
 use std::{
-    io::{Read, Write},
+    io::{IoSlice, Read, Write},
     net::TcpStream,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, bail, ensure};
-use rustix::net::RecvFlags;
+use rustix::{io::Errno, net::RecvFlags};
 
 const REQUEST: u32 = 0x2560_9513;
 const REPLY: u32 = 0x6744_6698;
 const READ: u16 = 0;
 const WRITE: u16 = 1;
 const FLUSH: u16 = 3;
-/// Requests of this size and more are large.
+/// Bytes of a request's and a simple reply's head.
+const REQUEST_HEAD: usize = 28;
+const REPLY_HEAD: usize = 16;
+/// Requests of this size and more are large. Bytes.
 const LARGE: u64 = 64 << 10;
+/// How long a server may be silent.
+const TIMEOUT: Duration = Duration::from_secs(30);
+/// The largest request, in bytes.
+const LARGEST: usize = 1 << 20;
 
 /// A connection in the transmission phase, with simple replies.
 pub struct Client {
     socket: TcpStream,
     size: u64,
     random: u64,
+    /// What is received and looked at.
     buffer: Vec<u8>,
-    requests: Vec<u8>,
+    have: usize,
+    /// What writes write.
+    payload: Vec<u8>,
 }
 
 /// What to do, again and again.
@@ -52,14 +66,45 @@ impl Work {
             sequential: false,
         }
     }
+
+    /// Whether all replies are equally long: then their bytes tell how many there are.
+    fn is_only_reads(&self) -> bool {
+        self.reads == 100 && self.flush_every == 0
+    }
+}
+
+/// One request on its way out.
+struct Request {
+    head: [u8; REQUEST_HEAD],
+    payload: usize,
 }
 
 struct Run {
+    work: Work,
     sent: u64,
     position: u64,
     /// Bytes of data that each reply brings, by cookie.
     expected: Vec<usize>,
     free: Vec<usize>,
+    /// Bytes of a reply that were counted before its end.
+    part: usize,
+}
+
+impl Run {
+    fn new(work: Work) -> Self {
+        Self {
+            work,
+            sent: 0,
+            position: 0,
+            expected: vec![0; work.depth],
+            free: (0..work.depth).collect(),
+            part: 0,
+        }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.free.len() == self.work.depth
+    }
 }
 
 impl Client {
@@ -67,118 +112,109 @@ impl Client {
     pub fn connect(port: u16, export: &str) -> anyhow::Result<Self> {
         let mut socket = TcpStream::connect(("127.0.0.1", port))?;
         socket.set_nodelay(true)?;
-        socket.set_read_timeout(Some(Duration::from_secs(30)))?;
+        socket.set_read_timeout(Some(TIMEOUT))?;
         let size = handshake(&mut socket, export).context("NBD handshake")?;
         Ok(Self {
             socket,
             size,
             random: 0x9e37_79b9_7f4a_7c15,
             buffer: vec![0; 2 << 20],
-            requests: Vec::new(),
+            have: 0,
+            payload: (0..LARGEST).map(|i| (i % 251) as u8 + 1).collect(),
         })
     }
 
     /// Does `work` for `time`; gives the requests done and the time it took.
     pub fn run(&mut self, work: Work, time: Duration) -> anyhow::Result<(u64, Duration)> {
         let start = Instant::now();
-        let mut run = Run {
-            sent: 0,
-            position: 0,
-            expected: vec![0; work.depth],
-            free: (0..work.depth).collect(),
-        };
-        let (mut done, mut have) = (0, 0);
+        let mut run = Run::new(work);
+        let mut done = 0;
         loop {
-            let more = start.elapsed() < time;
-            if more {
-                self.send(&work, &mut run)?;
-            } else if run.free.len() == work.depth {
+            if start.elapsed() < time {
+                self.send(&mut run)?;
+            } else if run.is_idle() {
                 return Ok((done, start.elapsed()));
             }
-            if work.block >= LARGE {
-                self.take_large(&mut run)?;
-                done += 1;
-                continue;
-            }
-            have += self.socket.read(&mut self.buffer[have..])?;
-            let (count, used) = self.take(&mut run, have)?;
-            done += count;
-            self.buffer.copy_within(used..have, 0);
-            have -= used;
+            done += self.receive(&mut run)?;
         }
     }
 
     /// Writes the whole disk once from front to back.
     pub fn fill(&mut self) -> anyhow::Result<Duration> {
         let start = Instant::now();
-        let block = 1 << 20;
-        let mut work = Work {
-            block,
-            depth: 4,
-            reads: 0,
-            flush_every: 0,
+        let mut run = Run::new(Work {
             sequential: true,
-        };
-        let mut run = Run {
-            sent: 0,
-            position: 0,
-            expected: vec![0; 4],
-            free: (0..4).collect(),
-        };
-        let (mut have, mut done) = (0, 0);
-        while done < self.size / block {
-            if run.position >= self.size {
-                work.depth = 0;
-                run.free.truncate(4);
-            } else {
-                self.send(&work, &mut run)?;
+            ..Work::random(LARGEST as u64, 4, 0)
+        });
+        loop {
+            if run.position < self.size {
+                self.send(&mut run)?;
+            } else if run.is_idle() {
+                return Ok(start.elapsed());
             }
-            have += self.socket.read(&mut self.buffer[have..])?;
-            let (count, used) = self.take(&mut run, have)?;
-            done += count;
-            self.buffer.copy_within(used..have, 0);
-            have -= used;
+            self.receive(&mut run)?;
         }
-        Ok(start.elapsed())
     }
 
-    fn send(&mut self, work: &Work, run: &mut Run) -> anyhow::Result<()> {
-        self.requests.clear();
+    fn receive(&mut self, run: &mut Run) -> anyhow::Result<u64> {
+        if run.work.is_only_reads() {
+            return self.count(run);
+        }
+        self.have += self.socket.read(&mut self.buffer[self.have..])?;
+        let (count, used) = self.take(run)?;
+        self.buffer.copy_within(used..self.have, 0);
+        self.have -= used;
+        Ok(count)
+    }
+
+    fn send(&mut self, run: &mut Run) -> anyhow::Result<()> {
+        let mut requests = Vec::with_capacity(run.work.depth);
         while let Some(cookie) = run.free.pop() {
-            run.sent += 1;
-            let flush = work.flush_every > 0 && run.sent.is_multiple_of(work.flush_every + 1);
-            let command = match flush {
-                true => FLUSH,
-                false if self.next_random() % 100 < work.reads => READ,
-                false => WRITE,
-            };
-            let offset = self.place(work, run, flush);
-            let length = if flush { 0 } else { work.block as u32 };
-            put_request(&mut self.requests, command, cookie as u64, offset, length);
-            run.expected[cookie] = if command == READ {
-                work.block as usize
-            } else {
-                0
-            };
-            if command == WRITE {
-                let start = self.requests.len();
-                self.requests
-                    .resize(start + work.block as usize, cookie as u8 + 1);
-            }
-            if work.sequential && run.position >= self.size {
+            requests.push(self.request(run, cookie));
+            if run.work.sequential && run.position >= self.size {
                 break;
             }
         }
-        Ok(self.socket.write_all(&self.requests)?)
+        let mut slices = Vec::with_capacity(2 * requests.len());
+        for request in &requests {
+            slices.push(IoSlice::new(&request.head));
+            if request.payload > 0 {
+                slices.push(IoSlice::new(&self.payload[..request.payload]));
+            }
+        }
+        let mut slices = &mut slices[..];
+        while !slices.is_empty() {
+            let sent = self.socket.write_vectored(slices)?;
+            IoSlice::advance_slices(&mut slices, sent);
+        }
+        Ok(())
     }
 
-    fn place(&mut self, work: &Work, run: &mut Run, flush: bool) -> u64 {
-        match (flush, work.sequential) {
+    fn request(&mut self, run: &mut Run, cookie: usize) -> Request {
+        run.sent += 1;
+        let flush = run.work.flush_every > 0 && run.sent.is_multiple_of(run.work.flush_every + 1);
+        let command = match flush {
+            true => FLUSH,
+            false if self.next_random() % 100 < run.work.reads => READ,
+            false => WRITE,
+        };
+        let offset = self.place(run, flush);
+        let length = if flush { 0 } else { run.work.block as usize };
+        run.expected[cookie] = if command == READ { length } else { 0 };
+        Request {
+            head: head(command, cookie as u64, offset, length as u32),
+            payload: if command == WRITE { length } else { 0 },
+        }
+    }
+
+    fn place(&mut self, run: &mut Run, flush: bool) -> u64 {
+        let block = run.work.block;
+        match (flush, run.work.sequential) {
             (true, _) => 0,
-            (false, false) => self.next_random() % (self.size / work.block) * work.block,
+            (false, false) => self.next_random() % (self.size / block) * block,
             (false, true) => {
                 let at = run.position;
-                run.position += work.block;
+                run.position += block;
                 at
             }
         }
@@ -191,35 +227,48 @@ impl Client {
         self.random
     }
 
-    /// Takes one reply whose data the kernel throws away: copying it would hide how fast the server is.
-    fn take_large(&mut self, run: &mut Run) -> anyhow::Result<()> {
-        let mut head = [0; 16];
-        self.socket.read_exact(&mut head)?;
-        ensure!(head[..4] == REPLY.to_be_bytes(), "not a reply");
-        ensure!(head[4..8] == [0; 4], "a request failed");
-        let cookie = u64::from_be_bytes(head[8..].try_into()?) as usize;
-        let mut left = run.expected[cookie];
-        while left > 0 {
-            let most = left.min(self.buffer.len());
-            let (_, count) =
-                rustix::net::recv(&self.socket, &mut self.buffer[..most], RecvFlags::TRUNC)?;
-            ensure!(count > 0, "the server closed the connection");
-            left -= count;
-        }
-        run.free.push(cookie);
-        Ok(())
+    /// Has the kernel throw replies to reads away, and counts them by their bytes. A failed request brings fewer, so
+    /// that the last reply never comes and the run fails with a timeout.
+    fn count(&mut self, run: &mut Run) -> anyhow::Result<u64> {
+        let length = REPLY_HEAD + run.work.block as usize;
+        let count = self.discard(run.work.block >= LARGE)?;
+        ensure!(count > 0, "the server closed the connection");
+        run.part += count;
+        let whole = run.part / length;
+        run.part %= length;
+        // Which cookies these were does not matter, since all are alike.
+        let under_way = run.work.depth - run.free.len();
+        ensure!(whole <= under_way, "more replies than requests");
+        run.free.extend(0..whole);
+        Ok(whole as u64)
     }
 
-    /// Counts the whole replies among the first `have` bytes.
-    fn take(&self, run: &mut Run, have: usize) -> anyhow::Result<(u64, usize)> {
+    /// Throws away what has come; says how much it was.
+    fn discard(&mut self, polling: bool) -> anyhow::Result<usize> {
+        let flags = match polling {
+            true => RecvFlags::TRUNC | RecvFlags::DONTWAIT,
+            false => RecvFlags::TRUNC,
+        };
+        let deadline = Instant::now() + TIMEOUT;
+        loop {
+            match rustix::net::recv(&self.socket, &mut self.buffer[..], flags) {
+                Ok((_, count)) => return Ok(count),
+                Err(Errno::AGAIN) if polling && Instant::now() < deadline => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Counts the whole replies in the buffer, and their bytes.
+    fn take(&self, run: &mut Run) -> anyhow::Result<(u64, usize)> {
         let (mut count, mut used) = (0, 0);
-        while have - used >= 16 {
-            let head = &self.buffer[used..used + 16];
+        while self.have - used >= REPLY_HEAD {
+            let head = &self.buffer[used..used + REPLY_HEAD];
             ensure!(head[..4] == REPLY.to_be_bytes(), "not a reply");
             ensure!(head[4..8] == [0; 4], "a request failed");
             let cookie = u64::from_be_bytes(head[8..].try_into()?) as usize;
-            let length = 16 + run.expected[cookie];
-            if have - used < length {
+            let length = REPLY_HEAD + run.expected[cookie];
+            if self.have - used < length {
                 break;
             }
             used += length;
@@ -230,13 +279,14 @@ impl Client {
     }
 }
 
-fn put_request(out: &mut Vec<u8>, command: u16, cookie: u64, offset: u64, length: u32) {
-    out.extend(REQUEST.to_be_bytes());
-    out.extend([0; 2]);
-    out.extend(command.to_be_bytes());
-    out.extend(cookie.to_be_bytes());
-    out.extend(offset.to_be_bytes());
-    out.extend(length.to_be_bytes());
+fn head(command: u16, cookie: u64, offset: u64, length: u32) -> [u8; REQUEST_HEAD] {
+    let mut head = [0; REQUEST_HEAD];
+    head[..4].copy_from_slice(&REQUEST.to_be_bytes());
+    head[6..8].copy_from_slice(&command.to_be_bytes());
+    head[8..16].copy_from_slice(&cookie.to_be_bytes());
+    head[16..24].copy_from_slice(&offset.to_be_bytes());
+    head[24..].copy_from_slice(&length.to_be_bytes());
+    head
 }
 
 /// EXPORT_NAME, which every server knows; gives the size.

@@ -1,4 +1,4 @@
-//! The rows of the benchmark, measured on one server.
+//! The rows of the benchmark, measured on one server at a time.
 
 use std::time::Duration;
 
@@ -18,6 +18,17 @@ pub struct Figure {
     pub cpu: f64,
 }
 
+/// What the overlay holds before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Overlay {
+    /// Nothing; a new one in each round.
+    Fresh,
+    /// Nothing; reads leave it so.
+    Empty,
+    /// Every block.
+    Full,
+}
+
 /// One row.
 #[derive(Debug, Clone, Copy)]
 pub struct Row {
@@ -25,107 +36,128 @@ pub struct Row {
     pub name: &'static str,
     /// What is done.
     pub work: Work,
-    /// Whether the overlay is written full before.
-    pub filled: bool,
+    /// On what.
+    pub overlay: Overlay,
 }
 
 const K4: u64 = 4 << 10;
 const M1: u64 = 1 << 20;
 
-/// All rows, in the order in which they have to be measured on a fresh overlay.
-pub const ROWS: [Row; 10] = [
+const fn row(name: &'static str, overlay: Overlay, work: Work) -> Row {
     Row {
-        name: "read 4k d1",
-        work: Work::random(K4, 1, 100),
-        filled: false,
-    },
-    Row {
-        name: "read 4k d32",
-        work: Work::random(K4, 32, 100),
-        filled: false,
-    },
-    Row {
-        name: "read 1m d4",
-        work: Work::random(M1, 4, 100),
-        filled: false,
-    },
-    Row {
-        name: "write 4k d32 fresh",
-        work: Work::random(K4, 32, 0),
-        filled: false,
-    },
-    Row {
-        name: "write 4k flush/32",
-        work: Work {
-            flush_every: 32,
-            ..Work::random(K4, 32, 0)
-        },
-        filled: false,
-    },
-    Row {
-        name: "write 1m d4",
-        work: Work::random(M1, 4, 0),
-        filled: true,
-    },
-    Row {
-        name: "write 4k d32 filled",
-        work: Work::random(K4, 32, 0),
-        filled: true,
-    },
-    Row {
-        name: "mixed 70/30 d32",
-        work: Work::random(K4, 32, 70),
-        filled: true,
-    },
-    Row {
-        name: "read 4k d32 filled",
-        work: Work::random(K4, 32, 100),
-        filled: true,
-    },
-    Row {
-        name: "write+flush d1",
-        work: Work {
-            flush_every: 1,
-            ..Work::random(K4, 1, 0)
-        },
-        filled: true,
-    },
+        name,
+        work,
+        overlay,
+    }
+}
+
+const fn flushing(work: Work, every: u64) -> Work {
+    Work {
+        flush_every: every,
+        ..work
+    }
+}
+
+/// All rows; those that need overlays full come last.
+pub const ROWS: [Row; 12] = [
+    row("read 4k d1", Overlay::Empty, Work::random(K4, 1, 100)),
+    row("read 4k d32", Overlay::Empty, Work::random(K4, 32, 100)),
+    row("read 128k d4", Overlay::Empty, Work::random(M1 / 8, 4, 100)),
+    row("read 1m d4", Overlay::Empty, Work::random(M1, 4, 100)),
+    row(
+        "write 4k d32 fresh",
+        Overlay::Fresh,
+        Work::random(K4, 32, 0),
+    ),
+    row(
+        "write 4k flush/32",
+        Overlay::Fresh,
+        flushing(Work::random(K4, 32, 0), 32),
+    ),
+    row("write 1m d4", Overlay::Full, Work::random(M1, 4, 0)),
+    row(
+        "write 4k d32 filled",
+        Overlay::Full,
+        Work::random(K4, 32, 0),
+    ),
+    row("mixed 70/30 d32", Overlay::Full, Work::random(K4, 32, 70)),
+    row(
+        "read 4k d32 filled",
+        Overlay::Full,
+        Work::random(K4, 32, 100),
+    ),
+    row("read 1m d4 filled", Overlay::Full, Work::random(M1, 4, 100)),
+    row(
+        "write+flush d1",
+        Overlay::Full,
+        flushing(Work::random(K4, 1, 0), 1),
+    ),
 ];
 
-/// Measures `rows` on a freshly started server.
-pub fn measure(
+/// A server and the connection to it.
+pub struct Subject<'i> {
     kind: Kind,
-    images: &Images,
+    images: &'i Images,
+    /// The next start's: a server that was killed may still be there for a moment.
     port: u16,
-    rows: &[Row],
-    time: Duration,
-) -> anyhow::Result<Vec<Figure>> {
-    let server = Server::start(kind, images, port)?;
-    let mut client = Client::connect(port, kind.export())
-        .with_context(|| format!("connecting to {}", kind.name()))?;
-    let mut filled = false;
-    let mut figures = Vec::new();
-    for row in rows {
-        if row.filled && !filled {
-            client.fill()?;
-            filled = true;
+    running: Option<(Server, Client)>,
+    full: bool,
+}
+
+impl<'i> Subject<'i> {
+    /// One that is started when it is needed.
+    pub fn new(kind: Kind, images: &'i Images, port: u16) -> Self {
+        Self {
+            kind,
+            images,
+            port,
+            running: None,
+            full: false,
         }
-        client.run(row.work, time / 10)?;
+    }
+
+    /// Starts what is not running, and brings the overlay into the state that `row` asks for.
+    pub fn prepare(&mut self, row: &Row) -> anyhow::Result<()> {
+        if row.overlay == Overlay::Fresh {
+            self.running = None;
+            self.images.forget(self.port - Kind::ALL.len() as u16);
+            self.full = false;
+        }
+        if self.running.is_none() {
+            let port = self.port;
+            self.port += Kind::ALL.len() as u16;
+            let server = Server::start(self.kind, self.images, port)?;
+            let client = Client::connect(port, self.kind.export())
+                .with_context(|| format!("connecting to {}", self.kind.name()))?;
+            self.running = Some((server, client));
+        }
+        if let Some((_, client)) = &mut self.running
+            && row.overlay == Overlay::Full
+            && !self.full
+        {
+            client.fill()?;
+            self.full = true;
+        }
+        Ok(())
+    }
+
+    /// Measures `row` once, for about `time`.
+    pub fn measure(&mut self, row: &Row, time: Duration) -> anyhow::Result<Figure> {
+        self.prepare(row)?;
+        let (server, client) = self.running.as_mut().context("no server")?;
+        client.run(row.work, time / 8)?;
         let before = server.cpu();
         let (done, took) = client.run(row.work, time)?;
         let cpu = server.cpu().saturating_sub(before).as_secs_f64() * 1e6 / done as f64;
-        figures.push(Figure {
-            rate: done as f64 / took.as_secs_f64(),
-            cpu,
-        });
+        let rate = done as f64 / took.as_secs_f64();
+        Ok(Figure { rate, cpu })
     }
-    Ok(figures)
 }
 
 /// Bytes a second are told for large requests, requests a second for small ones.
 pub fn shown(row: &Row, rate: f64) -> String {
     match row.work.block {
-        M1 => format!("{:.0} MiB/s", rate),
-        _ => format!("{:.1}k", rate / 1000.0),
+        K4 => format!("{:.1}k", rate / 1000.0),
+        block => format!("{:.0} MiB/s", rate * block as f64 / M1 as f64),
     }
 }

@@ -1,16 +1,17 @@
 //! Rounds, medians, and the tables.
 
-use std::{process::Command, thread, time::Duration};
+use std::{io::Write, process::Command, thread, time::Duration};
 
 use super::{
     client::{Client, Work},
-    load::{Figure, ROWS, Row, measure, shown},
+    load::{Figure, ROWS, Row, Subject, shown},
     servers::{Images, Kind, Server, pin_load, pinned},
 };
 
 const PORT: u16 = 21809;
 
-/// Everything, or the rows whose names contain one of `arguments`.
+/// All rows, or those whose names contain one of `arguments`. Each is printed when it is done. The servers take turns
+/// in every round, so that whatever else the machine does meets all of them.
 pub fn all(arguments: &[String]) -> anyhow::Result<()> {
     let quick = arguments.iter().any(|argument| argument == "--quick");
     let names: Vec<_> = arguments
@@ -19,66 +20,99 @@ pub fn all(arguments: &[String]) -> anyhow::Result<()> {
         .collect();
     let chosen =
         |row: &&Row| names.is_empty() || names.iter().any(|name| row.name.contains(name.as_str()));
-    let rows: Vec<Row> = ROWS.iter().filter(chosen).copied().collect();
     let (rounds, time) = if quick {
-        (1, Duration::from_millis(500))
+        (3, Duration::from_millis(150))
     } else {
-        (3, Duration::from_secs(1))
+        (7, Duration::from_millis(400))
     };
     pin_load()?;
     let images = Images::make()?;
-    let mut figures = vec![vec![Vec::new(); Kind::ALL.len()]; rows.len()];
-    for round in 0..rounds {
-        for (column, kind) in Kind::ALL.into_iter().enumerate() {
-            let port = PORT + (round * Kind::ALL.len() + column) as u16;
-            let measured = measure(kind, &images, port, &rows, time)?;
-            for (row, figure) in measured.into_iter().enumerate() {
-                figures[row][column].push(figure);
-            }
-        }
+    let kinds = match arguments.iter().any(|argument| argument == "--before") {
+        true => &[Kind::Bootroom, Kind::Before, Kind::Limit][..],
+        false => &Kind::ALL,
+    };
+    let mut subjects: Vec<_> = (PORT..)
+        .zip(kinds.iter().copied())
+        .map(|(port, kind)| Subject::new(kind, &images, port))
+        .collect();
+    print_head(kinds)?;
+    for row in ROWS.iter().filter(chosen) {
+        print_row(row, kinds, &measure(row, &mut subjects, rounds, time)?)?;
     }
-    print_table(&rows, &figures);
     Ok(())
 }
 
-fn print_table(rows: &[Row], figures: &[Vec<Vec<Figure>>]) {
-    print!("{:<20}", "rate / server µs");
-    Kind::ALL
-        .iter()
-        .for_each(|kind| print!("{:>18}", kind.name()));
-    println!("{:>14}{:>10}{:>10}", "× best peer", "× cpu", "× limit");
-    for (row, columns) in rows.iter().zip(figures) {
-        print!("{:<20}", row.name);
-        let medians: Vec<Figure> = columns.iter().map(|list| median(list)).collect();
-        for figure in &medians {
-            print!(
-                "{:>18}",
-                format!("{} {:.1}", shown(row, figure.rate), figure.cpu)
-            );
-        }
-        let of = |kind| {
-            medians[Kind::ALL
-                .iter()
-                .position(|other| *other == kind)
-                .unwrap_or(0)]
-        };
-        let (ours, limit) = (of(Kind::Bootroom), of(Kind::Limit));
-        let peers = || {
-            Kind::ALL
-                .iter()
-                .zip(&medians)
-                .filter(|(kind, _)| kind.is_peer())
-                .map(|(_, figure)| figure)
-        };
-        let best = peers().map(|figure| figure.rate).fold(0.0, f64::max);
-        let leanest = peers().map(|figure| figure.cpu).fold(f64::MAX, f64::min);
-        println!(
-            "{:>14.2}{:>10.2}{:>10.2}",
-            ours.rate / best,
-            ours.cpu / leanest,
-            ours.rate / limit.rate
-        );
+fn measure(
+    row: &Row,
+    subjects: &mut [Subject<'_>],
+    rounds: usize,
+    time: Duration,
+) -> anyhow::Result<Vec<Figure>> {
+    let mut figures = vec![Vec::new(); subjects.len()];
+    for subject in &mut *subjects {
+        subject.prepare(row)?;
     }
+    // What earlier rows and the preparation wrote shall not be written back during this one.
+    rustix::fs::sync();
+    for _ in 0..rounds {
+        for (subject, figures) in subjects.iter_mut().zip(&mut figures) {
+            figures.push(subject.measure(row, time)?);
+        }
+    }
+    Ok(figures.iter().map(|figures| median(figures)).collect())
+}
+
+fn print_head(kinds: &[Kind]) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    write!(out, "{:<20}", "rate / server µs")?;
+    for kind in kinds {
+        write!(out, "{:>18}", kind.name())?;
+    }
+    writeln!(out, "{:>14}{:>10}{:>10}", "× best peer", "× cpu", "× limit")?;
+    Ok(out.flush()?)
+}
+
+/// In rows with flushes only peers count whose flush means something: the changes of the others (in brackets) do not
+/// outlive the connection, and are never on disk together with the knowledge which blocks they are.
+fn print_row(row: &Row, kinds: &[Kind], medians: &[Figure]) -> anyhow::Result<()> {
+    let flushes = row.work.flush_every > 0;
+    let mut out = std::io::stdout().lock();
+    write!(out, "{:<20}", row.name)?;
+    for (kind, figure) in kinds.iter().zip(medians) {
+        let text = format!("{} {:.1}", shown(row, figure.rate), figure.cpu);
+        let counts = !flushes || kind.keeps_changes();
+        let text = if counts { text } else { format!("[{text}]") };
+        write!(out, "{text:>18}")?;
+    }
+    let (best, leanest) = peers(flushes, kinds, medians);
+    let of = |kind| {
+        let place = kinds.iter().position(|other| *other == kind);
+        medians[place.unwrap_or(0)]
+    };
+    let (ours, limit) = (of(Kind::Bootroom), of(Kind::Limit));
+    writeln!(
+        out,
+        "{:>14.2}{:>10.2}{:>10.2}",
+        ours.rate / best,
+        ours.cpu / leanest,
+        ours.rate / limit.rate
+    )?;
+    Ok(out.flush()?)
+}
+
+/// The highest rate and the least processor time among the peers, or of the build before.
+fn peers(flushes: bool, kinds: &[Kind], medians: &[Figure]) -> (f64, f64) {
+    let counts = |kind: &Kind| match kind {
+        Kind::Before => true,
+        kind => kind.is_peer() && (!flushes || kind.keeps_changes()),
+    };
+    let counted = || {
+        let peers = kinds.iter().zip(medians);
+        peers.filter(|(kind, _)| counts(kind))
+    };
+    let best = counted().map(|(_, figure)| figure.rate).fold(0.0, f64::max);
+    let leanest = counted().map(|(_, figure)| figure.cpu);
+    (best, leanest.fold(f64::MAX, f64::min))
 }
 
 fn median(figures: &[Figure]) -> Figure {
@@ -108,7 +142,7 @@ pub fn eight_clients() -> anyhow::Result<()> {
     .into_iter()
     .enumerate()
     {
-        let port = PORT + 100 + number as u16;
+        let port = PORT + 1000 + number as u16;
         let server = Server::start(kind, &images, port)?;
         let before = server.cpu_of_all()?;
         let clients: Vec<_> = (0..8)

@@ -22,6 +22,8 @@ pub const IMAGE: u64 = 1 << 30;
 pub enum Kind {
     /// `bootroom export --overlay`.
     Bootroom,
+    /// The same with another build, named in BOOTROOM_BEFORE.
+    Before,
     /// `bootroom export --cow`.
     BootroomCow,
     /// nbdkit's file plugin.
@@ -57,6 +59,7 @@ impl Kind {
     pub fn name(self) -> &'static str {
         match self {
             Self::Bootroom => "bootroom",
+            Self::Before => "before",
             Self::BootroomCow => "bootroom cow",
             Self::NbdkitFile => "nbdkit",
             Self::NbdkitCow => "nbdkit cow",
@@ -70,7 +73,18 @@ impl Kind {
 
     /// Whether it counts as a peer.
     pub fn is_peer(self) -> bool {
-        !matches!(self, Self::Bootroom | Self::BootroomCow | Self::Limit)
+        !matches!(
+            self,
+            Self::Bootroom | Self::Before | Self::BootroomCow | Self::Limit
+        )
+    }
+
+    /// Whether what is written outlives the connection, so that a flush is a promise.
+    pub fn keeps_changes(self) -> bool {
+        !matches!(
+            self,
+            Self::NbdkitCow | Self::NbdServerCow | Self::BootroomCow
+        )
     }
 
     /// Name of the export.
@@ -119,6 +133,21 @@ impl Images {
     /// Stays as it is.
     pub fn base(&self) -> PathBuf {
         self.dir().join("base.img")
+    }
+
+    /// Removes what a server on `port` wrote, to spare the disk.
+    pub fn forget(&self, port: u16) {
+        // Most kinds leave nothing.
+        let _ = fs::remove_dir_all(self.overlay(port));
+        let _ = fs::remove_file(self.qcow2(port));
+    }
+
+    fn overlay(&self, port: u16) -> PathBuf {
+        self.dir().join(format!("overlay-{port}"))
+    }
+
+    fn qcow2(&self, port: u16) -> PathBuf {
+        self.dir().join(format!("overlay-{port}.qcow2"))
     }
 
     fn raw(&self) -> PathBuf {
@@ -252,18 +281,21 @@ pub fn pinned(program: &str) -> Command {
 fn command(kind: Kind, images: &Images, port: u16) -> anyhow::Result<Command> {
     let (base, raw) = (images.base(), images.raw());
     let port_text = port.to_string();
-    let bootroom = bootroom_tests::binary::bootroom();
+    let bootroom = match kind {
+        Kind::Before => std::env::var_os("BOOTROOM_BEFORE")
+            .context("BOOTROOM_BEFORE names no other build of bootroom")?
+            .into(),
+        _ => bootroom_tests::binary::bootroom(),
+    };
     let bootroom = bootroom.to_str().context("path")?;
     let mut command = match kind {
-        Kind::Bootroom => {
-            let folder = images.dir().join(format!("overlay-{port}"));
-            let _ = fs::remove_dir_all(&folder);
+        Kind::Bootroom | Kind::Before => {
             let mut command = pinned(bootroom);
             command
                 .arg("export")
                 .arg(&base)
                 .arg("--overlay")
-                .arg(folder)
+                .arg(images.overlay(port))
                 .args(["--port", &port_text]);
             command
         }
@@ -336,7 +368,7 @@ fn command(kind: Kind, images: &Images, port: u16) -> anyhow::Result<Command> {
 }
 
 fn qcow2(images: &Images, port: u16) -> anyhow::Result<PathBuf> {
-    let path = images.dir().join(format!("overlay-{port}.qcow2"));
+    let path = images.qcow2(port);
     let mut create = Command::new("qemu-img");
     create
         .args(["create", "-q", "-f", "qcow2", "-F", "raw", "-b"])

@@ -1,0 +1,79 @@
+//! What the encryption of a room's disks stands on: the server's certificate, and what its machines are to trust.
+
+use std::{fs, path::PathBuf};
+
+use super::super::error::{Error, Result};
+use crate::{
+    config::{
+        Config,
+        exports::{ClientCertificates, ListenerTls, TlsMode, TlsSettings},
+    },
+    files::{PRIVATE, PUBLIC},
+    pki::Pki,
+};
+
+/// A file of the agent's folder for TLS (initramfs-hook/src/security.rs): name, permissions, content.
+type AgentFile = (&'static str, u32, Vec<u8>);
+
+/// The certificates of one site.
+#[derive(Debug, Clone)]
+pub struct SiteTls {
+    settings: TlsSettings,
+    /// The address that machines reach the server at.
+    host: String,
+    client_certificates: bool,
+}
+
+impl SiteTls {
+    /// Nothing if TLS is spoken nowhere.
+    pub fn of(config: &Config) -> Option<Self> {
+        let server = &config.server;
+        let others = config.listeners.values().map(|listener| &listener.tls);
+        let mut modes = others.chain([&server.tls]).map(ListenerTls::mode);
+        let used = modes.any(|mode| mode != TlsMode::Off);
+        let settings = config.tls.clone().filter(|_| used)?;
+        Some(SiteTls {
+            settings,
+            host: server.ip().to_string(),
+            client_certificates: server.tls.client_certificates() == ClientCertificates::Required,
+        })
+    }
+
+    /// Makes what is needed and not there yet, if the configuration names no certificates: a CA, and a certificate for
+    /// the server.
+    ///
+    /// # Errors
+    /// What cannot be made, read or written.
+    pub fn prepare(&self) -> Result<()> {
+        let Some(pki) = self.pki().filter(|_| self.settings.own) else {
+            return Ok(());
+        };
+        let made = pki.ensure(&self.host);
+        made.map_err(|error| Error::identity("cannot make the certificates for TLS", error))
+    }
+
+    fn pki(&self) -> Option<Pki> {
+        self.settings.folder.clone().map(Pki::at)
+    }
+
+    /// What the machine `name` needs. The certificate itself is pinned, whatever the machine's clock says; the CA is for
+    /// the one that comes after it.
+    pub(super) fn for_client(&self, name: &str) -> Result<Vec<AgentFile>> {
+        let read = |path: &PathBuf| {
+            let context = format!("cannot read {}", path.display());
+            fs::read(path).map_err(|error| Error::identity(context, error))
+        };
+        let mut files = vec![("server.pem", PUBLIC, read(&self.settings.certificate)?)];
+        if let Some(ca) = &self.settings.ca {
+            files.push(("ca.pem", PUBLIC, read(ca)?));
+        }
+        if let Some(pki) = self.pki().filter(|_| self.client_certificates) {
+            let pair = pki.client_pair(name);
+            let pair =
+                pair.map_err(|error| Error::identity(format!("no certificate for {name}"), error))?;
+            files.push(("client.pem", PUBLIC, pair.certificate.into_bytes()));
+            files.push(("client.key", PRIVATE, pair.key.into_bytes()));
+        }
+        Ok(files)
+    }
+}
