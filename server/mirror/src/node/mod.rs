@@ -122,7 +122,8 @@ pub struct Node {
 
 impl Node {
     /// A server as it starts: it trusts nothing but its durable state. `power_lost` says that the host started anew
-    /// since this state was written, so what was not flushed may be gone. `incarnation` is random.
+    /// since this state was written, so what was not flushed may be gone. `incarnation` is random; `config` has passed
+    /// [`Config::check`].
     pub fn start(
         me: NodeId,
         config: Config,

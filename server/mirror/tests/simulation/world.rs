@@ -119,6 +119,7 @@ impl Setup {
             window: random.between(2, 40) as usize,
             timing,
         };
+        assert_eq!(config.check(), Ok(()));
         let drift = [
             random.between(0, 80_000) as i64 - 40_000,
             random.between(0, 80_000) as i64 - 40_000,
