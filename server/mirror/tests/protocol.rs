@@ -116,6 +116,7 @@ fn the_numbers_of_messages_and_items_are_those_of_the_page() {
             sent,
         },
         Body::Failed { session },
+        Body::Yield { session },
     ];
     let code: Vec<_> = bodies
         .iter()

@@ -230,6 +230,20 @@ fn a_lost_witness_stops_nothing() {
 }
 
 #[test]
+fn a_place_handed_over_is_taken_at_once() {
+    let mut pair = Pair::paired(true);
+    pair.ask(NodeId::A, 1, Ask::Attach);
+    pair.write(NodeId::A, 2);
+    pair.tell(NodeId::A, Event::Command(Command::HandOver));
+    assert_eq!(pair.role(NodeId::A), Role::Seeking);
+    pair.tell(NodeId::B, Event::Tick);
+    assert_eq!(pair.role(NodeId::B), Role::Primary, "in the next tick");
+    pair.pass(2000);
+    assert!(pair.nodes[1].status().paired);
+    assert_eq!(pair.role(NodeId::A), Role::Standby);
+}
+
+#[test]
 fn nobody_obeys_an_older_term() {
     let mut pair = Pair::paired(true);
     let term = pair.nodes[1].status().term;

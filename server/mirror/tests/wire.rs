@@ -149,6 +149,7 @@ fn body() -> impl Strategy<Value = Body> {
             sent: Moment(sent)
         }),
         session().prop_map(|session| Body::Failed { session }),
+        session().prop_map(|session| Body::Yield { session }),
     ]
 }
 

@@ -216,6 +216,16 @@ impl Node {
         self.leave_standby();
     }
 
+    /// The primary has made way: nobody relies on this server's promise any more.
+    pub(super) fn yielded(&mut self, term: Term, session: SessionId) {
+        let current = self.term;
+        if self.standby_in(session).is_some_and(|s| s.opened) && term == current {
+            self.leave_standby();
+            self.promise_until = self.now;
+            self.durable.last_primary = true; // First in turn.
+        }
+    }
+
     pub(super) fn check_primary_silence(&mut self) {
         let (now, most) = (self.now, self.config.timing.silence);
         if self

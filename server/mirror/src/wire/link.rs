@@ -43,6 +43,7 @@ impl Body {
             Self::Ping { .. } => 6,
             Self::Pong { .. } => 7,
             Self::Failed { .. } => 8,
+            Self::Yield { .. } => 9,
         }
     }
 
@@ -90,7 +91,7 @@ impl Body {
                 out.put_u64(*number);
                 out.put_u64(sent.0);
             }
-            Self::Failed { session } => session.put(out),
+            Self::Failed { session } | Self::Yield { session } => session.put(out),
         }
     }
 
@@ -130,6 +131,7 @@ impl Body {
                 sent: Moment(take.u64()?),
             },
             8 => Self::Failed { session },
+            9 => Self::Yield { session },
             _ => return Err(unknown("a message of an unknown kind")),
         })
     }
