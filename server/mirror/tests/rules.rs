@@ -25,6 +25,8 @@ struct Pair {
     notices: Vec<(NodeId, Notice)>,
     durable: [Durable; 2],
     sent: Vec<Message>,
+    /// Questions to the witness.
+    asked: u64,
 }
 
 const V: VolumeId = VolumeId(1);
@@ -37,12 +39,13 @@ fn config(witness: bool) -> Config {
 }
 
 impl Pair {
-    fn new(witness: bool) -> Self {
+    fn new(config: Config) -> Self {
+        let witness = config.witness;
         let start = |id, run| {
             let durable = Durable::default();
             Node::start(
                 id,
-                config(witness),
+                config.clone(),
                 durable,
                 false,
                 Incarnation(run),
@@ -61,12 +64,17 @@ impl Pair {
             notices: Vec::new(),
             durable: Default::default(),
             sent: Vec::new(),
+            asked: 0,
         }
     }
 
     /// A pair in which A is primary and B in sync.
     fn paired(witness: bool) -> Self {
-        let mut pair = Self::new(witness);
+        Self::paired_with(config(witness))
+    }
+
+    fn paired_with(config: Config) -> Self {
+        let mut pair = Self::new(config);
         pair.tell(NodeId::A, Event::Command(Command::Promote { force: false }));
         pair.pass(6000);
         assert!(
@@ -90,6 +98,7 @@ impl Pair {
         match action {
             Action::Send(message) => self.carry(message),
             Action::Ask(request) if self.witnessed => {
+                self.asked += 1;
                 let answer = self.witness.as_mut().map(|witness| witness.handle(request));
                 self.todo
                     .extend(answer.map(|answer| (id, Event::Witness(answer))));
@@ -343,4 +352,91 @@ fn alone_after_a_power_cut_it_waits_for_a_person() {
     pair.now += 3000;
     pair.tell(NodeId::A, Event::Tick);
     assert_eq!(pair.role(NodeId::A), Role::Primary);
+}
+
+#[test]
+fn a_term_raised_in_vain_is_told_to_who_won() {
+    let mut pair = Pair::paired_with(Config {
+        alone: mirror::Alone::Suspend,
+        ..config(true)
+    });
+    // B wins behind A's back; A's own raise then fails at the witness, and A gives way.
+    pair.linked = false;
+    pair.witnessed = false;
+    pair.pass(3000);
+    pair.witnessed = true;
+    for _ in 0..60 {
+        pair.now += 50;
+        pair.tell(NodeId::B, Event::Tick);
+    }
+    assert_eq!(pair.role(NodeId::B), Role::Primary);
+    let above = pair.nodes[1].status().term.next_for(NodeId::A);
+    let body = Body::Hello(mirror::Hello::default());
+    let term = pair.nodes[1].status().term;
+    let from = NodeId::B;
+    pair.witnessed = false;
+    pair.tell(NodeId::A, Event::Received(Message { from, term, body }));
+    assert_eq!(pair.durable[0].term, above, "A prepares to go on above B");
+    pair.witnessed = true;
+    pair.pass(1500);
+    assert_eq!(
+        pair.role(NodeId::A),
+        Role::Seeking,
+        "and hears from the witness that B won"
+    );
+    pair.linked = true;
+    pair.pass(6000);
+    assert!(
+        pair.nodes[1].status().paired,
+        "B hears of A's term and goes above it"
+    );
+    assert!(pair.nodes[1].status().term > above);
+}
+
+#[test]
+fn a_witness_that_forgot_is_asked_now_and_then_only() {
+    let mut pair = Pair::paired(true);
+    pair.witness = Some(Witness::new(WitnessState::new(WitnessId(10))));
+    pair.linked = false;
+    pair.asked = 0;
+    pair.pass(10_000);
+    assert!(pair.noted(NodeId::A, Notice::StrangeWitness));
+    assert!(
+        (2..100).contains(&pair.asked),
+        "{} questions in ten seconds",
+        pair.asked
+    );
+    assert_eq!(
+        (pair.role(NodeId::A), pair.role(NodeId::B)),
+        (Role::Primary, Role::Seeking)
+    );
+    pair.tell(NodeId::A, Event::Command(Command::AcceptWitness));
+    pair.pass(2000);
+    assert!(
+        pair.nodes[0].may_answer(Moment(pair.now)),
+        "the operator said that it counts"
+    );
+}
+
+#[test]
+fn a_pair_in_step_agrees_on_a_new_witness() {
+    let mut pair = Pair::paired(true);
+    pair.witness = Some(Witness::new(WitnessState::new(WitnessId(10))));
+    pair.tell(NodeId::A, Event::LinkDown);
+    pair.tell(NodeId::B, Event::LinkDown);
+    pair.pass(6000);
+    assert!(pair.nodes[0].status().paired);
+    let record = pair
+        .witness
+        .as_ref()
+        .and_then(|witness| witness.state().record);
+    assert!(
+        record.is_some_and(|r| r.holder == NodeId::A && r.outdated.is_none()),
+        "{record:?}"
+    );
+    assert!(
+        pair.durable
+            .iter()
+            .all(|durable| durable.witness == Some(WitnessId(10)))
+    );
 }
