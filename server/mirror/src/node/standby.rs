@@ -8,6 +8,9 @@ use crate::{
 
 use super::{After, Job, Node};
 
+/// More ranges than this are said in whole regions, so that they fit into a message.
+const RANGES: usize = 1 << 20;
+
 #[derive(Debug)]
 pub(super) struct Standby {
     session: SessionId,
@@ -42,7 +45,12 @@ impl Node {
         };
         standby.opened = true;
         let complete = self.durable.complete;
-        let dirty = self.dirty.unsent.clone();
+        let many = self.dirty.unsent.ranges().nth(RANGES).is_some();
+        let dirty = if many {
+            self.dirty.unsent.widened(self.config.region)
+        } else {
+            self.dirty.unsent.clone()
+        };
         self.send(Body::Opened {
             session,
             complete,

@@ -10,6 +10,7 @@ mod lies;
 mod model;
 mod net;
 mod random;
+mod setup;
 mod witness;
 mod world;
 
