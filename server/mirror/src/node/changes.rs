@@ -343,6 +343,8 @@ impl Node {
             return;
         };
         primary.changes.retain(|_, change| !change.is_piece());
+        let changes = &primary.changes;
+        primary.held.retain(|ticket| changes.contains_key(ticket));
         let mut applied = Vec::new();
         for (&ticket, change) in &mut primary.changes {
             if let Some((volume, range)) = change.blocks().filter(|_| change.stage != Stage::Held) {
