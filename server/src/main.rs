@@ -13,6 +13,7 @@ mod control;
 mod demo;
 mod exports;
 mod files;
+mod mirror;
 mod pki;
 mod room;
 mod service;

@@ -12,6 +12,7 @@ mod reload;
 mod serve;
 mod snapshot;
 mod status;
+mod witness;
 
 use std::{
     path::{Path, PathBuf},
@@ -102,6 +103,9 @@ enum Command {
     /// Make and withdraw certificates for TLS
     #[command(subcommand)]
     Pki(pki::PkiCommand),
+    /// Keep the record by which a pair of servers decides who is primary
+    #[command(hide = true)] // Until servers can be a pair.
+    Witness(witness::WitnessOptions),
     /// Boot a room of virtual machines on this computer
     Demo(DemoOptions),
 }
@@ -148,6 +152,7 @@ pub fn run() -> ExitCode {
         Command::Export(options) => export::run(options),
         Command::Snapshot(command) => snapshot::run(command),
         Command::Overlay(command) => overlay_check::run(command),
+        Command::Witness(options) => witness::run(options),
         Command::Demo(options) => return finish_demo(demo::run(options)),
     };
     match outcome {
