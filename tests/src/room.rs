@@ -21,6 +21,8 @@ pub struct Plan<'a> {
     pub server: &'a str,
     /// `[dhcp]` and what follows it, in place of the usual range.
     pub dhcp: Option<&'a str>,
+    /// Whether the machines are plugged in somewhere else ([`Room::power_on_at`]).
+    pub elsewhere: bool,
 }
 
 /// A network with a server on it. Drop ends and removes everything.
@@ -42,7 +44,7 @@ impl Room {
         Self::with(Plan::default(), clients)
     }
 
-    /// The same, with a configuration that is not the usual one.
+    /// The same, with a network and a configuration that are not the usual ones.
     ///
     /// # Panics
     /// When any of it cannot be done.
@@ -61,7 +63,10 @@ impl Room {
         let config = dir.path().join("bootroom.toml");
         std::fs::write(&config, configuration(dir.path(), &plan, &desks, clients))
             .expect("a configuration");
-        let namespace = network(&desks);
+        let namespace = network(match plan.elsewhere {
+            true => &[],
+            false => &desks,
+        });
         let mut room = Self {
             server: None,
             desks,
@@ -141,8 +146,37 @@ impl Room {
         self.boot()
     }
 
-    fn power_on(&self, desk: &Desk) -> Machine {
-        Machine::power_on(&self.namespace, desk, self.dir.path())
+    /// The machines that there are.
+    pub fn desks(&self) -> &[Desk] {
+        &self.desks
+    }
+
+    /// Switches one on.
+    ///
+    /// # Panics
+    /// When QEMU does not start.
+    pub fn power_on(&self, desk: &Desk) -> Machine {
+        self.power_on_at(&self.namespace, desk)
+    }
+
+    /// Switches one on that is plugged in at another network.
+    ///
+    /// # Panics
+    /// When QEMU does not start.
+    pub fn power_on_at(&self, namespace: &Namespace, desk: &Desk) -> Machine {
+        Machine::power_on(namespace, desk, self.dir.path())
+    }
+
+    /// The names of the steps of a machine's boot, in the order they happened.
+    ///
+    /// # Panics
+    /// When the server knows no such machine.
+    pub fn steps(&self, name: &str) -> Vec<String> {
+        let trace = self.server().json(&["client", "trace", name]);
+        let steps = trace.as_array().expect("a trace is a list").iter();
+        steps
+            .map(|step| step["step"].as_str().expect("a step has a name").to_owned())
+            .collect()
     }
 }
 
@@ -189,9 +223,21 @@ fn configuration(
     );
     for (Desk { name, mac, .. }, (_, _, more)) in desks.iter().zip(clients) {
         text += &format!(
-            "\n[clients.{name}]\nmac = \"{mac}\"\nimage = \"{}\"\nkernel_args = \"console=ttyS0 quiet\"\n{more}\n",
-            image::NAME
+            "\n[clients.{name}]\nmac = \"{mac}\"\n{}{more}\n",
+            usual(more)
         );
+    }
+    text
+}
+
+/// The image and the console, unless the lines say otherwise.
+fn usual(more: &str) -> String {
+    let mut text = String::new();
+    if !more.contains("menu") {
+        text += &format!("image = \"{}\"\n", image::NAME);
+    }
+    if !more.contains("kernel_args") {
+        text += "kernel_args = \"console=ttyS0 quiet\"\n";
     }
     text
 }

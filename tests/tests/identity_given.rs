@@ -112,6 +112,7 @@ fn each_machine_gets_its_own_and_only_while_it_boots() {
         server: SERVER,
         // Machines without a lease of this server's are whoever they say.
         dhcp: Some("[dhcp]\nmode = \"off\"\n"),
+        ..Plan::default()
     };
     let room = Room::with(plan, &clients);
     let (one, two) = (Boot::begin(&room, ONE), Boot::begin(&room, TWO));
