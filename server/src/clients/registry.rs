@@ -9,6 +9,7 @@ use parking_lot::{Mutex, RwLock};
 use pxe::Mac;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::boot::Boots;
 use super::error::{Error, Result};
@@ -52,9 +53,17 @@ impl Registry {
     /// # Errors
     /// When it cannot be read, or is held by another server.
     pub fn open(path: &Path) -> Result<Self> {
+        Self::open_older(path, &|_| {})
+    }
+
+    /// The same, with records brought up to date by `upgrade`, which must leave alone those that are.
+    ///
+    /// # Errors
+    /// As [`Registry::open`].
+    pub fn open_older(path: &Path, upgrade: &dyn Fn(&mut Value)) -> Result<Self> {
         let context = || format!("cannot open the state database {}", path.display());
         let database = Database::create(path).map_err(|error| Error::state(context(), error))?;
-        let records = load(&database).map_err(|error| error.within(context()))?;
+        let records = load(&database, upgrade).map_err(|error| error.within(context()))?;
         let names = records
             .values()
             .map(|record| (record.name.clone(), record.mac))
@@ -213,7 +222,7 @@ impl Registry {
     }
 }
 
-fn load(database: &Database) -> Result<HashMap<Mac, Record>> {
+fn load(database: &Database, upgrade: &dyn Fn(&mut Value)) -> Result<HashMap<Mac, Record>> {
     let failed = |error: redb::Error| Error::state("cannot read the clients table", error);
     let read = || -> std::result::Result<Vec<Vec<u8>>, redb::Error> {
         let transaction = database.begin_read()?;
@@ -229,8 +238,10 @@ fn load(database: &Database) -> Result<HashMap<Mac, Record>> {
     };
     let mut records = HashMap::new();
     for row in read().map_err(failed)? {
-        let record: Record = serde_json::from_slice(&row)
-            .map_err(|error| Error::state("a client's record does not decode", error))?;
+        let undecodable = |error| Error::state("a client's record does not decode", error);
+        let mut row: Value = serde_json::from_slice(&row).map_err(undecodable)?;
+        upgrade(&mut row);
+        let record: Record = serde_json::from_value(row).map_err(undecodable)?;
         records.insert(record.mac, record);
     }
     Ok(records)
