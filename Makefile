@@ -6,7 +6,7 @@ BOOTROOM := target/release/bootroom
 DEB := target/deb/bootroom-client.deb
 SHELL_SCRIPTS := $(sort $(shell git ls-files "*.sh"; git grep -lE "^\#!/bin/(ba)?sh"))
 
-.PHONY: help demo test test-full bench crash fuzz build install deb fmt lint unit e2e packages clean
+.PHONY: help demo test test-full bench crash fuzz sim build install deb fmt lint unit e2e packages clean
 
 help:
 	@echo 'make demo       two diskless machines boot from this computer (QEMU)'
@@ -15,6 +15,7 @@ help:
 	@echo 'make bench      bootroom beside its peers, as ratios'
 	@echo 'make crash      the overlay store through 100,000 crashes and 200 kills'
 	@echo 'make fuzz       every decoder, ten million inputs each (RUNS=… for fewer; nightly Rust)'
+	@echo 'make sim        the pair of servers through 1,000,000 seeds of failures'
 	@echo 'make build      target/release/bootroom and the client package'
 	@echo 'make install    these and a systemd service (DESTDIR and PREFIX are heeded)'
 	@echo 'make fmt lint   format; clippy, shellcheck'
@@ -69,6 +70,9 @@ crash:
 
 fuzz:
 	tests/fuzz.sh
+
+sim:
+	BOOTROOM_SIM_SEEDS=1000000 $(CARGO) test --release --locked -p mirror --test simulation -- --nocapture
 
 clean:
 	$(CARGO) clean

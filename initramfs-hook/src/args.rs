@@ -134,6 +134,7 @@ impl Raw {
                 disks: self.disks()?,
                 report: None,
                 // The running system's own DHCP client does.
+                secret: None,
                 hold_lease: false,
             }),
             _ => {

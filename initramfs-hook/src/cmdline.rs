@@ -5,7 +5,7 @@
 
 use crate::error::{Result, usage};
 use crate::report::ReportUrl;
-use crate::uri::{Server, Target, parse_servers};
+use crate::uri::{ExportName, Server, Target, Transport, parse_servers};
 
 /// Most disks that one agent holds.
 pub const MAX_DISKS: usize = 16;
@@ -30,6 +30,8 @@ pub struct Plan {
     pub disks: Vec<Disk>,
     /// Where to report to.
     pub report: Option<ReportUrl>,
+    /// The export with the secret part of this machine's identity, beside the root disk (see [`crate::secret`]).
+    pub secret: Option<ExportName>,
     /// Have the DHCP lease of this machine's address extended (see [`crate::lease`]).
     pub hold_lease: bool,
 }
@@ -71,6 +73,7 @@ impl Plan {
         let mut plan = Self {
             disks: Vec::new(),
             report: last("bootroom.report").map(str::parse).transpose()?,
+            secret: last("bootroom.identity").map(ExportName::new).transpose()?,
             hold_lease: false,
         };
         let servers = last("bootroom.servers")
@@ -92,6 +95,16 @@ impl Plan {
         plan.hold_lease = !plan.disks.is_empty() && last("bootroom.lease") != Some("leave");
         plan.check()?;
         Ok(plan)
+    }
+
+    /// Where the secret part of this machine's identity is. Nothing without TLS to the root disk: it is not for the wire.
+    pub fn secret_target(&self) -> Option<Target> {
+        let root = self.disks.first().map(|disk| &disk.target);
+        let root = root.filter(|root| root.transport == Transport::Tls)?;
+        Some(Target {
+            export: self.secret.clone()?,
+            ..root.clone()
+        })
     }
 
     /// Whether one agent can do all of it: not too many disks, and each on a device of its own.
@@ -185,6 +198,18 @@ mod tests {
         assert_eq!(disk.target.export.as_str(), "client/r12-01/00ff");
         assert_eq!(disk.target.servers[1].to_string(), "10.12.0.2:10809");
         assert_eq!(plan.report.unwrap().host(), "10.12.0.1:8080");
+    }
+
+    #[test]
+    fn a_secret_is_asked_for_over_tls_only() {
+        let secret = |root: &str| {
+            let line = format!("nbdroot={root}h:9/client/r/00 bootroom.identity=identity/r/00");
+            Plan::parse(&line).unwrap().secret_target()
+        };
+        let target = secret("nbds://").unwrap();
+        assert_eq!(target.export.as_str(), "identity/r/00");
+        assert_eq!(target.servers[0].to_string(), "h:9");
+        assert_eq!(secret(""), None);
     }
 
     #[test]

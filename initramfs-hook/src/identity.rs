@@ -4,12 +4,16 @@
 //! `machine-id`, `ssh/ssh_host_*`, and `tls/`, which [`crate::security`] reads. [`settle`] puts the rest into the
 //! mounted root, before the machine's own system starts, and erases all of it from the initramfs.
 //!
+//! Where the root disk comes over TLS, the private half of the host key does too ([`crate::secret`]), and [`keep`] puts it
+//! beside the public one.
+//!
 //! Must never follow a link of the root disk out of that disk, never leave half a file there, and write nothing where
 //! all is as it should be: a root that is not changed costs no room on the server.
 
 use std::fs;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use rustix::fs::{
@@ -25,9 +29,11 @@ pub const PLACE: &str = "/bootroom.identity";
 /// The part of it that is for TLS.
 pub const TLS: &str = "/bootroom.identity/tls";
 
-/// No file of it is larger. Bytes.
-const LARGEST: u64 = 64 << 10;
+/// No file of it is larger, in bytes.
+pub const LARGEST: u64 = 64 << 10;
 const HOST_KEY: &str = "ssh_host_";
+/// The host key that is fetched.
+const FETCHED_KEY: &str = "ssh/ssh_host_ed25519_key";
 const HALF: &str = ".bootroom-new";
 
 /// A file of the root.
@@ -44,6 +50,29 @@ struct Shelf {
     items: Vec<Item>,
     /// Whether other host keys have to go: they came with the image, so that every machine has them.
     alone: bool,
+}
+
+/// Whether the private host key in `place` is still to be fetched.
+pub fn lacks_secret(place: &Path) -> bool {
+    place.join(format!("{FETCHED_KEY}.pub")).exists() && !place.join(FETCHED_KEY).exists()
+}
+
+/// Puts the private host key into `place`, for nobody but root to read.
+///
+/// # Errors
+/// When the initramfs takes no file.
+pub fn keep(place: &Path, secret: &[u8]) -> Result<()> {
+    let write = || {
+        let mut options = fs::OpenOptions::new();
+        let path = place.join(FETCHED_KEY);
+        let mut file = options
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(path)?;
+        file.write_all(secret)
+    };
+    write().map_err(|e| failed(place, e))
 }
 
 /// Puts what is in `place` into the root that is mounted at `root`, and erases `place`, whatever came of it.
@@ -82,6 +111,10 @@ fn shelves(place: &Path) -> io::Result<Vec<Shelf>> {
         if name.starts_with(HOST_KEY) {
             keys.extend(item(&folder, &name, mode)?);
         }
+    }
+    // Half a pair would cost the root the key that it has.
+    if lacks_secret(place) {
+        keys.clear();
     }
     let shelf = |path, items: Vec<Item>, alone| Shelf { path, items, alone };
     let mut shelves = vec![shelf("etc", etc, false), shelf("etc/ssh", keys, true)];
@@ -364,6 +397,23 @@ mod tests {
             (stage.read("outside"), stage.read("root/etc/hostname")),
             ("untouched".into(), "r12-01\n".into())
         );
+    }
+
+    #[test]
+    fn half_a_key_changes_nothing_and_the_other_half_is_private() {
+        let stage = Stage::new("private");
+        let half = || fs::remove_file(stage.path("identity").join(FETCHED_KEY)).unwrap();
+        half();
+        assert!(lacks_secret(&stage.path("identity")));
+        stage.settle().unwrap();
+        assert_eq!(stage.read("root/etc/ssh/ssh_host_rsa_key"), "everybody's");
+        assert!(!stage.path("root/etc/ssh/ssh_host_ed25519_key.pub").exists());
+        stage.bring("private");
+        half();
+        keep(&stage.path("identity"), b"fetched").unwrap();
+        assert_eq!(stage.mode("identity/ssh/ssh_host_ed25519_key"), 0o600);
+        stage.settle().unwrap();
+        assert_eq!(stage.read("root/etc/ssh/ssh_host_ed25519_key"), "fetched");
     }
 
     #[test]

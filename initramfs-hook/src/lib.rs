@@ -6,7 +6,7 @@
 //!
 //! What decides is pure and apart from what acts: [`link`] (when to dial, when to install), [`terms`] (is it the same
 //! disk), [`netlink`] and [`lease`] (messages as bytes), [`uri`] and [`cmdline`] (what is asked for). [`agent`],
-//! [`attachment`] and [`renewal`] act; [`identity`] is a run of its own, before any system has started; [`daemon`] makes the process outlive the initramfs; all `unsafe` is in [`sys`].
+//! [`attachment`] and [`renewal`] act; [`secret`] fetches before any disk is attached; [`identity`] is a run of its own, before any system has started; [`daemon`] makes the process outlive the initramfs; all `unsafe` is in [`sys`].
 
 #![deny(unsafe_code)]
 
@@ -31,6 +31,7 @@ pub mod post;
 pub mod pulse;
 pub mod renewal;
 pub mod report;
+pub mod secret;
 pub mod security;
 pub mod sys;
 pub mod talk;

@@ -13,7 +13,7 @@ use bootroom_attach::kernel::Kernel;
 use bootroom_attach::post::{Post, Progress};
 use bootroom_attach::report::{Event, ReportUrl};
 use bootroom_attach::security::Security;
-use bootroom_attach::{clock, daemon, guard, identity, net};
+use bootroom_attach::{clock, daemon, guard, identity, net, secret};
 
 fn main() -> ExitCode {
     let args = std::env::args_os()
@@ -172,6 +172,7 @@ fn serve(attach: Attach, attached: impl FnOnce(&mut Console) -> std::io::Result<
         request_timeout: attach.request_timeout,
         security: Security::load(&[&attach.tls, Path::new(identity::TLS)])?,
     };
+    fetch_secret(&plan, &settings, attach.patience, &mut console)?;
     let attachments = attachments(&plan, settings.request_timeout)?;
     let reporting = attach
         .report
@@ -189,6 +190,34 @@ fn serve(attach: Attach, attached: impl FnOnce(&mut Console) -> std::io::Result<
         .map_err(|e| Error::with(Kind::Kernel, "the agent cannot let go of its streams", e))?;
     agent.run();
     Ok(())
+}
+
+/// Completes this machine's identity, as long as the server gives it out: until the disk is attached. A server that will
+/// not is no reason not to boot; one that does not answer would not give out the disk either.
+fn fetch_secret(
+    plan: &Plan,
+    settings: &Settings,
+    patience: Option<std::time::Duration>,
+    console: &mut Console,
+) -> Result<()> {
+    let place = Path::new(identity::PLACE);
+    let wanted = plan
+        .secret_target()
+        .filter(|_| identity::lacks_secret(place));
+    let Some((target, security)) = wanted.zip(settings.security.as_ref()) else {
+        return Ok(());
+    };
+    let servers = net::resolve(&target.servers)?;
+    let kept = secret::fetch(&target, &servers, security, patience)
+        .and_then(|secret| identity::keep(place, &secret));
+    match kept {
+        Err(error) if error.kind() == Kind::Network => Err(error),
+        Err(error) => {
+            console.say(Level::Warning, &format!("no host key: {error}"));
+            Ok(())
+        }
+        Ok(()) => Ok(()),
+    }
 }
 
 fn attachments(plan: &Plan, patience: std::time::Duration) -> Result<Vec<Attachment>> {

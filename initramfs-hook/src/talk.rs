@@ -124,6 +124,26 @@ impl Talk {
         })
     }
 
+    /// Has `bytes` sent, once the server has agreed.
+    pub fn send(&mut self, bytes: &[u8]) {
+        self.out.extend_from_slice(bytes);
+    }
+
+    /// After the server has agreed: sends what it can without waiting, and appends a piece of what came to `answer`.
+    pub fn exchange(&mut self, fd: &OwnedFd, answer: &mut Vec<u8>) -> Result<()> {
+        self.flush(fd).map_err(broken)?;
+        let mut buffer = [0; CHUNK];
+        match self.receive(fd, &mut buffer) {
+            Ok(0) => Err(broken(io::ErrorKind::UnexpectedEof.into())),
+            Ok(length) => {
+                answer.extend_from_slice(&buffer[..length]);
+                Ok(())
+            }
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(()),
+            Err(e) => Err(broken(e)),
+        }
+    }
+
     /// Ends the talk: from here on the kernel encrypts and decrypts, if this is TLS.
     pub fn seal(self, fd: &OwnedFd) -> Result<()> {
         match self.tls {

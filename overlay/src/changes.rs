@@ -12,7 +12,7 @@ use crate::attachment::Attachment;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::SnapshotName;
 use crate::layer::{Layer, blocks_of, bytes_of};
-use crate::map::{Map, State};
+use crate::map::descend;
 use crate::overlay::Overlay;
 use crate::stack::Stack;
 use crate::view::View;
@@ -38,9 +38,8 @@ impl Overlay {
             return Ok(());
         };
         let blocks = 0..newest.map.blocks();
-        let maps: Vec<_> = layers.iter().map(|layer| &layer.map).collect();
         let mut last: Option<Range<u64>> = None;
-        let flow = changed(&maps, blocks, &mut |run| match &mut last {
+        let flow = changed(&layers, blocks, &mut |run| match &mut last {
             Some(last) if last.end == run.start => {
                 last.end = run.end;
                 ControlFlow::Continue(())
@@ -126,15 +125,11 @@ impl Stack {
         let frozen = self.layers.iter().position(|layer| layer.uuid == since.0);
         let gone = || Error::new(ErrorKind::NotFound, "the snapshot to compare with");
         let above = frozen.ok_or_else(gone)? + 1;
-        let maps: Vec<_> = self.layers[above..]
-            .iter()
-            .map(|layer| &layer.map)
-            .collect();
         let mut runs = Alternating {
             changed: range.start..range.start,
             found,
         };
-        let flow = changed(&maps, blocks_of(&range), &mut |run| {
+        let flow = changed(&self.layers[above..], blocks_of(&range), &mut |run| {
             runs.add(run.start.max(range.start)..run.end.min(range.end))
         });
         if flow.is_continue() {
@@ -174,17 +169,15 @@ impl Alternating<'_> {
     }
 }
 
-/// Calls `found` for the runs, in bytes, that any of `maps` (oldest first) holds.
+/// Calls `found` for the runs, in bytes, that any of `layers` holds.
 fn changed(
-    maps: &[&Map],
+    layers: &[Arc<Layer>],
     blocks: Range<u64>,
     found: &mut dyn FnMut(Range<u64>) -> ControlFlow<()>,
 ) -> ControlFlow<()> {
-    let Some((map, older)) = maps.split_last() else {
-        return ControlFlow::Continue(());
-    };
-    map.runs(blocks, |state, run| match state {
-        State::Below => changed(older, run, found),
-        _ => found(bytes_of(&run)),
+    let map = |layer: usize| &layers[layer].map;
+    descend(map, layers.len(), blocks, |holder, run| match holder {
+        Some(_) => found(bytes_of(&run)),
+        None => ControlFlow::Continue(()),
     })
 }

@@ -188,22 +188,7 @@ impl Map {
         blocks: Range<u64>,
         mut found: impl FnMut(State, Range<u64>) -> ControlFlow<B>,
     ) -> ControlFlow<B> {
-        let mut start = blocks.start;
-        let mut at = start;
-        let mut current = None;
-        while at < blocks.end {
-            let (state, end) = self.step(at, blocks.end);
-            if current.is_some_and(|c| c != state) {
-                found(current.unwrap_or(state), start..at)?;
-                start = at;
-            }
-            current = Some(state);
-            at = end;
-        }
-        match current {
-            Some(state) => found(state, start..blocks.end),
-            None => ControlFlow::Continue(()),
-        }
+        Runs::new(self, blocks).try_for_each(|(state, run)| found(state, run))
     }
 
     /// The state at `block`, and an end up to which it holds: in one word, or in one untouched page.
@@ -233,6 +218,83 @@ impl Map {
         let alike = |word: &&AtomicU64| word.load(Ordering::Acquire) == state.word();
         let words = word + 1 + more.take_while(alike).count() as u64;
         (state, (words * WORD_BLOCKS).min(end))
+    }
+}
+
+/// The maximal runs of equal state in a range of blocks.
+struct Runs<'a> {
+    map: &'a Map,
+    at: u64,
+    end: u64,
+    /// The step from `at`, where it was looked up already.
+    next: Option<(State, u64)>,
+}
+
+impl<'a> Runs<'a> {
+    fn new(map: &'a Map, blocks: Range<u64>) -> Self {
+        Self {
+            map,
+            at: blocks.start,
+            end: blocks.end,
+            next: None,
+        }
+    }
+}
+
+impl Iterator for Runs<'_> {
+    type Item = (State, Range<u64>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let start = self.at;
+        if start >= self.end {
+            return None;
+        }
+        let step = |at| self.map.step(at, self.end);
+        let (state, mut end) = self.next.take().unwrap_or_else(|| step(start));
+        while end < self.end {
+            let (other, after) = step(end);
+            if other != state {
+                self.next = Some((other, after));
+                break;
+            }
+            end = after;
+        }
+        self.at = end;
+        Some((state, start..end))
+    }
+}
+
+/// Calls `found` for the runs of `blocks`, in order, with the number and state of the highest of the lowest `layers`
+/// layers that holds them, or nothing where none does, until it breaks. Goes down in a list and not by calls: there
+/// may be many layers, and threads have small stacks.
+pub(crate) fn descend<'a, B>(
+    map: impl Fn(usize) -> &'a Map,
+    layers: usize,
+    blocks: Range<u64>,
+    mut found: impl FnMut(Option<(usize, State)>, Range<u64>) -> ControlFlow<B>,
+) -> ControlFlow<B> {
+    let Some(mut layer) = layers.checked_sub(1) else {
+        return found(None, blocks);
+    };
+    let mut runs = Runs::new(map(layer), blocks);
+    // What is left to do in the layers above.
+    let mut above = Vec::new();
+    loop {
+        match runs.next() {
+            Some((State::Below, run)) if layer > 0 => {
+                layer -= 1;
+                above.push(std::mem::replace(&mut runs, Runs::new(map(layer), run)));
+            }
+            Some((State::Below, run)) => found(None, run)?,
+            Some((state, run)) => found(Some((layer, state)), run)?,
+            None => match above.pop() {
+                Some(upper) => {
+                    runs = upper;
+                    layer += 1;
+                }
+                None => return ControlFlow::Continue(()),
+            },
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use crate::base::Base;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::BLOCK;
 use crate::layer::{Around, BlockBuf, Layer, blocks_in, blocks_of, bytes_of};
-use crate::map::State;
+use crate::map::{State, descend};
 use crate::space::Space;
 use crate::storage::Attempt;
 
@@ -63,20 +63,16 @@ impl Stack {
         level: usize,
         found: &mut dyn FnMut(Source, Range<u64>) -> Flow,
     ) -> Flow {
-        let Some(layer) = level.checked_sub(1) else {
-            return self.resolve_base(range, found);
-        };
-        self.layers[layer]
-            .map
-            .runs(blocks_of(&range), |state, blocks| {
-                let run = bytes_of(&blocks);
-                let run = run.start.max(range.start)..run.end.min(range.end);
-                match state {
-                    State::Data => found(Source::Layer(layer), run),
-                    State::Zero => found(Source::Zero, run),
-                    State::Below => self.resolve(run, layer, found),
-                }
-            })
+        let map = |layer: usize| &self.layers[layer].map;
+        descend(map, level, blocks_of(&range), |holder, blocks| {
+            let run = bytes_of(&blocks);
+            let run = run.start.max(range.start)..run.end.min(range.end);
+            match holder {
+                Some((layer, State::Data)) => found(Source::Layer(layer), run),
+                Some(_) => found(Source::Zero, run),
+                None => self.resolve_base(run, found),
+            }
+        })
     }
 
     fn resolve_base(

@@ -266,3 +266,34 @@ proptest! {
         }
     }
 }
+
+/// As many snapshots as there may be: look-ups go down through all of them, also on a thread with a small stack.
+#[test]
+fn the_most_snapshots_fit_on_a_small_stack() {
+    const STACK: usize = 64 << 10;
+    let world = World::new();
+    let first = world.take("s0");
+    for number in 1..255 {
+        world.take(&format!("s{number}"));
+        let at = (number * 4096) % (SIZE - 4096);
+        world.disk().write(&[1; 100], at, PROCESS).unwrap();
+    }
+    let full = world.overlay().snapshot(&name("more"), 0).unwrap_err();
+    assert_eq!(full.kind(), ErrorKind::Invalid);
+    let look = || {
+        let changed = world.changed(first);
+        world.disk().write(&[2; 100], 200, PROCESS).unwrap();
+        let mut runs = 0;
+        let mut count = |_| {
+            runs += 1;
+            ControlFlow::Continue(())
+        };
+        world.disk().block_status(0..SIZE, &mut count).unwrap();
+        (world.read().len(), changed.len(), runs)
+    };
+    let (read, changed, runs) = std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().stack_size(STACK);
+        thread.spawn_scoped(scope, look).unwrap().join().unwrap()
+    });
+    assert!(read == SIZE as usize && changed > 0 && runs > 0);
+}

@@ -38,6 +38,7 @@ pub mod dhcp;
 pub mod files;
 pub mod http;
 pub mod menu;
+pub mod quiet;
 pub mod tftp;
 pub mod trace;
 

@@ -222,11 +222,10 @@ fn ended(
     })
 }
 
+/// By the endings of loaders: scripts and configurations lie beside them.
 fn is_loader(path: &str) -> bool {
-    ["ipxe/", "grub/shim", "grub/grub", "pxelinux/"]
-        .iter()
-        .any(|start| path.starts_with(start))
-        && !path.ends_with(".cfg")
+    let endings = [".efi", ".kpxe", ".kkpxe", ".pxe", ".0"];
+    endings.iter().any(|end| path.ends_with(end))
 }
 
 fn unstarted(events: &[Event], path: &str) -> String {
@@ -375,6 +374,14 @@ mod tests {
             outcome: Outcome::Complete,
         };
         assert_eq!(after(vec![kernel], 600), None);
+        // A person may sit before a menu for as long as it waits.
+        let menu = Happening::TransferEnd {
+            protocol: Protocol::Http,
+            path: "ipxe/52-54-00-12-00-01".into(),
+            done: 9,
+            outcome: Outcome::Complete,
+        };
+        assert_eq!(after(vec![menu], 600), None);
     }
 
     #[test]

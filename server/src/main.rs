@@ -3,6 +3,9 @@
 //! Must never serve an interface that the configuration does not name, or answer a write that P1-P6 of the
 //! design do not hold for.
 
+#[macro_use]
+mod say;
+
 mod cli;
 mod clients;
 mod config;
@@ -14,6 +17,7 @@ mod pki;
 mod room;
 mod service;
 mod trace;
+mod watch;
 
 fn main() -> std::process::ExitCode {
     cli::run()

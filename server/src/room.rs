@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashSet,
-    path::{Path, PathBuf},
+    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -13,8 +13,10 @@ use overlay::Store;
 use parking_lot::Mutex;
 use pxe::{
     Leases, Policy,
-    dhcp::{Dhcp, DhcpConfig, Range, RedbLeases, Subnet},
+    dhcp::{Dhcp, DhcpConfig, RedbLeases, Subnet},
+    files::Roots,
     http::{Http, HttpConfig},
+    quiet::Quiet,
     tftp::{Tftp, TftpConfig},
 };
 use tokio::{
@@ -25,13 +27,15 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     clients::{BootPolicy, Clients, disks::Disks, identity::SiteTls, registry::Registry},
-    config::{Config, Dhcp as DhcpSettings, DhcpMode},
+    config::{Config, DhcpMode},
     control::{self, ControlSocket},
-    exports::{ClientExports, NamedExports, RoomExports, source::Opener},
+    exports::{ClientExports, NamedExports, RoomExports},
     service::{self, Limits, Listener, Service, ServiceOptions, tls::Tls},
     trace::Trace,
+    watch,
 };
 
+mod exports;
 mod listeners;
 mod reload;
 
@@ -46,6 +50,7 @@ pub struct Room {
     dhcp: Option<Dhcp>,
     tftp: Tftp,
     http: Http,
+    quiet: Option<Quiet>,
     control: ControlSocket,
     disks: Listeners,
     named: Arc<NamedExports>,
@@ -71,19 +76,19 @@ impl Room {
             )?),
         };
         let interface = &config.server.interface.value;
-        let tftp = TftpConfig::new(interface, config.server.ip());
+        let mut tftp = TftpConfig::new(interface, config.server.ip());
+        tftp.roots = roots(&config);
         let mut http = HttpConfig::new(interface, config.server.ip());
         http.port = config.server.http_port;
         if let Some(site) = SiteTls::of(&config) {
             site.prepare()?;
         }
-        clear_scratch(&config)?;
-        let named = Arc::new(NamedExports::default());
-        let plan = named.plan(&config, &opener(&clients));
-        named.begin(plan.map_err(|list| config.refuse(list))?);
+        http.roots = roots(&config);
+        let quiet = config.server.quiet_ipv6.then(|| Quiet::bind(interface));
         Ok(Room {
             disks: Listeners::bind(&config)?,
-            named,
+            named: exports::begin(&clients)?,
+            quiet: quiet.transpose()?,
             tftp: Tftp::bind(tftp, leases.clone(), policy.clone())?,
             http: Http::bind(http, leases.clone(), policy)?,
             clients,
@@ -127,6 +132,10 @@ impl Room {
             started: Instant::now(),
         };
         services.spawn(control::serve(self.control, sources, stop.clone()));
+        if let Some(quiet) = self.quiet {
+            services.spawn(named("IPv6", quiet.run(stop.clone().cancelled_owned())));
+        }
+        services.spawn(watch::run(self.clients.clone(), stop.clone()));
         let signals = Signals::register()?;
         announce(&self.clients.config());
         let outcome = signals.wait(&mut services, &reloader).await;
@@ -142,31 +151,6 @@ impl Room {
 
 /// How long clients have to take the answers to what they have asked before the server stops.
 const DRAIN: Duration = Duration::from_secs(10);
-
-/// What opens named exports.
-fn opener(clients: &Clients) -> Opener<'_> {
-    Opener {
-        clients,
-        scratch: scratch(&clients.config()),
-        low_water: low_water(),
-    }
-}
-
-/// Where copies on write are kept as long as their connections last.
-fn scratch(config: &Config) -> PathBuf {
-    config.server.data.value.join("scratch")
-}
-
-/// Removes what a killed server left. Only the owner of the data directory gets here.
-fn clear_scratch(config: &Config) -> anyhow::Result<()> {
-    let scratch = scratch(config);
-    match std::fs::remove_dir_all(&scratch) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("cannot clear {}", scratch.display()))
-        }
-        _ => Ok(()),
-    }
-}
 
 fn serve_disks(
     listeners: Vec<(Listener, Arc<Tls>)>,
@@ -331,49 +315,24 @@ fn low_water() -> u64 {
 fn dhcp_config(config: &Config) -> DhcpConfig {
     let server = &config.server;
     let interface = server.interface.value.clone();
-    let mut dhcp = match config.dhcp.mode {
-        DhcpMode::Proxy => DhcpConfig::proxy(interface, server.ip()),
-        _ => DhcpConfig::full(interface, server.ip(), subnet(config)),
-    };
+    let mut dhcp = DhcpConfig::proxy(interface, server.ip());
+    if config.dhcp.mode == DhcpMode::Full {
+        dhcp = DhcpConfig::full(
+            dhcp.interface,
+            server.ip(),
+            Subnet::new(server.address.value),
+        );
+        dhcp.subnets = config.pxe_subnets();
+    }
     dhcp.http_base = format!("http://{}:{}/", server.ip(), server.http_port);
     dhcp
 }
 
-fn subnet(config: &Config) -> Subnet {
-    let mut subnet = Subnet::new(config.server.address.value);
-    let DhcpSettings {
-        range,
-        lease,
-        router,
-        dns,
-        ntp,
-        domain,
-        ..
-    } = &config.dhcp;
-    let common = range.iter().map(|range| (None, range));
-    let groups = config.groups.iter();
-    let own = groups.filter_map(|(name, group)| Some((Some(name.clone()), group.range.as_ref()?)));
-    subnet.ranges = common
-        .chain(own)
-        .map(|(name, range)| Range {
-            name,
-            first: range.value.first,
-            last: range.value.last,
-        })
-        .collect();
-    let reserved = config
-        .clients
-        .values()
-        .filter_map(|client| client.address.as_ref());
-    subnet.exclude = reserved
-        .map(|address| Range::new(address.value, address.value))
-        .collect();
-    subnet.routers = router.iter().copied().collect();
-    subnet.dns = dns.clone();
-    subnet.ntp = ntp.clone();
-    subnet.domain = domain.clone();
-    if let Some(lease) = lease {
-        subnet.lease_time = Duration::from_secs(lease.0.into());
+/// The boot loaders of Debian's packages, and what the configuration adds.
+fn roots(config: &Config) -> Roots {
+    let loaders = Roots::loaders();
+    match &config.server.files {
+        Some(files) => loaders.with_dir("", &files.value),
+        None => loaders,
     }
-    subnet
 }

@@ -5,8 +5,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
-
 use crate::deadline::wait_for;
 use crate::namespace::Namespace;
 
@@ -41,17 +39,15 @@ impl Tap {
         tap
     }
 
-    /// All that was heard.
+    /// All that was heard up to `last`, which somebody says on the wire in the end.
     ///
     /// # Panics
-    /// When dumpcap does not end, or did not keep it.
-    pub fn heard(mut self) -> Vec<u8> {
-        kill_process(Pid::from_child(&self.dumpcap), Signal::INT)
-            .expect("dumpcap can be signalled");
-        wait_for("dumpcap to end", LIMIT, || {
-            self.dumpcap.try_wait().expect("dumpcap can be waited for")
-        });
-        fs::read(&self.capture).expect("the capture can be read")
+    /// When that does not come, or the capture cannot be read.
+    pub fn heard_until(self, last: &str) -> Vec<u8> {
+        wait_for("the last words on the wire", LIMIT, || {
+            let heard = fs::read(&self.capture).expect("the capture can be read");
+            contains(&heard, last).then_some(heard)
+        })
     }
 }
 

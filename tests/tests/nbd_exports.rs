@@ -1,336 +1,18 @@
-//! Named exports of a running server: who may open what, and what a reload does to those that are connected.
+//! Named exports of a running server: who may open what, and how. And `bootroom export` of an image version.
 
 mod nbd_common;
 
 use std::{
     fs,
-    path::PathBuf,
-    process::{Child, Command, Output, Stdio},
-    time::Duration,
+    io::{BufRead, BufReader},
+    process::{Child, Command, Stdio},
 };
 
-use bootroom_tests::{binary, deadline, namespace::Namespace, server::Server};
-use nbd_common::run;
-
-const LIMIT: Duration = Duration::from_secs(60);
-const ROOM: &str = "nbd://10.79.0.1";
-const SIZE: u64 = 64 << 20;
-
-/// A server with its configuration, and a network with one machine beside it.
-struct Site {
-    server: Option<Server>,
-    here: Namespace,
-    there: Namespace,
-    dir: tempfile::TempDir,
-}
-
-impl Site {
-    /// Serves `exports` behind the tables that every room has; `@/` in it stands for the site's folder.
-    fn new(exports: &str) -> Self {
-        let dir = tempfile::tempdir_in("/var/tmp").unwrap();
-        for disk in ["one", "two", "three", "four"] {
-            let file = fs::File::create(dir.path().join(disk)).unwrap();
-            file.set_len(SIZE).unwrap();
-        }
-        fs::create_dir(dir.path().join("data")).unwrap();
-        let (here, there) = network();
-        let mut site = Self {
-            server: None,
-            here,
-            there,
-            dir,
-        };
-        site.write("room.toml", exports);
-        site
-    }
-
-    fn start(mut self) -> Self {
-        let control = self.path("control.sock");
-        let server = Server::start(&self.here, &self.path("room.toml"), &control);
-        self.server = Some(server);
-        self
-    }
-
-    fn server(&self) -> &Server {
-        self.server.as_ref().unwrap()
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    fn expand(&self, text: &str) -> String {
-        text.replace("@/", &format!("{}/", self.dir.path().display()))
-    }
-
-    /// Writes a file of the configuration; `room.toml` gets the tables that every room has in front.
-    fn write(&mut self, name: &str, exports: &str) {
-        let common = match name {
-            "room.toml" => ROOM_TABLES,
-            _ => "",
-        };
-        let path = self.path(name);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, self.expand(&format!("{common}{exports}"))).unwrap();
-    }
-
-    /// `bootroom reload`, which has to succeed; its answer.
-    fn reload(&self) -> serde_json::Value {
-        self.server().json(&["reload"])["done"].clone()
-    }
-
-    fn refused_reload(&self) -> String {
-        let output = self.server().ask(&["reload"]);
-        assert_eq!(output.status.code(), Some(3), "{output:?}");
-        String::from_utf8(output.stderr).unwrap()
-    }
-
-    /// A program on the machine beside the server.
-    fn there(&self, program: &str, arguments: &[&str]) -> Command {
-        let mut command = self.there.command(program);
-        command.args(arguments.iter().map(|argument| self.expand(argument)));
-        command
-    }
-
-    /// A script in libnbd's shell on the machine beside the server.
-    fn shell(&self, script: &str) -> Command {
-        let program = self.expand(&format!("import nbd, sys\n{script}"));
-        let mut command = self.there.command("/usr/bin/python3");
-        command.args(["-c", &program]);
-        command
-    }
-
-    /// Names that are listed at `uri`.
-    fn list(&self, uri: &str) -> Vec<String> {
-        let output = run(self
-            .there("nbdinfo", &["--list", "--json", uri])
-            .stderr(Stdio::null()));
-        let answer: serde_json::Value = serde_json::from_str(&output).unwrap();
-        let exports = answer["exports"].as_array().unwrap().iter();
-        let mut names: Vec<_> = exports
-            .map(|export| export["export-name"].as_str().unwrap().to_owned())
-            .collect();
-        names.sort();
-        names
-    }
-
-    fn opens(&self, uri: &str) -> bool {
-        let output = self.there("nbdinfo", &["--size", uri]).output().unwrap();
-        output.status.success()
-    }
-}
-
-const ROOM_TABLES: &str = r#"
-[server]
-data = "@/data"
-control = "@/control.sock"
-interface = "room0"
-address = "10.79.0.1/24"
-[dhcp]
-mode = "proxy"
-"#;
-
-/// The server's network and the other machine's, 10.79.0.1 and 10.79.0.2.
-fn network() -> (Namespace, Namespace) {
-    let (here, there) = (Namespace::new(), Namespace::new());
-    let peer = there.pid();
-    here.ip(&format!(
-        "link add room0 type veth peer name seat0 netns {peer}"
-    ));
-    here.ip("address add 10.79.0.1/24 dev room0");
-    here.ip("link set room0 up");
-    there.ip("address add 10.79.0.2/24 dev seat0");
-    there.ip("link set seat0 up");
-    (here, there)
-}
-
-/// A script that runs on, and says when it has come so far.
-struct Running {
-    child: Child,
-    mark: PathBuf,
-}
-
-impl Running {
-    fn start(mut command: Command, mark: PathBuf) -> Self {
-        let child = command.stderr(Stdio::piped()).spawn().unwrap();
-        let mut running = Self { child, mark };
-        deadline::wait_for("the script to begin", LIMIT, || {
-            assert!(running.child.try_wait().unwrap().is_none(), "it ended");
-            running.mark.exists().then_some(())
-        });
-        running
-    }
-
-    fn end(self) -> Output {
-        self.child.wait_with_output().unwrap()
-    }
-}
-
-fn succeeded(output: &Output) {
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{}: {said}", output.status);
-}
-
-const BUSY: &str = r#"
-[exports.busy]
-file = "@/one"
-mode = "read-write"
-allow = ["10.79.0.2"]
-"#;
-
-const BEFORE: &str = r#"
-[exports.leaving]
-file = "@/two"
-mode = "read-write"
-shared = true
-allow = ["10.79.0.2"]
-[exports.turning]
-file = "@/three"
-mode = "read-write"
-shared = true
-allow = ["10.79.0.2"]
-"#;
-
-const AFTER: &str = r#"
-[exports.arriving]
-file = "@/two"
-allow = ["*"]
-[exports.turning]
-file = "@/three"
-mode = "read-only"
-allow = ["10.79.0.2"]
-"#;
-
-fn file_of(export: &str) -> &'static str {
-    match export {
-        "leaving" => "two",
-        _ => "three",
-    }
-}
-
-/// While fio verifies what it writes to one export, others come, go and change.
-#[test]
-fn a_reload_adds_changes_and_removes_and_disturbs_nobody_else() {
-    let mut site = Site::new(&format!("{BUSY}{BEFORE}")).start();
-    let busy = format!("--uri={ROOM}/busy");
-    let size = format!("--size={SIZE}");
-    let fio = [
-        "--name=busy",
-        "--ioengine=nbd",
-        &busy,
-        &size,
-        "--rw=randrw",
-        "--bs=4k",
-        "--iodepth=16",
-        "--verify=crc32c",
-        "--verify_fatal=1",
-        "--verify_state_save=0",
-        "--time_based",
-        "--runtime=6",
-        "--status-interval=1",
-        "--output=@/fio",
-    ];
-    let fio = site.there("fio", &fio).spawn().unwrap();
-    deadline::wait_for("fio to work", LIMIT, || {
-        fs::read_to_string(site.path("fio"))
-            .ok()?
-            .contains("iops")
-            .then_some(())
-    });
-    // Both write until they are told to stop; what was answered till then has to be there.
-    let writes = |name: &str| {
-        let script = format!(
-            "h = nbd.NBD(); h.connect_uri('{ROOM}/{name}')\n\
-             block = lambda n: n.to_bytes(8, 'big') * 512\n\
-             n = 1\n\
-             try:\n\
-             \twhile True:\n\
-             \t\th.pwrite(block(n), n % 1024 * 4096)\n\
-             \t\tif n == 1: open('@/{name}.mark', 'w').close()\n\
-             \t\tn += 1\n\
-             except nbd.Error as e: assert n > 1 and e.errno in ('ESHUTDOWN', 'ENOTCONN', None), e\n\
-             with open('@/{name}', 'rb') as disk:\n\
-             \tdisk.seek((n - 1) % 1024 * 4096); assert disk.read(4096) == block(n - 1)"
-        );
-        let script = script.replace(&format!("@/{name}'"), &format!("@/{}'", file_of(name)));
-        Running::start(site.shell(&script), site.path(&format!("{name}.mark")))
-    };
-    let (leaving, turning) = (writes("leaving"), writes("turning"));
-    site.write("room.toml", &format!("{BUSY}{AFTER}"));
-    let done = site.reload();
-    assert_eq!(
-        done["exports"]["added"],
-        serde_json::json!(["arriving"]),
-        "{done}"
-    );
-    assert_eq!(done["exports"]["changed"], serde_json::json!(["turning"]));
-    assert_eq!(done["exports"]["removed"], serde_json::json!(["leaving"]));
-    assert_eq!(done["exports"]["connections_ended"], 2);
-    assert_eq!(done["exports"]["cut_off"], false);
-    succeeded(&leaving.end());
-    succeeded(&turning.end());
-    assert_eq!(site.list(ROOM), ["arriving", "busy", "turning"]);
-    assert!(!site.opens(&format!("{ROOM}/leaving")));
-    let read_only =
-        "h = nbd.NBD(); h.connect_uri('nbd://10.79.0.1/turning'); assert h.is_read_only()";
-    run(&mut site.shell(read_only));
-    succeeded(&fio.wait_with_output().unwrap());
-}
-
-/// Files that cannot be read, are missing, or would need a restart.
-#[test]
-fn a_bad_configuration_leaves_the_old_one_in_force_and_says_where_it_is_wrong() {
-    let before = format!("{BUSY}{BEFORE}");
-    let mut site = Site::new(&before).start();
-    let listed = ["busy", "leaving", "turning"];
-    site.write(
-        "conf.d/more.toml",
-        "\n[exports.more]\nfile = \"@/none\"\nallow = [\"*\"]\n",
-    );
-    let said = site.refused_reload();
-    for part in [
-        "conf.d/more.toml:3:8",
-        "^^^",
-        "No such file",
-        "goes on with",
-    ] {
-        assert!(said.contains(part), "{part} is missing in:\n{said}");
-    }
-    assert_eq!(site.list(ROOM), listed);
-    site.write(
-        "conf.d/more.toml",
-        "[exports.busy]\nfile = \"@/four\"\nallow = [\"*\"]\n",
-    );
-    let said = site.refused_reload();
-    assert!(said.contains("room.toml:10 already"), "{said}");
-    site.write(
-        "conf.d/more.toml",
-        "[exports.twin]\nfile = \"@/one\"\nallow = [\"*\"]\n",
-    );
-    let said = site.refused_reload();
-    assert!(said.contains("of one file"), "{said}");
-    fs::remove_file(site.path("conf.d/more.toml")).unwrap();
-    site.write(
-        "room.toml",
-        "[listeners.more]\naddress = \"10.79.0.1:10810\"\n",
-    );
-    let said = site.refused_reload();
-    assert!(
-        said.contains("cannot change while the server runs"),
-        "{said}"
-    );
-    assert_eq!(site.list(ROOM), listed);
-    site.write(
-        "conf.d/more.toml",
-        "[exports.more]\nfile = \"@/four\"\nallow = [\"*\"]\n",
-    );
-    site.write("room.toml", &before);
-    assert_eq!(site.list(ROOM), listed);
-    site.server().hang_up();
-    deadline::wait_for("SIGHUP to count", LIMIT, || {
-        site.list(ROOM).contains(&"more".to_owned()).then_some(())
-    });
-}
+use bootroom_tests::{binary, deadline};
+use nbd_common::{
+    nbdsh, run,
+    site::{LIMIT, ROOM, Running, Site, import_image},
+};
 
 const MODES: &str = r#"
 [listeners.local]
@@ -357,25 +39,6 @@ allow = ["unix"]
 image = "tiny@1"
 allow = ["*"]
 "#;
-
-/// An image of 16 MiB. It is never booted, so that its kernel is one in its first bytes only.
-fn import_image(site: &Site) {
-    let file = |name: &str, length: u64, magic: &[u8], at: usize| {
-        let mut bytes = vec![0; length as usize];
-        bytes[at..at + magic.len()].copy_from_slice(magic);
-        fs::write(site.path(name), bytes).unwrap();
-    };
-    file("kernel", 4096, b"HdrS", 0x202);
-    file("initrd", 4096, b"070701", 0);
-    file("disk", 16 << 20, b"", 0);
-    let path = |name: &str| site.path(name).to_str().unwrap().to_owned();
-    run(Command::new("mkfs.ext4").args(["-q", &path("disk")]));
-    let (disk, kernel, initrd, data) = (path("disk"), path("kernel"), path("initrd"), path("data"));
-    run(&mut binary::command(&[
-        "image", "import", &disk, "--name", "tiny", "--kernel", &kernel, "--initrd", &initrd,
-        "--data", &data,
-    ]));
-}
 
 #[test]
 fn shared_alone_and_copied_exports_keep_what_they_promise() {
@@ -497,14 +160,26 @@ fn certificates_open_what_names_them_and_count_from_the_reload_on() {
     // The room's own port speaks no TLS, and so has nothing of what needs it.
     assert_eq!(site.list(ROOM), ["open"]);
     assert!(!site.opens(&format!("{ROOM}/secret")));
+    // Who is connected when its certificate is revoked is out from the reload on.
+    let holds = |client: &str, export: &str| {
+        let (uri, mark) = (secure(client, export), format!("@/{client}.mark"));
+        let script = format!(
+            "h = nbd.NBD(); h.set_uri_allow_local_file(True); h.connect_uri('{uri}')\n\
+             open('{mark}', 'w').close()\n\
+             while True: h.poll(-1); h.pread(512, 0)"
+        );
+        let mark = site.path(&format!("{client}.mark"));
+        Running::start(site.shell(&script), mark)
+    };
+    let (out, stays) = (holds("nas", "secret"), holds("other", "sealed"));
     let dir = site.path("data/pki");
     run(binary::command(&["pki", "revoke", "nas", "--dir"]).arg(&dir));
-    assert!(
-        site.opens(&secure("nas", "secret")),
-        "nobody has read the list of the revoked yet"
-    );
+    let text = "nobody has read the list of the revoked yet";
+    assert!(site.opens(&secure("nas", "secret")), "{text}");
     site.write("room.toml", &TLS.replace("MODE", "required"));
-    site.reload();
+    assert_eq!(site.reload()["exports"]["connections_ended"], 1);
+    assert!(!out.end().status.success());
+    assert!(stays.runs());
     assert!(!site.opens(&secure("nas", "secret")));
     assert!(site.opens(&secure("other", "sealed")));
     assert!(!site.opens(&format!("{plain}open")));
@@ -515,4 +190,70 @@ fn certificates_open_what_names_them_and_count_from_the_reload_on() {
         "{said}"
     );
     assert!(site.opens(&secure("other", "sealed")));
+}
+
+/// A child that does not outlive the test.
+struct Mortal(Child);
+
+impl Drop for Mortal {
+    fn drop(&mut self) {
+        // Both fail only for a child that is gone already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Lines of the listening addresses that `bootroom export` prints first.
+fn addresses(child: &mut Child, count: usize) -> Vec<String> {
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let said: Vec<_> = lines.take(count).map(Result::unwrap).collect();
+    let places = said
+        .iter()
+        .map(|line| line.strip_prefix("listening on ").unwrap());
+    places.map(str::to_owned).collect()
+}
+
+#[test]
+fn an_image_version_goes_out_by_every_address_and_socket_at_once() {
+    let site = Site::new("");
+    import_image(&site);
+    let data = site.path("data");
+    let mut command = binary::command(&["export", "tiny@1", "--cow", "--bind", "127.0.0.1"]);
+    command
+        .args(["--bind", "::1", "--port", "0"])
+        .arg("--data")
+        .arg(&data);
+    let sockets = [site.path("a.sock"), site.path("b.sock")];
+    for socket in &sockets {
+        command.arg("--unix").arg(socket);
+    }
+    let mut server = Mortal(command.stdout(Stdio::piped()).spawn().unwrap());
+    let places = addresses(&mut server.0, 4);
+    let uris = [
+        format!("nbd://{}", places[0]),
+        format!("nbd://{}", places[1]),
+        format!("nbd+unix:///?socket={}", places[2]),
+        format!("nbd+unix:///?socket={}", places[3]),
+    ];
+    let script = format!(
+        "all = [nbd.NBD() for uri in {uris:?}]\n\
+         for h, uri in zip(all, {uris:?}): h.connect_uri(uri); assert h.pread(1024, 0) == bytes(1024)\n\
+         for n, h in enumerate(all): h.pwrite(bytes([n]) * 4096, 0)\n\
+         for n, h in enumerate(all): assert h.pread(4096, 0) == bytes([n]) * 4096"
+    );
+    nbdsh("", &script);
+    let remove = |arguments: &[&str]| binary::command(arguments).arg("--data").arg(&data).output();
+    let removed = remove(&["image", "rm", "tiny@1", "--yes"]).unwrap();
+    assert!(!removed.status.success(), "a version in use was removed");
+    run(Command::new("kill").arg(server.0.id().to_string()));
+    let status = deadline::wait_for("it to end", LIMIT, || server.0.try_wait().unwrap());
+    assert!(status.success(), "SIGTERM ended it with {status}");
+    assert!(!sockets.iter().any(|socket| socket.exists()));
+    assert_eq!(
+        fs::read(site.path("data/images/tiny/1/disk.raw")).unwrap()[..1024],
+        [0; 1024]
+    );
+    let unknown = remove(&["export", "other"]).unwrap();
+    assert_eq!(unknown.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&unknown.stderr).contains("other"));
 }

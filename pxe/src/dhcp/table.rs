@@ -26,7 +26,7 @@ pub struct Ask<'a> {
     pub subnet: &'a Subnet,
     /// The server's own address, which is no machine's.
     pub server: Ipv4Addr,
-    /// Which ranges it may draw from: those of this name, or those without.
+    /// Which ranges it may draw from: those of this name, or, where the network has none of that name, those without.
     pub range: Option<&'a str>,
     /// Its reserved address.
     pub fixed: Option<Ipv4Addr>,
@@ -42,10 +42,11 @@ impl Ask<'_> {
     }
 
     fn ranges(&self) -> impl Iterator<Item = &Range> {
-        self.subnet
-            .ranges
-            .iter()
-            .filter(|r| r.name.as_deref() == self.range)
+        let ranges = &self.subnet.ranges;
+        let own = self
+            .range
+            .filter(|name| ranges.iter().any(|r| r.name.as_deref() == Some(name)));
+        ranges.iter().filter(move |r| r.name.as_deref() == own)
     }
 
     /// Whether the configuration lets the machine have `address`.

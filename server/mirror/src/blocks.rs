@@ -63,6 +63,9 @@ impl BlockSet {
 
     /// Takes blocks out.
     pub fn remove(&mut self, range: BlockRange) {
+        if range.start >= range.end {
+            return;
+        }
         while let Some((&s, &e)) = self.0.range(..range.end).next_back() {
             if e <= range.start {
                 return;
@@ -85,7 +88,9 @@ impl BlockSet {
 
     /// The ranges in order.
     pub fn ranges(&self) -> impl Iterator<Item = BlockRange> + '_ {
-        self.0.iter().map(|(&start, &end)| BlockRange { start, end })
+        self.0
+            .iter()
+            .map(|(&start, &end)| BlockRange { start, end })
     }
 
     /// Number of blocks.
@@ -198,8 +203,17 @@ mod tests {
 
     #[test]
     fn a_byte_more_touches_a_block_more() {
-        assert_eq!(BlockRange::touched(4095, 2), BlockRange { start: 0, end: 2 });
-        assert_eq!(BlockRange::touched(4096, 4096), BlockRange { start: 1, end: 2 });
-        assert_eq!(BlockRange { start: 3, end: 5 }.widened(4), BlockRange { start: 0, end: 8 });
+        assert_eq!(
+            BlockRange::touched(4095, 2),
+            BlockRange { start: 0, end: 2 }
+        );
+        assert_eq!(
+            BlockRange::touched(4096, 4096),
+            BlockRange { start: 1, end: 2 }
+        );
+        assert_eq!(
+            BlockRange { start: 3, end: 5 }.widened(4),
+            BlockRange { start: 0, end: 8 }
+        );
     }
 }

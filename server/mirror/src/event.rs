@@ -3,8 +3,8 @@
 use bytes::Bytes;
 
 use crate::{
-    BlockRange, Blocks, ConnectionId, Durable, Message, Op, RequestId, Term, Ticket, VolumeId, WitnessAnswer,
-    WitnessRequest,
+    BlockRange, Blocks, ConnectionId, Durable, Message, Op, RequestId, Term, Ticket, VolumeId,
+    WitnessAnswer, WitnessRequest,
 };
 
 /// Something that happened.
@@ -97,6 +97,8 @@ pub enum Command {
         /// Although it may lose something.
         force: bool,
     },
+    /// Take the witness that answers for the one that counts, though it is not the agreed one.
+    AcceptWitness,
     /// Throw this server's own changes away and take the other's data.
     Discard,
 }
@@ -165,7 +167,10 @@ pub enum Work {
 impl Work {
     /// Whether it changes what is on the disk.
     pub(crate) fn changes(&self) -> bool {
-        matches!(self, Self::Apply(_) | Self::Restore { .. } | Self::ReplaceMetadata(_))
+        matches!(
+            self,
+            Self::Apply(_) | Self::Restore { .. } | Self::ReplaceMetadata(_)
+        )
     }
 }
 

@@ -30,8 +30,8 @@ pub use event::{
     Action, Ask, Command, Event, Fault, Notice, PersistId, Reply, Request, WhyNot, Work, Yield,
 };
 pub use ids::{
-    ConnectionId, Incarnation, Millis, Moment, NodeId, RequestId, Revision, Seq, SessionId, Term, Ticket, VolumeId,
-    WitnessId,
+    ConnectionId, Incarnation, Millis, Moment, NodeId, RequestId, Revision, Seq, SessionId, Term,
+    Ticket, VolumeId, WitnessId,
 };
 pub use message::{Body, Hello, Message};
 pub use node::{Node, Role, Status};

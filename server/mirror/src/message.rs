@@ -1,6 +1,8 @@
 //! What the two servers say to one another.
 
-use crate::{Blocks, Generation, Incarnation, Item, ItemAnswer, Moment, NodeId, Seq, SessionId, Term};
+use crate::{
+    Blocks, Generation, Incarnation, Item, ItemAnswer, Moment, NodeId, Seq, SessionId, Term,
+};
 
 /// A message of the link. The transport may deliver messages of several connections in any order, late, or not at all,
 /// and must not change them.

@@ -150,7 +150,7 @@ mod tests {
                 force: false,
             }),
         });
-        answer.revision == Revision(expect + 1)
+        answer.revision == Revision(expect + 1) && answer.record == Some(record)
     }
 
     fn held_by_a() -> Witness {
@@ -162,7 +162,11 @@ mod tests {
     #[test]
     fn an_outdated_server_cannot_take_over() {
         let mut witness = held_by_a();
-        assert!(!swap(&mut witness, 1, record(3, NodeId::B, Some(NodeId::A))));
+        assert!(!swap(
+            &mut witness,
+            1,
+            record(3, NodeId::B, Some(NodeId::A))
+        ));
         assert!(swap(&mut witness, 1, record(2, NodeId::A, None)));
         assert!(swap(&mut witness, 2, record(3, NodeId::B, Some(NodeId::A))));
         assert!(!swap(&mut witness, 3, record(4, NodeId::A, None)));
@@ -178,7 +182,11 @@ mod tests {
     #[test]
     fn nobody_declares_itself_outdated_or_takes_an_old_term() {
         let mut witness = held_by_a();
-        assert!(!swap(&mut witness, 1, record(4, NodeId::A, Some(NodeId::A))));
+        assert!(!swap(
+            &mut witness,
+            1,
+            record(4, NodeId::A, Some(NodeId::A))
+        ));
         assert!(!swap(&mut witness, 1, record(0, NodeId::A, None)));
         assert!(!swap(&mut witness, 1, record(1, NodeId::B, None)));
     }

@@ -43,7 +43,7 @@ pub fn run(options: &CheckOptions, colour: bool) -> anyhow::Result<Exit> {
     match (&problems, options.json) {
         (_, true) => output::json(&verdict(options, problems.as_ref()))?,
         (Some(problems), false) => eprintln!("{}", problems.render(colour)),
-        (None, false) => println!("{}: the configuration is right", options.file.display()),
+        (None, false) => say!("{}: the configuration is right", options.file.display()),
     }
     Ok(if problems.is_some() {
         Exit::Config

@@ -12,9 +12,9 @@ use crate::{
     config::units::{ByteSize, Retention},
     control::{
         client::Control,
-        model::{ClientView, CommitRequest, CommitStep, ResetDone},
+        model::{ClientView, CommitRequest, CommitStep, DiskView, ResetDone},
     },
-    trace::Step,
+    trace::{Step, StuckView},
 };
 
 /// What can be asked about machines.
@@ -28,6 +28,8 @@ pub enum ClientCommand {
     Trace(Named),
     /// Give a machine a fresh disk: at once, or at its next boot if it is running
     Reset(ResetOptions),
+    /// Forget a machine: its name and address are free, its disks are gone
+    Forget(ForgetOptions),
     /// Make a machine's disk the next version of an image, also while it runs
     Commit(CommitOptions),
 }
@@ -59,12 +61,25 @@ pub struct Named {
 pub struct ResetOptions {
     #[command(flatten)]
     named: Named,
+    /// The image whose disk is meant [default: the one that the machine booted last]
+    #[arg(long, value_name = "NAME")]
+    image: Option<images::ImageName>,
     /// Do not ask before a lasting disk is thrown away
     #[arg(long)]
     yes: bool,
     /// Do not wait for the next boot of a machine that is not connected; if it runs after all, it has lost its disk
     #[arg(long)]
     now: bool,
+}
+
+/// Arguments of `client forget`.
+#[derive(Debug, Args)]
+pub struct ForgetOptions {
+    #[command(flatten)]
+    named: Named,
+    /// Do not ask
+    #[arg(long)]
+    yes: bool,
 }
 
 /// Does it.
@@ -75,6 +90,7 @@ pub fn run(command: &ClientCommand) -> anyhow::Result<Exit> {
             ClientCommand::Show(named) => show(named).await,
             ClientCommand::Trace(named) => trace(named).await,
             ClientCommand::Reset(options) => reset(options).await,
+            ClientCommand::Forget(options) => forget(options).await,
             ClientCommand::Commit(options) => commit(options).await,
         }
     })
@@ -98,7 +114,7 @@ async fn list(target: &Target) -> anyhow::Result<Exit> {
         "OVERLAY",
         "LAST STEP",
     ];
-    println!("{}", output::table(heading, &rows));
+    say!("{}", output::table(heading, &rows));
     Ok(Exit::Ok)
 }
 
@@ -160,53 +176,90 @@ async fn show(named: &Named) -> anyhow::Result<Exit> {
         ("trouble", output::or_dash(client.trouble)),
     ];
     rows.iter()
-        .for_each(|(key, value)| println!("{key:<10} {value}"));
+        .for_each(|(key, value)| say!("{key:<10} {value}"));
+    other_disks(&client.disks, client.overlay.as_deref());
+    client.stuck.iter().for_each(say_stuck);
     Ok(Exit::Ok)
 }
 
+/// The disks of images that the machine booted at other times.
+fn other_disks(disks: &[DiskView], current: Option<&str>) {
+    for disk in disks
+        .iter()
+        .filter(|disk| Some(disk.overlay.as_str()) != current)
+    {
+        let bytes = output::or_dash(disk.overlay_bytes.map(ByteSize));
+        say!(
+            "{:<10} {}, {bytes}",
+            "also has",
+            output::or_dash(disk.version.as_ref())
+        );
+    }
+}
+
+fn say_stuck(stuck: &StuckView) {
+    let StuckView {
+        step,
+        seconds,
+        advice,
+        ..
+    } = stuck;
+    say!("{:<10} at {step} for {seconds} s: {advice}", "stuck");
+}
+
 async fn trace(named: &Named) -> anyhow::Result<Exit> {
+    let control = named.target.control()?;
     let path = format!("/v1/clients/{}/trace", checked(&named.name)?);
-    let answer = named.target.control()?.get(&path).await?;
+    let answer = control.get(&path).await?;
     if named.target.json {
         output::json(&answer)?;
         return Ok(Exit::Ok);
     }
     let steps: Vec<Step> = serde_json::from_value(answer)?;
     let Some(first) = steps.first() else {
-        println!("{} has not booted since the server started", named.name);
+        say!("{} has not booted since the server started", named.name);
         return Ok(Exit::Ok);
     };
     for step in &steps {
         let seconds = step.time_ms.saturating_sub(first.time_ms) as f64 / 1000.0;
-        println!("{seconds:>8.1} s  {:<10} {}", step.step, step.detail);
+        say!("{seconds:>8.1} s  {:<10} {}", step.step, step.detail);
     }
+    let client = fetch(&control, &named.name).await?;
+    client.stuck.iter().for_each(say_stuck);
     Ok(Exit::Ok)
 }
 
-/// Whether its disk is meant to last, by what is configured now or was when the disk was made.
-fn lasts(client: &ClientView) -> bool {
-    let made_to_last = client.overlay_lasts == Some(true);
-    made_to_last || client.overlay.is_some() && client.retention != Some(Retention::Boot)
+/// The machine's disks that are meant to last, by what is configured now or was when the disk was made; of `image` only,
+/// if one is named.
+fn lasting<'a>(client: &'a ClientView, image: Option<&str>) -> Vec<&'a DiskView> {
+    let meant = |disk: &&DiskView| match image {
+        Some(image) => disk.image.as_deref() == Some(image),
+        None => Some(&disk.overlay) == client.overlay.as_ref(),
+    };
+    let configured = client.retention != Some(Retention::Boot);
+    let lasts = |disk: &&DiskView| disk.lasts == Some(true) || configured;
+    client.disks.iter().filter(meant).filter(lasts).collect()
 }
 
 async fn reset(options: &ResetOptions) -> anyhow::Result<Exit> {
     let Named { name, target } = &options.named;
     let control = target.control()?;
     let client = fetch(&control, name).await?;
-    if lasts(&client) && !options.yes && !confirm(name)? {
+    let image = options.image.as_ref().map(images::ImageName::as_str);
+    if !lasting(&client, image).is_empty() && !options.yes && !confirm(name)? {
         bail!("nothing was done");
     }
-    let answer = control
-        .post(&format!("/v1/clients/{name}/reset?now={}", options.now))
-        .await?;
+    let image = image.map_or_else(String::new, |image| format!("&image={image}"));
+    let path = format!("/v1/clients/{name}/reset?now={}{image}", options.now);
+    let answer = control.post(&path).await?;
     if target.json {
         output::json(&answer)?;
         return Ok(Exit::Ok);
     }
     let done: ResetDone = serde_json::from_value(answer)?;
     match done.result {
-        Reset::Done => println!("{name}: its disk is gone; its next boot starts from a fresh one"),
-        Reset::AtNextBoot => println!(
+        Reset::Done => say!("{name}: its disk is gone; its next boot starts from a fresh one"),
+        Reset::AtNextBoot => say!(
             "{name} may be running: its next boot starts from a fresh disk (--now does not wait, if it is off)"
         ),
     }
@@ -218,6 +271,27 @@ fn confirm(name: &str) -> anyhow::Result<bool> {
     let question = format!("Throw away the lasting disk of {name}?");
     let reason = format!("{name} has a lasting disk (retention keep)");
     ask::confirm(&question, &reason)
+}
+
+async fn forget(options: &ForgetOptions) -> anyhow::Result<Exit> {
+    let Named { name, target } = &options.named;
+    let control = target.control()?;
+    let client = fetch(&control, name).await?;
+    let question = format!(
+        "Forget {name} ({}), with its address and {} disk(s)?",
+        client.mac,
+        client.disks.len()
+    );
+    let reason = format!("{name} loses its name, its address and its disks");
+    if !options.yes && !ask::confirm(&question, &reason)? {
+        bail!("nothing was done");
+    }
+    let answer = control.post(&format!("/v1/clients/{name}/forget")).await?;
+    match target.json {
+        true => output::json(&answer)?,
+        false => say!("{name} is forgotten: its name and address are free"),
+    }
+    Ok(Exit::Ok)
 }
 
 async fn commit(options: &CommitOptions) -> anyhow::Result<Exit> {
@@ -248,7 +322,7 @@ async fn commit(options: &CommitOptions) -> anyhow::Result<Exit> {
 fn published(name: &str, version: &str, json: bool) -> anyhow::Result<Exit> {
     match json {
         true => output::json(&serde_json::json!({ "client": name, "version": version }))?,
-        false => println!("{version} is the disk of {name}, and current"),
+        false => say!("{version} is the disk of {name}, and current"),
     }
     Ok(Exit::Ok)
 }

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 /// Prints a value as JSON, for machines.
 pub fn json(value: &impl Serialize) -> anyhow::Result<()> {
-    println!("{}", serde_json::to_string_pretty(value)?);
+    say!("{}", serde_json::to_string_pretty(value)?);
     Ok(())
 }
 

@@ -71,7 +71,7 @@ fn print(report: &Report) {
     } else {
         "NOT SOUND"
     };
-    println!("{}  {verdict}", report.id);
+    say!("{}  {verdict}", report.id);
     for finding in &report.findings {
         let kind = match finding.severity {
             Severity::Note => "note",
@@ -79,6 +79,6 @@ fn print(report: &Report) {
             Severity::Problem => "problem",
         };
         let mended = if finding.repaired { " (mended)" } else { "" };
-        println!("  {kind}: {}{mended}", finding.text);
+        say!("  {kind}: {}{mended}", finding.text);
     }
 }

@@ -45,11 +45,11 @@ pub fn run(command: &PkiCommand) -> anyhow::Result<Exit> {
     match command {
         PkiCommand::Init(options) => init(options)?,
         PkiCommand::Issue(ClientOptions { name, dir }) => {
-            println!("{}", Pki::at(dir).issue(name)?.display());
+            say!("{}", Pki::at(dir).issue(name)?.display());
         }
         PkiCommand::Revoke(ClientOptions { name, dir }) => {
             Pki::at(dir).revoke(name)?;
-            println!(
+            say!(
                 "{name} is revoked; `bootroom reload`, or SIGHUP to `bootroom export`, makes it count"
             );
         }
@@ -59,7 +59,7 @@ pub fn run(command: &PkiCommand) -> anyhow::Result<Exit> {
 
 fn init(options: &InitOptions) -> anyhow::Result<()> {
     Pki::at(&options.dir).init(&options.hosts)?;
-    println!(
+    say!(
         "{}: CA and server certificate for {}",
         options.dir.display(),
         options.hosts.join(", ")

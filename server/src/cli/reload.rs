@@ -42,20 +42,20 @@ fn print(done: &Reloaded) {
         clients,
         groups,
     } = done;
-    println!("in force: {groups} groups, {clients} clients of their own");
+    say!("in force: {groups} groups, {clients} clients of their own");
     for (what, names) in [
         ("added", &exports.added),
         ("changed", &exports.changed),
         ("removed", &exports.removed),
     ] {
         if !names.is_empty() {
-            println!("exports {what}: {}", names.join(", "));
+            say!("exports {what}: {}", names.join(", "));
         }
     }
     if exports.connections_ended > 0 {
-        println!("connections ended: {}", exports.connections_ended);
+        say!("connections ended: {}", exports.connections_ended);
     }
     if exports.cut_off {
-        println!("some of them did not take their answers in time and were cut off");
+        say!("some of them did not take their answers in time and were cut off");
     }
 }

@@ -150,7 +150,7 @@ fn said(
 ) -> anyhow::Result<Exit> {
     match whose.target.json {
         true => output::json(answer)?,
-        false => println!("{}", text()),
+        false => say!("{}", text()),
     }
     Ok(Exit::Ok)
 }
@@ -169,7 +169,7 @@ async fn list(whose: &Whose) -> anyhow::Result<Exit> {
         ]
     };
     let rows: Vec<_> = snapshots.iter().map(row).collect();
-    println!("{}", output::table(["NAME", "TAKEN (UTC)"], &rows));
+    say!("{}", output::table(["NAME", "TAKEN (UTC)"], &rows));
     Ok(Exit::Ok)
 }
 

@@ -40,23 +40,41 @@ fn print(status: &Status) {
         dhcp,
         ..
     } = status;
-    println!(
+    say!(
         "bootroom {version}, process {pid}, up {}",
         duration(status.uptime_seconds)
     );
-    println!(
+    say!(
         "serves   {address} on {interface}, DHCP {dhcp}, {} leases",
         status.leases
     );
-    println!(
+    say!(
         "clients  {} attached, {} known",
-        status.attached, status.clients
+        status.attached,
+        status.clients
     );
+    for export in &status.exports {
+        println!(
+            "export   {}: {}, {}, {} connections",
+            export.name, export.source, export.mode, export.connections
+        );
+    }
     for image in &status.images {
         let current = output::or_dash(image.current);
-        println!(
+        say!(
             "image    {}: version {current} current, {} kept",
-            image.name, image.versions
+            image.name,
+            image.versions
+        );
+    }
+    for warning in &status.warnings {
+        say!("WARNING  {warning}");
+    }
+    for stuck in &status.stuck {
+        let (client, step, seconds) = (&stuck.client, &stuck.step, stuck.seconds);
+        say!(
+            "STUCK    {client} at {step} for {seconds} s: {}",
+            stuck.advice
         );
     }
 }
@@ -75,8 +93,8 @@ async fn watch(control: &crate::control::client::Control, json: bool) -> anyhow:
     let mut events = control.events().await?;
     while let Some(step) = events.next().await? {
         match json {
-            true => println!("{}", serde_json::to_string(&step)?),
-            false => println!("{:<16} {:<10} {}", step.client, step.step, step.detail),
+            true => say!("{}", serde_json::to_string(&step)?),
+            false => say!("{:<16} {:<10} {}", step.client, step.step, step.detail),
         }
     }
     Ok(())

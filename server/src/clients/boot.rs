@@ -5,12 +5,13 @@
 //! tokens of all earlier boots are dead. A reconnect carries the active token.
 
 use std::{
+    collections::BTreeSet,
     fmt,
     str::FromStr,
     time::{Duration, SystemTime},
 };
 
-use images::VersionId;
+use images::{ImageName, VersionId};
 use serde::{Deserialize, Serialize};
 use subtle::{Choice, ConstantTimeEq};
 
@@ -86,6 +87,8 @@ impl From<Token> for String {
 pub struct Boot {
     /// What opens the disk.
     pub token: Token,
+    /// The image: a machine has a disk for each that it boots.
+    pub image: ImageName,
     /// The version whose kernel the script named, and over which a fresh overlay is made.
     pub version: VersionId,
     /// When the script was fetched.
@@ -103,8 +106,8 @@ pub struct Boots {
     pub pending: Vec<Boot>,
     /// The active boot's overlay is still to be made, and it must not be answered before.
     pub making: bool,
-    /// The next boot gets a fresh overlay, because it was told to.
-    pub fresh_next: bool,
+    /// Images whose next boot gets a fresh overlay, because it was told to.
+    pub fresh_next: BTreeSet<ImageName>,
     /// The active boot said that it is shutting down.
     pub shut_down: bool,
 }
@@ -165,8 +168,8 @@ impl Boots {
             .iter()
             .position(|pending| pending.token == boot.token);
         self.pending.drain(..place.map_or(0, |place| place + 1));
+        self.making = self.fresh_next.remove(&boot.image) || fresh;
         self.active = Some(boot);
-        self.making = std::mem::take(&mut self.fresh_next) || fresh;
         self.shut_down = false;
     }
 
@@ -187,6 +190,7 @@ mod tests {
         let version = serde_json::from_str("\"6a3f0e5c-58c5-4b10-9a0e-1f2d3c4b5a69\"").unwrap();
         Boot {
             token: Token::new([number; 16]),
+            image: "debian".parse().unwrap(),
             version,
             fetched: SystemTime::UNIX_EPOCH,
             name: "r-1".parse().unwrap(),
@@ -249,10 +253,12 @@ mod tests {
     fn a_told_reset_takes_effect_at_the_next_boot_only() {
         let mut boots = Boots::default();
         boots.activate(boot(1), false);
-        boots.fresh_next = true;
+        let image = boot(1).image;
+        boots.fresh_next = [image, "other".parse().unwrap()].into();
         assert!(!boots.making);
         boots.activate(boot(2), false);
-        assert!(boots.making && !boots.fresh_next);
+        assert!(boots.making);
+        assert_eq!(boots.fresh_next, ["other".parse().unwrap()].into());
     }
 
     #[test]

@@ -14,7 +14,7 @@ use images::{Cancel, Details, ImageName, Progress, Staging, Version, VersionId};
 use overlay::{ErrorKind as OverlayError, Overlay, SnapshotName, View};
 use pxe::Mac;
 
-use super::{Clients, Error, ErrorKind, Result};
+use super::{Clients, Error, ErrorKind, Result, disks::overlay_id};
 
 /// The snapshot that a commit copies from; one that a crash left is dropped by the next commit.
 const SNAPSHOT: &str = "commit";
@@ -35,7 +35,7 @@ impl Clients {
     ) -> Result<Version> {
         let mac = self.find(name)?.mac;
         let _turn = Turn::take(self, mac)?;
-        let (overlay, base, view) = self.freeze(mac)?;
+        let (overlay, base, view) = self.freeze(name, mac)?;
         let failed = |error| Error::disk(format!("cannot publish the disk of {name}"), error);
         let catalogue = self.disks.catalogue();
         let staging = catalogue.stage(VersionId::random()).map_err(failed)?;
@@ -55,10 +55,11 @@ impl Clients {
 
     /// The machine's disk as it is now, and the version that it lies over. No boot begins in between: it could put
     /// another disk over another version in this one's place.
-    fn freeze(&self, mac: Mac) -> Result<(Arc<Overlay>, Version, View)> {
+    fn freeze(&self, name: &str, mac: Mac) -> Result<(Arc<Overlay>, Version, View)> {
         let lock = self.lock_of(mac);
         let _deciding = lock.lock();
-        let overlay = self.disks.open_existing(mac)?;
+        let image = self.current_image(&self.find(name)?)?;
+        let overlay = self.disks.open_existing(&overlay_id(mac, &image))?;
         let base = self.disks.base_of(&overlay)?;
         drop_snapshot(&overlay);
         let name = snapshot_name();

@@ -1,19 +1,20 @@
 //! Who a machine is by the configuration: `[clients]` first, then the group with the most specific pattern.
 
-use std::{net::Ipv4Addr, time::SystemTime};
+use std::{net::Ipv4Addr, sync::Arc, time::SystemTime};
 
 use images::ImageRef;
-use pxe::{Loader, Mac};
+use pxe::{DhcpOption, Loader, Mac};
 
 use super::{boot::Boots, registry::Record};
 use crate::config::{
     Client, Config, Group, Settings,
     exports::TlsMode,
+    menu::{Entry, Menu},
     units::{ByteSize, ClientName, Retention},
 };
 
 /// A machine that the configuration serves.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Profile {
     /// The group it belongs to.
     pub group: Option<String>,
@@ -23,8 +24,10 @@ pub struct Profile {
     pub address: Option<Ipv4Addr>,
     /// The group whose own range it takes an address from.
     pub range: Option<String>,
-    /// What it boots.
+    /// What it boots, or, with a menu, the image of the menu's default.
     pub image: Option<ImageRef>,
+    /// What may be chosen at it.
+    pub menu: Option<Arc<Menu>>,
     /// How long its overlay lasts.
     pub retention: Retention,
     /// Most bytes its overlay may take.
@@ -35,6 +38,8 @@ pub struct Profile {
     pub kernel_args: String,
     /// Its boot loader family.
     pub loader: Loader,
+    /// DHCP options of its own and its group's; those of its own come last and win.
+    pub options: Vec<DhcpOption>,
     /// Whether its disk is encrypted on the wire.
     pub tls: TlsMode,
     /// Whether it gets ssh host keys that last.
@@ -42,6 +47,25 @@ pub struct Profile {
 }
 
 impl Profile {
+    /// Whether its host key comes over TLS, rather than in that initrd.
+    pub fn has_secret(&self) -> bool {
+        self.tls != TlsMode::Off && self.ssh_host_keys
+    }
+
+    /// The same machine, when this entry of its menu is chosen.
+    pub fn choosing(&self, entry: &Entry) -> Self {
+        let args = [
+            Some(self.kernel_args.as_str()),
+            entry.kernel_args.as_deref(),
+        ];
+        let args = args.into_iter().flatten().filter(|args| !args.is_empty());
+        Profile {
+            image: entry.image().map(|image| image.value.clone()),
+            kernel_args: args.collect::<Vec<_>>().join(" "),
+            ..self.clone()
+        }
+    }
+
     /// Whether its boots have a second initrd.
     pub fn has_identity(&self) -> bool {
         self.tls != TlsMode::Off || self.ssh_host_keys
@@ -63,16 +87,16 @@ pub fn profile(config: &Config, mac: Mac) -> Option<Profile> {
         .map(|(_, c)| &c.settings)
         .chain(group.iter().map(|(_, g)| &g.settings))
         .collect();
+    let (image, menu) = what_boots(&layers);
     Some(Profile {
         group: group.map(|(name, _)| name.clone()),
         name: own.map(|(name, _)| name.clone()),
         address: own.and_then(|(_, client)| Some(client.address.as_ref()?.value)),
         range: group
-            .filter(|(_, g)| g.range.is_some())
+            .filter(|(_, g)| !g.ranges.is_empty())
             .map(|(name, _)| name.clone()),
-        image: layers
-            .iter()
-            .find_map(|layer| Some(layer.image.as_ref()?.value.clone())),
+        image,
+        menu,
         retention: layers
             .iter()
             .find_map(|layer| layer.retention)
@@ -84,12 +108,28 @@ pub fn profile(config: &Config, mac: Mac) -> Option<Profile> {
             .iter()
             .find_map(|layer| layer.loader)
             .unwrap_or_default(),
+        options: layers
+            .iter()
+            .rev()
+            .flat_map(|layer| layer.options.iter().cloned())
+            .collect(),
         tls: layers
             .iter()
             .find_map(|layer| Some(layer.tls.as_ref()?.value))
             .unwrap_or(config.server.tls.mode()),
         ssh_host_keys: config.server.ssh_host_keys,
     })
+}
+
+/// The first layer that says what is booted decides it: a client with an image of its own has no menu of its group.
+fn what_boots(layers: &[&Settings]) -> (Option<ImageRef>, Option<Arc<Menu>>) {
+    let says = |layer: &&&Settings| layer.menu.is_some() || layer.image.is_some();
+    let Some(layer) = layers.iter().find(says) else {
+        return (None, None);
+    };
+    let of_menu = layer.menu.as_ref().and_then(|menu| menu.default_image());
+    let image = of_menu.or(layer.image.as_ref());
+    (image.map(|image| image.value.clone()), layer.menu.clone())
 }
 
 /// The group's arguments first, so that the client's own, which come later, win in the kernel.
@@ -142,6 +182,7 @@ pub fn first_record(
         group,
         first_seen: now,
         boots: Boots::default(),
+        choice: None,
     }
 }
 

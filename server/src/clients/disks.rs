@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Weak},
 };
 
-use images::{Catalogue, ImageRef, Version, VersionDisk, VersionId};
+use images::{Catalogue, ImageName, ImageRef, Version, VersionDisk, VersionId};
 use overlay::{
     Base, BaseId, ErrorKind as OverlayError, Limits, Overlay, OverlayId, OverlayInfo, OverlaySpec,
     Store,
@@ -25,8 +25,11 @@ pub struct Disks {
     catalogue: Catalogue,
     /// Versions that somebody uses: all overlays of a version share one open disk and its memory map.
     open_versions: Mutex<HashMap<VersionId, Weak<VersionDisk>>>,
-    in_use: Mutex<HashMap<Mac, Weak<Overlay>>>,
+    in_use: Mutex<HashMap<OverlayId, Weak<Overlay>>>,
 }
+
+/// An overlay, as its store lists it.
+pub type Listed = (OverlayId, overlay::Result<OverlayInfo>);
 
 impl Disks {
     /// Serves the overlays of `store` over the versions of `catalogue`.
@@ -44,19 +47,35 @@ impl Disks {
         &self.catalogue
     }
 
-    /// What is known of a machine's overlay; nothing if it has none.
+    /// What is known of an overlay; nothing if there is none.
     ///
     /// # Errors
     /// When there is one that cannot be read.
-    pub fn info(&self, mac: Mac) -> Result<Option<OverlayInfo>> {
-        match self.store.info(&overlay_id(mac)) {
+    pub fn info(&self, id: &OverlayId) -> Result<Option<OverlayInfo>> {
+        match self.store.info(id) {
             Ok(info) => Ok(Some(info)),
             Err(error) if error.kind() == OverlayError::NotFound => Ok(None),
-            Err(error) => Err(Error::disk(
-                format!("cannot read the overlay of {mac}"),
-                error,
-            )),
+            Err(error) => Err(Error::disk(format!("cannot read overlay {id}"), error)),
         }
+    }
+
+    /// Every overlay with what is known of it.
+    ///
+    /// # Errors
+    /// When the directory of overlays cannot be read.
+    pub fn list(&self) -> Result<Vec<Listed>> {
+        let failed = |error| Error::disk("cannot list the overlays", error);
+        self.store.list().map_err(failed)
+    }
+
+    /// The overlays of one machine: one for each image that it has booted.
+    ///
+    /// # Errors
+    /// When the directory of overlays cannot be read.
+    pub fn of_machine(&self, mac: Mac) -> Result<Vec<Listed>> {
+        let mut all = self.list()?;
+        all.retain(|(id, _)| belongs_to(id, mac));
+        Ok(all)
     }
 
     /// Every overlay with the version that it is bound to; one that cannot be read is an error, since what it
@@ -67,7 +86,7 @@ impl Disks {
     pub fn bindings(&self) -> Result<Vec<(OverlayId, VersionId)>> {
         let failed = |error| Error::disk("cannot list the overlays", error);
         let mut bindings = Vec::new();
-        for (id, info) in self.store.list().map_err(failed)? {
+        for (id, info) in self.list()? {
             let info = info.map_err(failed)?;
             bindings.push((id, version_of(&info.base)));
         }
@@ -79,20 +98,24 @@ impl Disks {
     ///
     /// # Errors
     /// When there is no such version.
-    pub fn version_to_boot(&self, mac: Mac, profile: &Profile, fresh: bool) -> Result<Version> {
-        let bound = match fresh || profile.retention == Retention::Boot {
+    pub fn version_to_boot(
+        &self,
+        mac: Mac,
+        image: &ImageRef,
+        retention: Retention,
+        fresh: bool,
+    ) -> Result<Version> {
+        let bound = match fresh || retention == Retention::Boot {
             true => None,
-            false => self.info(mac)?,
+            false => self.info(&overlay_id(mac, &image.image))?,
         };
         match bound {
             Some(info) => self.find(version_of(&info.base)),
-            None => self.resolve(profile.image.as_ref()),
+            None => self.resolve(image),
         }
     }
 
-    fn resolve(&self, image: Option<&ImageRef>) -> Result<Version> {
-        let none = "no image is configured for it: add image = \"…\" to its group";
-        let image = image.ok_or_else(|| Error::new(ErrorKind::NotBootable, none))?;
+    fn resolve(&self, image: &ImageRef) -> Result<Version> {
         let failed = |error| Error::disk(format!("cannot boot image {image}"), error);
         self.catalogue.resolve(image).map_err(failed)
     }
@@ -131,12 +154,12 @@ impl Disks {
     /// When overlay or version cannot be read.
     pub fn size(
         &self,
-        mac: Mac,
+        id: &OverlayId,
         profile: Option<&Profile>,
         version: VersionId,
         fresh: bool,
     ) -> Result<u64> {
-        let existing = if fresh { None } else { self.info(mac)? };
+        let existing = if fresh { None } else { self.info(id)? };
         match existing {
             Some(info) => Ok(info.size),
             None => Ok(size_of(profile, self.find(version)?.size())),
@@ -149,11 +172,10 @@ impl Disks {
     /// When it cannot be made; what is there stays then.
     pub fn make(
         &self,
-        mac: Mac,
+        id: &OverlayId,
         profile: Option<&Profile>,
         version: VersionId,
     ) -> Result<Arc<Overlay>> {
-        let id = overlay_id(mac);
         let base = self.open_version(version)?;
         let limits = limits_of(profile);
         let spec = OverlaySpec {
@@ -162,30 +184,31 @@ impl Disks {
             retention: limits.retention,
             base,
         };
-        let made = match self.info(mac) {
-            Ok(None) => self.store.create(&id, spec),
-            _ => self.store.reset(&id, spec),
+        let made = match self.info(id) {
+            Ok(None) => self.store.create(id, spec),
+            _ => self.store.reset(id, spec),
         };
         let made = made.map_err(|error| Error::disk(format!("cannot make overlay {id}"), error))?;
-        Ok(self.note(mac, made))
+        Ok(self.note(made))
     }
 
     /// Remembers which overlay is in use.
-    fn note(&self, mac: Mac, overlay: Arc<Overlay>) -> Arc<Overlay> {
-        self.in_use.lock().insert(mac, Arc::downgrade(&overlay));
+    fn note(&self, overlay: Arc<Overlay>) -> Arc<Overlay> {
+        let weak = Arc::downgrade(&overlay);
+        self.in_use.lock().insert(overlay.id().clone(), weak);
         overlay
     }
 
-    /// A machine's overlay, opened without taking it over.
+    /// An overlay, opened without taking it over.
     ///
     /// # Errors
-    /// When it has none, or it cannot be opened.
-    pub fn open_existing(&self, mac: Mac) -> Result<Arc<Overlay>> {
-        if self.info(mac)?.is_none() {
+    /// When it is not there, or cannot be opened.
+    pub fn open_existing(&self, id: &OverlayId) -> Result<Arc<Overlay>> {
+        if self.info(id)?.is_none() {
             let context = "its disk is not there: it was reset, or has never booted";
             return Err(Error::new(ErrorKind::NotBootable, context));
         }
-        Ok(self.note(mac, self.open(&overlay_id(mac))?))
+        Ok(self.note(self.open(id)?))
     }
 
     /// Holds a machine's overlay to what the configuration says by now. A host that cannot note it is no reason to
@@ -218,24 +241,38 @@ impl Disks {
         self.store.open_overlay(id, &resolve).map_err(failed)
     }
 
-    /// Whether a connection, or a commit, has the machine's disk now.
-    pub fn in_use(&self, mac: Mac) -> bool {
-        self.in_use
-            .lock()
-            .get(&mac)
-            .is_some_and(|overlay| overlay.strong_count() > 0)
+    /// Whether a connection, or a commit, has the overlay now.
+    pub fn in_use(&self, id: &OverlayId) -> bool {
+        let in_use = self.in_use.lock();
+        in_use.get(id).is_some_and(|one| one.strong_count() > 0)
     }
 
-    /// Throws a machine's overlay away.
+    /// Whether a connection, or a commit, has an overlay of the machine now.
+    pub fn machine_in_use(&self, mac: Mac) -> bool {
+        let in_use = self.in_use.lock();
+        let mut live = in_use.iter().filter(|(_, one)| one.strong_count() > 0);
+        live.any(|(id, _)| belongs_to(id, mac))
+    }
+
+    /// Takes the machine's disks away from whoever has them, but for `kept`: it boots another image now.
+    pub fn evict_others(&self, mac: Mac, kept: &OverlayId) {
+        let mut others = Vec::new();
+        for (id, overlay) in self.in_use.lock().iter() {
+            let other = belongs_to(id, mac) && id != kept;
+            others.extend(overlay.upgrade().filter(|_| other));
+        }
+        others.iter().for_each(|overlay| overlay.evict());
+    }
+
+    /// Throws an overlay away; it need not be there.
     ///
     /// # Errors
     /// When the store cannot.
-    pub fn delete(&self, mac: Mac) -> Result<()> {
-        match self.store.delete(&overlay_id(mac)) {
-            Err(error) if error.kind() != OverlayError::NotFound => Err(Error::disk(
-                format!("cannot delete the overlay of {mac}"),
-                error,
-            )),
+    pub fn delete(&self, id: &OverlayId) -> Result<()> {
+        match self.store.delete(id) {
+            Err(error) if error.kind() != OverlayError::NotFound => {
+                Err(Error::disk(format!("cannot delete overlay {id}"), error))
+            }
             _ => Ok(()),
         }
     }
@@ -262,9 +299,38 @@ fn version_of(base: &BaseId) -> VersionId {
     VersionId::from_uuid(base.version)
 }
 
-/// An overlay is filed under its machine's address, so that two machines can never share one.
-pub fn overlay_id(mac: Mac) -> OverlayId {
-    let name = mac.hex();
-    OverlayId::new(name.clone())
-        .unwrap_or_else(|_| unreachable!("hex digits name an overlay: {name}"))
+/// An overlay is filed under its machine's address and its image, so that two machines can never share one, and a machine
+/// that boots another image finds its disk of the first as it was: `525400120001-debian`. An image whose name the
+/// store does not take is replaced by its digest.
+pub fn overlay_id(mac: Mac, image: &ImageName) -> OverlayId {
+    let plain = OverlayId::new(format!("{}-{}", mac.hex(), image.as_str()));
+    plain.unwrap_or_else(|_| {
+        let digest = blake3::hash(image.as_str().as_bytes()).to_hex();
+        // Two dashes: no image's name begins with one.
+        let name = format!("{}--{}", mac.hex(), &digest[..32]);
+        OverlayId::new(name).unwrap_or_else(|_| unreachable!("hex digits name an overlay"))
+    })
+}
+
+fn belongs_to(id: &OverlayId, mac: Mac) -> bool {
+    let rest = id.as_str().strip_prefix(mac.hex().as_str());
+    rest.is_some_and(|rest| rest.starts_with('-'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_machine_and_image_has_a_file_of_its_own() {
+        let one = Mac([0x52, 0x54, 0, 0x12, 0, 1]);
+        let id = |image: &str| overlay_id(one, &image.parse().unwrap());
+        assert_eq!(id("debian").as_str(), "525400120001-debian");
+        let long = "a".repeat(64);
+        let names = ["a.b", "a_b", "a-b", "ab", &long, &long[..63]];
+        let ids: std::collections::HashSet<_> = names.into_iter().map(id).collect();
+        assert_eq!(ids.len(), names.len());
+        assert!(ids.iter().all(|id| belongs_to(id, one)));
+        assert!(!ids.iter().any(|id| belongs_to(id, Mac([0; 6]))));
+    }
 }

@@ -10,6 +10,7 @@ pub mod directory;
 pub mod disks;
 pub mod error;
 pub mod identity;
+mod menus;
 mod policy;
 pub mod registry;
 pub mod script;
@@ -22,7 +23,8 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use overlay::Attachment;
+use images::ImageName;
+use overlay::{Attachment, OverlayInfo};
 use parking_lot::Mutex;
 use pxe::Mac;
 
@@ -36,7 +38,7 @@ use crate::{
 };
 use boot::{Admission, Boot, Token};
 use directory::Profile;
-use disks::Disks;
+use disks::{Disks, overlay_id};
 use error::{Error, ErrorKind, Result};
 use identity::Identities;
 use registry::{Record, Registry};
@@ -191,32 +193,53 @@ impl Clients {
             .map(drop)
     }
 
-    /// Makes the script of a machine's next boot, with a fresh token. Disturbs nothing that runs.
+    /// Makes the script of a boot of this machine, with a fresh token. Disturbs nothing that runs.
     ///
     /// # Errors
-    /// When the machine is not served, or what it should boot is not there; the message is fit for its screen.
-    pub fn script(&self, mac: Mac, place: Place) -> Result<Script> {
-        let (record, profile) = self.identify(mac)?.ok_or_else(|| {
-            let context =
-                format!("{mac} matches no [clients] or [groups] table of the configuration");
-            Error::new(ErrorKind::Unknown, context)
-        })?;
-        let fresh = record.boots.fresh_next;
-        let version = self.disks.version_to_boot(mac, &profile, fresh)?;
+    /// When what it should boot is not there; the message is fit for its screen.
+    pub fn script(&self, record: &Record, profile: &Profile, place: Place) -> Result<Script> {
+        let image = profile.image.as_ref().ok_or_else(no_image)?;
+        let fresh = record.boots.fresh_next.contains(&image.image);
+        let version = self
+            .disks
+            .version_to_boot(record.mac, image, profile.retention, fresh)?;
         let now = SystemTime::now();
         if let Some(boot) = record.boots.just_fetched(version.id(), now) {
-            return Ok(Script::new(&record, &profile, &version, boot.token, place));
+            return Ok(Script::new(record, profile, &version, boot.token, place));
         }
         let token = fresh_token()?;
         let boot = Boot {
             token,
+            image: image.image.clone(),
             version: version.id(),
             fetched: now,
             name: record.name.clone(),
         };
         self.registry
-            .update(mac, |record| record.boots.expect(boot))?;
-        Ok(Script::new(&record, &profile, &version, token, place))
+            .update(record.mac, |record| record.boots.expect(boot))?;
+        Ok(Script::new(record, profile, &version, token, place))
+    }
+
+    /// The image whose disk is meant when nobody says which: that of the machine's last boot, or the one that is
+    /// configured.
+    ///
+    /// # Errors
+    /// When there is neither.
+    pub fn current_image(&self, record: &Record) -> Result<ImageName> {
+        let booted = record.boots.active.as_ref().map(|boot| &boot.image);
+        let configured = || Some(self.profile(record.mac)?.image?.image);
+        booted.cloned().or_else(configured).ok_or_else(no_image)
+    }
+
+    /// Notes which entry of its menu was chosen at a machine.
+    ///
+    /// # Errors
+    /// When it cannot be recorded.
+    pub fn remember(&self, mac: Mac, title: &str) -> Result<()> {
+        let choice = Some(title.to_owned());
+        self.registry
+            .update(mac, |record| record.choice = choice)
+            .map(drop)
     }
 
     /// The second initrd of the boot that `token` stands for, and whose boot that is. Only until the boot's first
@@ -225,19 +248,33 @@ impl Clients {
     /// # Errors
     /// [`ErrorKind::Refused`] when no boot waits for it; [`ErrorKind::Identity`] when it cannot be made.
     pub fn identity(&self, token: &str) -> Result<(Mac, Vec<u8>)> {
+        let (record, profile) = self.waiting(token)?;
+        let initrd = self.identities.initrd(&self.config(), &record, &profile)?;
+        Ok((record.mac, initrd))
+    }
+
+    /// The private ssh host key of the boot `identity/NAME/TOKEN`, where it is not in the initrd. As long as that.
+    ///
+    /// # Errors
+    /// As [`Clients::identity`].
+    pub fn secret(&self, name: &str, token: &str) -> Result<String> {
+        let (record, profile) = self.waiting(token)?;
+        match profile.has_secret() && record.name.as_str() == name {
+            true => self.identities.secret(&record),
+            false => Err(Error::new(ErrorKind::Refused, "no such secret")),
+        }
+    }
+
+    /// The machine whose boot `token` has not attached its disk yet, by the name that its disk has.
+    fn waiting(&self, token: &str) -> Result<(Record, Profile)> {
         let refused = || Error::new(ErrorKind::Refused, "no boot waits for this identity");
         let (record, admission) = self.admit(token).map_err(|_| refused())?;
         let Admission::NewBoot(boot) = admission else {
             return Err(refused());
         };
         let profile = self.profile(record.mac).ok_or_else(refused)?;
-        // What it was called when its script was made: its disk has that name.
-        let record = Record {
-            name: boot.name,
-            ..record
-        };
-        let initrd = self.identities.initrd(&self.config(), &record, &profile)?;
-        Ok((record.mac, initrd))
+        let name = boot.name;
+        Ok((Record { name, ..record }, profile))
     }
 
     /// Whose disk `client/NAME/TOKEN` is, and how large. Changes nothing.
@@ -249,11 +286,15 @@ impl Clients {
         let profile = self.profile(record.mac);
         let (boot, fresh) = match admission {
             Admission::Reconnect(boot) => (boot, record.boots.making),
-            Admission::NewBoot(boot) => (boot, self.begins_fresh(&record, profile.as_ref())),
+            Admission::NewBoot(boot) => {
+                let fresh = self.begins_fresh(&record, &boot, profile.as_ref());
+                (boot, fresh)
+            }
         };
+        let id = overlay_id(record.mac, &boot.image);
         let size = self
             .disks
-            .size(record.mac, profile.as_ref(), boot.version, fresh)?;
+            .size(&id, profile.as_ref(), boot.version, fresh)?;
         Ok((record.mac, size))
     }
 
@@ -275,10 +316,13 @@ impl Clients {
             .ok_or_else(refused)
     }
 
-    fn begins_fresh(&self, record: &Record, profile: Option<&Profile>) -> bool {
+    fn begins_fresh(&self, record: &Record, boot: &Boot, profile: Option<&Profile>) -> bool {
         let at_every_boot = profile.is_some_and(|p| p.retention == Retention::Boot);
-        let none_yet = || matches!(self.disks.info(record.mac), Ok(None));
-        record.boots.fresh_next || at_every_boot || none_yet()
+        let none_yet = || {
+            let id = overlay_id(record.mac, &boot.image);
+            matches!(self.disks.info(&id), Ok(None))
+        };
+        record.boots.fresh_next.contains(&boot.image) || at_every_boot || none_yet()
     }
 
     /// Opens the disk of the boot that name and token stand for, and evicts whoever had it.
@@ -298,16 +342,18 @@ impl Clients {
         let (record, boot, detail) = match admission {
             Admission::Reconnect(boot) => (record, boot, "reconnected"),
             Admission::NewBoot(boot) => {
-                let fresh = self.begins_fresh(&record, profile.as_ref());
+                let fresh = self.begins_fresh(&record, &boot, profile.as_ref());
                 let begun = self
                     .registry
                     .update(mac, |r| r.boots.activate(boot.clone(), fresh))?;
+                self.leave_other_disks(mac, &boot, profile.as_ref());
                 (begun, boot, "new boot")
             }
         };
+        let id = overlay_id(mac, &boot.image);
         let overlay = match record.boots.making {
-            true => self.disks.make(mac, profile.as_ref(), boot.version)?,
-            false => self.disks.open_existing(mac)?,
+            true => self.disks.make(&id, profile.as_ref(), boot.version)?,
+            false => self.disks.open_existing(&id)?,
         };
         if let Some(profile) = &profile {
             self.disks.apply_limits(&overlay, profile);
@@ -319,35 +365,100 @@ impl Clients {
         Ok(overlay.attach())
     }
 
+    /// A boot of one image ends what the machine did with its disks of others. Those that would be made afresh at
+    /// their next boot anyway are not kept till then; those that last stay as they are.
+    fn leave_other_disks(&self, mac: Mac, boot: &Boot, profile: Option<&Profile>) {
+        let kept = overlay_id(mac, &boot.image);
+        self.disks.evict_others(mac, &kept);
+        let fresh_each = profile.is_some_and(|p| p.retention == Retention::Boot);
+        if !fresh_each || self.committing.lock().contains(&mac) {
+            return;
+        }
+        let passing = |info: &OverlayInfo| info.retention == overlay::Retention::Discard;
+        for (id, info) in self.disks.of_machine(mac).unwrap_or_default() {
+            if id == kept || !info.as_ref().is_ok_and(passing) {
+                continue;
+            }
+            if let Err(error) = self.disks.delete(&id) {
+                tracing::warn!(
+                    "a disk that is no longer needed stays: {}",
+                    error.with_causes()
+                );
+            }
+        }
+    }
+
     /// Gives a machine a fresh disk: at its next boot if it may be running, else at once. `now` does not wait for a
-    /// machine that is not connected: if it runs after all, it has lost its disk.
+    /// machine that is not connected: if it runs after all, it has lost its disk. `image` says which disk; without it
+    /// the current one is meant, and the machine's disks of other images stay.
     ///
     /// # Errors
     /// When there is no such machine, its disk is being committed, or cannot be thrown away.
-    pub fn reset(&self, name: &str, now: bool) -> Result<Reset> {
+    pub fn reset(&self, name: &str, image: Option<ImageName>, now: bool) -> Result<Reset> {
         let mac = self.find(name)?.mac;
         let lock = self.lock_of(mac);
         let _deciding = lock.lock();
-        let boots = self.find(name)?.boots;
-        let may_run = boots.active.is_some() && !boots.shut_down && !now;
-        if may_run || self.disks.in_use(mac) {
-            self.registry
-                .update(mac, |record| record.boots.fresh_next = true)?;
+        let record = self.find(name)?;
+        let named = image.is_some();
+        let image = image.map_or_else(|| self.current_image(&record), Ok)?;
+        let id = overlay_id(mac, &image);
+        if named && matches!(self.disks.info(&id), Ok(None)) {
+            let context = format!("{name} has no disk of image {}", image.as_str());
+            return Err(Error::new(ErrorKind::Unknown, context));
+        }
+        let active = record.boots.active.as_ref();
+        let booted = active.is_some_and(|boot| boot.image == image);
+        let may_run = booted && !record.boots.shut_down && !now;
+        if may_run || self.disks.in_use(&id) {
+            self.registry.update(mac, |record| {
+                record.boots.fresh_next.insert(image);
+            })?;
             return Ok(Reset::AtNextBoot);
         }
-        if self.committing.lock().contains(&mac) {
-            let context = format!("the disk of {name} is being committed: reset it afterwards");
-            return Err(Error::new(ErrorKind::NotBootable, context));
-        }
+        self.not_committing(name, mac)?;
         // First the token, on disk: a machine that lost its connection must not come back to another disk.
         self.registry.update(mac, |record| {
-            record.boots = boot::Boots {
-                fresh_next: true,
-                ..Default::default()
+            record.boots.fresh_next.insert(image);
+            if booted {
+                record.boots.active = None;
+                record.boots.pending.clear();
+                record.boots.making = false;
             }
         })?;
-        self.disks.delete(mac)?;
+        self.disks.delete(&id)?;
         Ok(Reset::Done)
+    }
+
+    fn not_committing(&self, name: &str, mac: Mac) -> Result<()> {
+        if !self.committing.lock().contains(&mac) {
+            return Ok(());
+        }
+        let context = format!("the disk of {name} is being committed: wait until that is done");
+        Err(Error::new(ErrorKind::NotBootable, context))
+    }
+
+    /// Forgets a machine: its tokens, its disks, its name. Should it come again, it is a new one. What a crash in
+    /// between leaves is still known by its name, and can be forgotten again.
+    ///
+    /// # Errors
+    /// When there is no such machine, it has its disk attached or is being committed, or its disks cannot be deleted.
+    pub fn forget(&self, name: &str) -> Result<Mac> {
+        let mac = self.find(name)?.mac;
+        let lock = self.lock_of(mac);
+        let _deciding = lock.lock();
+        self.not_committing(name, mac)?;
+        if self.disks.machine_in_use(mac) {
+            let context = format!("{name} has its disk attached: shut it down first");
+            return Err(Error::new(ErrorKind::NotBootable, context));
+        }
+        self.registry
+            .update(mac, |record| record.boots = boot::Boots::default())?;
+        for (id, _) in self.disks.of_machine(mac)? {
+            self.disks.delete(&id)?;
+        }
+        self.registry.remove(mac)?;
+        self.trace.forget(mac);
+        Ok(mac)
     }
 
     /// Notes what a machine reports of itself; nothing if nobody has such a token.
@@ -373,6 +484,11 @@ impl Clients {
     fn lock_of(&self, mac: Mac) -> Arc<Mutex<()>> {
         self.locks.lock().entry(mac).or_default().clone()
     }
+}
+
+fn no_image() -> Error {
+    let context = "no image is configured for it: add image = \"…\" to its group";
+    Error::new(ErrorKind::NotBootable, context)
 }
 
 fn fresh_token() -> Result<Token> {

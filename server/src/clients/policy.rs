@@ -7,13 +7,14 @@ use images::{ImageRef, Version};
 use pxe::{
     BootAnswer, Content, Event, FileRequest, Happening, Identity, Mac, Machine, Policy, Protocol,
     Report, Stage,
-    menu::{ConfigPath, Menu},
+    menu::{ConfigPath, Language},
 };
 
 use super::{
     Clients,
     error::{Error, ErrorKind, Result},
-    script::{IDENTITY, Lease, Place, Script, identity_token, refusal},
+    menus::Asked,
+    script::{IDENTITY, Lease, Place, identity_token, refusal},
 };
 use crate::{
     config::{Config, DhcpMode},
@@ -31,54 +32,35 @@ impl BootPolicy {
         BootPolicy { clients }
     }
 
-    fn ipxe_script(&self, mac: Mac, request: &FileRequest) -> Content {
-        match self.script(mac, request) {
-            Ok(script) => text(script.ipxe()),
-            Err(error) => {
-                let reason = error.with_causes();
-                tracing::warn!("{mac} cannot boot, asked by {}: {reason}", request.peer);
-                let name = self.clients.name_of(mac);
-                self.clients
-                    .trace()
-                    .add(Step::new(mac, name.as_ref(), "refused", &reason));
-                text(refusal(&reason))
-            }
-        }
+    /// What a boot loader is told. iPXE shows why its machine cannot boot; GRUB and PXELINUX have their own words for
+    /// "there is none".
+    fn loader_config(&self, path: ConfigPath, request: &FileRequest) -> Option<Content> {
+        let mac = path.mac.or(request.mac)?;
+        let error = match self.boot_text(mac, path, request) {
+            Ok(boot_text) => return Some(text(boot_text)),
+            Err(error) => error,
+        };
+        let reason = error.with_causes();
+        tracing::warn!("{mac} cannot boot, asked by {}: {reason}", request.peer);
+        let name = self.clients.name_of(mac);
+        let step = Step::new(mac, name.as_ref(), "refused", &reason);
+        self.clients.trace().add(step);
+        (path.language == Language::Ipxe).then(|| text(refusal(&reason)))
     }
 
-    fn script(&self, mac: Mac, request: &FileRequest) -> Result<Script> {
+    fn boot_text(&self, mac: Mac, path: ConfigPath, request: &FileRequest) -> Result<String> {
+        let config = self.clients.config();
         if !self.may_have(mac, request) {
             let context = "this is the boot script of another machine";
             return Err(Error::new(ErrorKind::Refused, context));
         }
-        self.clients
-            .script(mac, place(&self.clients.config(), request.local))
-    }
-
-    /// What GRUB and PXELINUX are told; their own words for "there is none" if the machine cannot boot.
-    fn loader_config(&self, path: ConfigPath, request: &FileRequest) -> Option<Content> {
-        let (ConfigPath::Grub(mac) | ConfigPath::Pxelinux(mac)) = path;
-        let mac = mac.or(request.mac)?;
-        let script = self.script(mac, request);
-        let script = script
-            .inspect_err(|error| tracing::warn!("{mac} cannot boot: {}", error.with_causes()))
-            .ok()?;
-        let menu = Menu::single(script.target(&self.address_words(request)));
-        Some(text(match path {
-            ConfigPath::Grub(_) => menu.grub(),
-            ConfigPath::Pxelinux(_) => menu.pxelinux(),
-        }))
-    }
-
-    /// The lease of whoever asks, for a loader that cannot fill it in itself.
-    fn address_words(&self, request: &FileRequest) -> Lease {
-        let config = self.clients.config();
-        Lease {
-            address: request.peer,
-            gateway: config.dhcp.router,
-            netmask: config.server.address.value.netmask(),
-            dns: config.dhcp.dns.first().copied(),
-        }
+        self.clients.boot_text(&Asked {
+            mac,
+            language: path.language,
+            entry: path.entry,
+            place: place(&config, request.local),
+            lease: lease_of(&config, request.peer),
+        })
     }
 
     /// Only its machine gets it, where this server knows which machine asks.
@@ -119,6 +101,20 @@ impl BootPolicy {
     }
 }
 
+/// The lease of whoever asks, for a loader that cannot fill it in itself. On a network that is not configured here, the
+/// server's own mask has to do.
+fn lease_of(config: &Config, peer: Ipv4Addr) -> Lease {
+    let (network, settings) = config
+        .network_of(peer)
+        .unwrap_or_else(|| (config.server.address.value, config.dhcp.own.clone()));
+    Lease {
+        address: peer,
+        gateway: settings.router.map(|router| router.value),
+        netmask: network.netmask(),
+        dns: settings.dns.first().copied(),
+    }
+}
+
 /// The server as a client reaches it at `address`.
 fn place(config: &Config, address: Ipv4Addr) -> Place {
     let server = &config.server;
@@ -141,7 +137,7 @@ impl Policy for BootPolicy {
                 address: profile.address,
                 range: profile.range,
                 lease_time: None,
-                options: Vec::new(),
+                options: profile.options,
             }),
             Err(error) => {
                 tracing::error!("cannot serve {}: {}", machine.mac, error.with_causes());
@@ -166,7 +162,7 @@ impl Policy for BootPolicy {
             return self.loader_config(path, request);
         }
         match request.path.split_once('/')? {
-            ("ipxe", mac) => Some(self.ipxe_script(mac.parse().ok()?, request)),
+            ("tools", path) => self.clients.program_file(path).map(Content::File),
             ("images", path) => self.boot_file(path),
             (IDENTITY, rest) => self.identity(identity_token(rest)?, request),
             _ => None,
@@ -200,14 +196,20 @@ impl Policy for BootPolicy {
     }
 
     fn event(&self, event: Event) {
+        let trace = self.clients.trace();
+        if let Happening::OtherServer { server } = event.what {
+            trace.note_server(server, event.at);
+        }
         let Some(mac) = event.mac else { return };
+        // Who is not served is no boot that got stuck: every telephone asks for an address.
+        if !matches!(event.what, Happening::NotServed { .. }) {
+            trace.note(mac, event.clone());
+        }
         let Some((step, detail)) = describe(event.what) else {
             return;
         };
         let name = self.clients.name_of(mac);
-        self.clients
-            .trace()
-            .add(Step::new(mac, name.as_ref(), step, &detail));
+        trace.add(Step::new(mac, name.as_ref(), step, &detail));
     }
 }
 
@@ -249,6 +251,10 @@ fn describe(what: Happening) -> Option<(&'static str, String)> {
         }
         Happening::NotFound { path, .. } if is_identity(&path) => ("missing", IDENTITY.into()),
         Happening::NotFound { path, .. } => ("missing", path),
+        Happening::OtherServer { server } => (
+            "other-dhcp",
+            format!("took the address of another DHCP server, {server}"),
+        ),
         _ => return None,
     })
 }
@@ -264,6 +270,7 @@ fn http_step(path: &str) -> Option<&'static str> {
         ("images", "initrd.img") => Some("initramfs"),
         (_, file) if file.ends_with(".efi") => Some("loader"),
         ("ipxe", _) => Some("ipxe"),
+        ("tools", _) => Some("program"),
         _ => None,
     }
 }

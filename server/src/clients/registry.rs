@@ -32,6 +32,9 @@ pub struct Record {
     pub first_seen: SystemTime,
     /// Its boots.
     pub boots: Boots,
+    /// Title of the menu entry that was chosen last, where the menu remembers.
+    #[serde(default)]
+    pub choice: Option<String>,
 }
 
 /// All records.
@@ -116,7 +119,15 @@ impl Registry {
 
     /// Makes room: of the machines that never had a disk, the one that was seen first goes.
     fn forget_one(&self) -> Result<()> {
-        let never = |record: &&Record| record.boots.active.is_none() && !record.boots.fresh_next;
+        let never = |record: &&Record| {
+            let Boots {
+                active,
+                fresh_next,
+                making,
+                ..
+            } = &record.boots;
+            active.is_none() && fresh_next.is_empty() && !making
+        };
         let records = self.records.read();
         let oldest = records
             .values()
@@ -128,8 +139,26 @@ impl Registry {
         if record.boots != Boots::default() {
             self.write(&record.mac, None)?;
         }
+        self.drop_record(&record);
+        Ok(())
+    }
+
+    fn drop_record(&self, record: &Record) {
         self.records.write().remove(&record.mac);
         self.names.write().remove(&record.name);
+    }
+
+    /// Forgets the machine of `mac`; its name is free when this returns, on disk too.
+    ///
+    /// # Errors
+    /// When the database cannot be written; then nothing changed.
+    pub fn remove(&self, mac: Mac) -> Result<()> {
+        let _change = self.change.lock();
+        let Some(record) = self.get(mac) else {
+            return Ok(());
+        };
+        self.write(&mac, None)?;
+        self.drop_record(&record);
         Ok(())
     }
 
@@ -218,6 +247,7 @@ mod tests {
             group: None,
             first_seen: SystemTime::UNIX_EPOCH,
             boots: Boots::default(),
+            choice: None,
         }
     }
 
@@ -245,7 +275,7 @@ mod tests {
         let registry = Registry::open(&path).unwrap();
         registry.get_or_make(record(1).mac, |_| record(1)).unwrap();
         registry
-            .update(record(1).mac, |record| record.boots.fresh_next = true)
+            .update(record(1).mac, |record| record.boots.making = true)
             .unwrap();
         for number in 0..MOST_CLIENTS as u32 + 5 {
             let [a, b, c, d] = number.to_be_bytes();

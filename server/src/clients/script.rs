@@ -67,6 +67,9 @@ impl Script {
             place.url(&format!("report/{token}")),
             machine_id(record.mac),
         );
+        if profile.has_secret() {
+            let _ = write!(arguments, " bootroom.identity=identity/{name}/{token}");
+        }
         for extra in [version.cmdline(), profile.kernel_args.as_str()] {
             if !extra.is_empty() {
                 let _ = write!(arguments, " {extra}");

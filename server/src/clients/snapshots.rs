@@ -5,10 +5,15 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use overlay::{ErrorKind as OverlayError, Overlay, Snapshot, SnapshotId, SnapshotName, View};
+use overlay::{
+    ErrorKind as OverlayError, Overlay, OverlayId, Snapshot, SnapshotId, SnapshotName, View,
+};
 use pxe::Mac;
 
-use super::{Clients, Error, ErrorKind, Result, boot::Token, commit, fresh_token};
+use super::{
+    Clients, Error, ErrorKind, Result, boot::Token, commit, disks::overlay_id, fresh_token,
+};
+use crate::config::exports::TlsMode;
 
 /// Opened snapshots that are remembered; the oldest gives way.
 const MOST_TICKETS: usize = 256;
@@ -17,6 +22,7 @@ const MOST_TICKETS: usize = 256;
 pub(super) struct Ticket {
     token: Token,
     mac: Mac,
+    disk: OverlayId,
     name: SnapshotName,
     /// Another snapshot that gets its name later is not opened by this token.
     id: SnapshotId,
@@ -26,6 +32,8 @@ pub(super) struct Ticket {
 pub struct Opened {
     /// The machine's name.
     pub client: String,
+    /// Whether it may be read over TLS only, as the machine's disk.
+    pub needs_tls: bool,
     /// The snapshot's name.
     pub name: SnapshotName,
     /// The disk as it was.
@@ -38,7 +46,8 @@ impl Clients {
     /// # Errors
     /// When there is no such machine, or its overlay cannot be read.
     pub fn snapshots(&self, client: &str) -> Result<Vec<Snapshot>> {
-        let info = self.disks.info(self.find(client)?.mac)?;
+        let (_, disk) = self.current_disk(client)?;
+        let info = self.disks.info(&disk)?;
         Ok(info.map(|info| info.snapshots).unwrap_or_default())
     }
 
@@ -59,21 +68,34 @@ impl Clients {
     /// # Errors
     /// When there is no such machine or snapshot, or no room for the copies.
     pub fn drop_snapshot(&self, client: &str, name: &SnapshotName) -> Result<()> {
-        let mac = self.find(client)?.mac;
-        drop_one(&*self.disks.open_existing(mac)?, name)
+        let (_, disk) = self.current_disk(client)?;
+        drop_one(&*self.disks.open_existing(&disk)?, name)
     }
 
-    /// Makes a token with which [`Clients::opened_snapshot`] finds the snapshot, until the server stops.
+    /// Makes a name under which [`Clients::opened_snapshot`] finds the snapshot, until the server stops; says where
+    /// that is.
     ///
     /// # Errors
     /// When there is no such machine or snapshot.
-    pub fn open_snapshot(&self, client: &str, name: &SnapshotName) -> Result<Token> {
+    pub fn open_snapshot(&self, client: &str, name: &SnapshotName) -> Result<String> {
+        let token = self.admit_reader(client, name)?;
+        let config = self.config();
+        let (address, port) = (config.server.ip(), config.server.nbd_port);
+        let scheme = match self.tls_of(self.find(client)?.mac) {
+            TlsMode::Off => "nbd",
+            TlsMode::On | TlsMode::Required => "nbds",
+        };
+        Ok(format!("{scheme}://{address}:{port}/snapshot/{token}"))
+    }
+
+    fn admit_reader(&self, client: &str, name: &SnapshotName) -> Result<Token> {
         let token = fresh_token()?;
         let ticket = self.with_disk(client, |mac, overlay| {
             let (name, id) = (name.clone(), find(overlay, name)?);
             Ok(Ticket {
                 token,
                 mac,
+                disk: overlay.id().clone(),
                 name,
                 id,
             })
@@ -93,7 +115,7 @@ impl Clients {
     pub fn opened_snapshot(&self, token: &str) -> Result<Opened> {
         let refused = || Error::new(ErrorKind::Refused, "no such export");
         let token: Token = token.parse().map_err(|_| refused())?;
-        let (mac, name, id) = {
+        let (mac, disk, name, id) = {
             let tickets = self.tickets.lock();
             // All are compared, each in constant time.
             let found = tickets.iter().fold(None, |found, ticket| {
@@ -101,16 +123,24 @@ impl Clients {
                 if is { Some(ticket) } else { found }
             });
             let ticket = found.ok_or_else(refused)?;
-            (ticket.mac, ticket.name.clone(), ticket.id)
+            let Ticket {
+                mac,
+                disk,
+                name,
+                id,
+                ..
+            } = ticket;
+            (*mac, disk.clone(), name.clone(), *id)
         };
         let record = self.registry.get(mac).ok_or_else(refused)?;
-        let overlay = self.disks.open_existing(mac)?;
+        let overlay = self.disks.open_existing(&disk)?;
         if find(&overlay, &name)? != id {
             return Err(refused());
         }
         let view = overlay.snapshot_view(&name);
         Ok(Opened {
             client: record.name.to_string(),
+            needs_tls: self.tls_of(mac) == TlsMode::Required,
             view: view.map_err(|error| failed(&name, error))?,
             name,
         })
@@ -122,10 +152,17 @@ impl Clients {
         client: &str,
         work: impl FnOnce(Mac, &Overlay) -> Result<T>,
     ) -> Result<T> {
-        let mac = self.find(client)?.mac;
-        let lock = self.lock_of(mac);
+        let lock = self.lock_of(self.find(client)?.mac);
         let _deciding = lock.lock();
-        work(mac, &*self.disks.open_existing(mac)?)
+        let (mac, disk) = self.current_disk(client)?;
+        work(mac, &*self.disks.open_existing(&disk)?)
+    }
+
+    /// The disk that is meant when only the machine is named.
+    fn current_disk(&self, client: &str) -> Result<(Mac, OverlayId)> {
+        let record = self.find(client)?;
+        let image = self.current_image(&record)?;
+        Ok((record.mac, overlay_id(record.mac, &image)))
     }
 }
 

@@ -3,39 +3,53 @@
 use std::{net::Ipv4Addr, path::Path};
 
 use images::{Catalogue, Details, ImageName};
-use overlay::{Durability, Store};
+use overlay::{Durability, OverlayId, Store};
+use pxe::menu::Language;
 
 use super::*;
 
-const MAC: Mac = Mac([0x52, 0x54, 0, 0x12, 0, 1]);
-const OTHER: Mac = Mac([0x52, 0x54, 0, 0x12, 0, 2]);
+pub const MAC: Mac = Mac([0x52, 0x54, 0, 0x12, 0, 1]);
+pub const OTHER: Mac = Mac([0x52, 0x54, 0, 0x12, 0, 2]);
 
-struct Room {
-    dir: tempfile::TempDir,
-    clients: Clients,
+pub struct Room {
+    pub dir: tempfile::TempDir,
+    pub clients: Clients,
 }
 
 fn room(retention: &str) -> Room {
     let dir = tempfile::tempdir().unwrap();
     publish(dir.path(), 1);
-    let clients = open(dir.path(), retention, "");
+    let clients = open(dir.path(), retention);
     Room { dir, clients }
+}
+
+fn open(dir: &Path, retention: &str) -> Clients {
+    open_with(
+        dir,
+        &format!("image = \"demo\"\nretention = \"{retention}\"\n"),
+    )
 }
 
 fn room_with_tls() -> Room {
     let dir = tempfile::tempdir().unwrap();
     publish(dir.path(), 1);
-    let clients = open(dir.path(), "boot", "tls = \"required\"");
+    let server = "tls = \"required\"\nssh_host_keys = true";
+    let clients = open_as(dir.path(), server, "image = \"demo\"\n");
     let site = crate::clients::identity::SiteTls::of(&clients.config()).unwrap();
     site.prepare().unwrap();
     Room { dir, clients }
 }
 
-fn open(dir: &Path, retention: &str, server: &str) -> Clients {
+/// Opens a room whose group has these lines.
+pub fn open_with(dir: &Path, group: &str) -> Clients {
+    open_as(dir, "", group)
+}
+
+fn open_as(dir: &Path, server: &str, group: &str) -> Clients {
     let text = format!(
         "[server]\ndata = {dir:?}\ninterface = \"lo\"\naddress = \"10.12.0.1/24\"\n{server}\n\
          [dhcp]\nrange = \"10.12.0.100-10.12.0.199\"\n\
-         [groups.room]\nimage = \"demo\"\nmacs = [\"52:54:00:12:*\"]\nname = \"r-{{n}}\"\nretention = \"{retention}\"\n"
+         [groups.room]\nmacs = [\"52:54:00:12:*\"]\nname = \"r-{{n}}\"\n{group}"
     );
     let path = dir.join("bootroom.toml");
     std::fs::write(&path, text).unwrap();
@@ -52,12 +66,16 @@ fn reopen(dir: &Path) -> Clients {
 
 /// Publishes a version of `demo` that is 1 MiB of `fill`.
 fn publish(dir: &Path, fill: u8) {
+    publish_as(dir, "demo", fill);
+}
+
+pub fn publish_as(dir: &Path, image: &str, fill: u8) {
     let catalogue = Catalogue::open(dir.join("images")).unwrap();
     let staging = catalogue.stage(images::VersionId::random()).unwrap();
     std::fs::write(staging.disk_path(), vec![fill; 1 << 20]).unwrap();
     std::fs::write(staging.kernel_path(), b"kernel").unwrap();
     std::fs::write(staging.initrd_path(), b"initrd").unwrap();
-    let image: ImageName = "demo".parse().unwrap();
+    let image: ImageName = image.parse().unwrap();
     let details = Details {
         image,
         created: SystemTime::now(),
@@ -72,36 +90,62 @@ fn publish(dir: &Path, fill: u8) {
 
 impl Room {
     fn boot(&self, mac: Mac) -> (String, String) {
-        let place = Place {
-            address: Ipv4Addr::new(10, 12, 0, 1),
-            http_port: 80,
-            nbd_port: 10809,
+        self.boot_entry(mac, None)
+    }
+
+    /// What the machine's iPXE is told.
+    pub fn told(&self, mac: Mac, language: Language, entry: Option<usize>) -> Result<String> {
+        let address = Ipv4Addr::new(10, 12, 0, 1);
+        let asked = menus::Asked {
+            mac,
+            language,
+            entry,
+            place: Place {
+                address,
+                http_port: 80,
+                nbd_port: 10809,
+            },
+            lease: script::Lease {
+                address: Ipv4Addr::new(10, 12, 0, 100),
+                gateway: None,
+                netmask: Ipv4Addr::new(255, 255, 255, 0),
+                dns: None,
+            },
         };
-        let script = self.clients.script(mac, place).unwrap().ipxe();
+        self.clients.boot_text(&asked)
+    }
+
+    /// Name and token of a boot, from the script of this entry.
+    pub fn boot_entry(&self, mac: Mac, entry: Option<usize>) -> (String, String) {
+        let script = self.told(mac, Language::Ipxe, entry).unwrap();
         let export = script.split("/client/").nth(1).unwrap();
         let export = export.split_whitespace().next().unwrap();
         let (name, token) = export.split_once('/').unwrap();
         (name.to_owned(), token.to_owned())
     }
 
-    fn attach(&self, (name, token): &(String, String)) -> Result<Attachment> {
+    pub fn attach(&self, (name, token): &(String, String)) -> Result<Attachment> {
         self.clients.attach(name, token)
     }
 }
 
-fn refused(attempt: Result<Attachment>) -> bool {
+fn disk_of(mac: Mac) -> OverlayId {
+    overlay_id(mac, &"demo".parse().unwrap())
+}
+
+pub fn refused(attempt: Result<Attachment>) -> bool {
     attempt
         .err()
         .is_some_and(|error| error.kind() == ErrorKind::Refused)
 }
 
-fn first_byte(disk: &Attachment) -> u8 {
+pub fn first_byte(disk: &Attachment) -> u8 {
     let mut byte = [0; 512];
     disk.read(&mut byte, 0).unwrap();
     byte[0]
 }
 
-fn write(disk: &Attachment, fill: u8) {
+pub fn write(disk: &Attachment, fill: u8) {
     disk.write(&[fill; 512], 0, Durability::Process).unwrap();
 }
 
@@ -121,7 +165,10 @@ fn a_keep_client_keeps_its_disk_and_its_version() {
     write(&room.attach(&room.boot(MAC)).unwrap(), 7);
     publish(room.dir.path(), 2);
     assert_eq!(first_byte(&room.attach(&room.boot(MAC)).unwrap()), 7);
-    assert_eq!(room.clients.reset("r-1", false).unwrap(), Reset::AtNextBoot);
+    assert_eq!(
+        room.clients.reset("r-1", None, false).unwrap(),
+        Reset::AtNextBoot
+    );
     assert_eq!(first_byte(&room.attach(&room.boot(MAC)).unwrap()), 2);
 }
 
@@ -168,7 +215,7 @@ fn a_running_client_reconnects_to_its_disk_after_the_server_restarted() {
     write(&room_before.attach(&boot).unwrap(), 7);
     let Room { dir, clients } = room_before;
     drop(clients);
-    let clients = open(dir.path(), "boot", "");
+    let clients = open(dir.path(), "boot");
     let room_after = Room { dir, clients };
     assert_eq!(first_byte(&room_after.attach(&boot).unwrap()), 7);
 }
@@ -178,7 +225,10 @@ fn a_reset_spares_the_running_machine_until_its_next_boot() {
     let room = room("keep");
     let boot = room.boot(MAC);
     write(&room.attach(&boot).unwrap(), 7);
-    assert_eq!(room.clients.reset("r-1", false).unwrap(), Reset::AtNextBoot);
+    assert_eq!(
+        room.clients.reset("r-1", None, false).unwrap(),
+        Reset::AtNextBoot
+    );
     // Its connection was lost meanwhile: it comes back to what it had.
     assert_eq!(first_byte(&room.attach(&boot).unwrap()), 7);
     assert_eq!(first_byte(&room.attach(&boot).unwrap()), 7);
@@ -190,9 +240,12 @@ fn a_reset_at_once_kills_the_token_of_an_absent_machine() {
     let room = room("keep");
     let boot = room.boot(MAC);
     let disk = room.attach(&boot).unwrap();
-    assert_eq!(room.clients.reset("r-1", true).unwrap(), Reset::AtNextBoot);
+    assert_eq!(
+        room.clients.reset("r-1", None, true).unwrap(),
+        Reset::AtNextBoot
+    );
     drop(disk);
-    assert_eq!(room.clients.reset("r-1", true).unwrap(), Reset::Done);
+    assert_eq!(room.clients.reset("r-1", None, true).unwrap(), Reset::Done);
     assert!(refused(room.attach(&boot)));
 }
 
@@ -202,7 +255,7 @@ fn a_machine_that_said_goodbye_is_reset_at_once() {
     let boot = room.boot(MAC);
     write(&room.attach(&boot).unwrap(), 7);
     room.clients.reported(&boot.1, "shutdown").unwrap().unwrap();
-    assert_eq!(room.clients.reset("r-1", false).unwrap(), Reset::Done);
+    assert_eq!(room.clients.reset("r-1", None, false).unwrap(), Reset::Done);
     assert_eq!(first_byte(&room.attach(&room.boot(MAC)).unwrap()), 1);
 }
 
@@ -231,7 +284,7 @@ fn a_reconnect_never_makes_a_disk() {
     let room = room("keep");
     let boot = room.boot(MAC);
     write(&room.attach(&boot).unwrap(), 7);
-    room.clients.disks.delete(MAC).unwrap();
+    room.clients.disks.delete(&disk_of(MAC)).unwrap();
     let error = room.attach(&boot).err().unwrap();
     assert_eq!(error.kind(), ErrorKind::NotBootable);
 }
@@ -259,7 +312,7 @@ fn a_kept_disk_takes_a_changed_quota_at_its_next_attachment() {
     write(&old.attach(&old.boot(MAC)).unwrap(), 7);
     let Room { dir, clients } = old;
     drop(clients);
-    let clients = open(dir.path(), "keep\"\nquota = \"4KiB", "");
+    let clients = open(dir.path(), "keep\"\nquota = \"4KiB");
     let room = Room { dir, clients };
     let disk = room.attach(&room.boot(MAC)).unwrap();
     assert_eq!(first_byte(&disk), 7);
@@ -282,7 +335,8 @@ fn a_commit_makes_the_disk_of_a_running_machine_the_next_version() {
     write(&disk, 9);
     assert_eq!(first_byte(&room.attach(&room.boot(OTHER)).unwrap()), 7);
     assert_eq!(first_byte(&disk), 9);
-    let left = room.clients.disks.open_existing(MAC).unwrap().snapshots();
+    let left = room.clients.disks.open_existing(&disk_of(MAC)).unwrap();
+    let left = left.snapshots();
     assert!(left.is_empty(), "{left:?}");
 }
 
@@ -302,6 +356,22 @@ fn a_cancelled_commit_publishes_nothing() {
 }
 
 #[test]
+fn a_forgotten_machine_leaves_nothing_and_comes_back_as_a_new_one() {
+    let room = room("keep");
+    let boot = room.boot(MAC);
+    let disk = room.attach(&boot).unwrap();
+    write(&disk, 7);
+    assert!(room.clients.forget("r-1").is_err(), "it has its disk");
+    drop(disk);
+    assert_eq!(room.clients.forget("r-1").unwrap(), MAC);
+    assert!(refused(room.attach(&boot)));
+    assert!(room.clients.find("r-1").is_err());
+    assert!(room.clients.disks.list().unwrap().is_empty());
+    assert_eq!(room.boot(OTHER).0, "r-1", "the name is free");
+    assert_eq!(room.boot(MAC).0, "r-2");
+}
+
+#[test]
 fn an_identity_is_given_until_the_first_attach_and_to_no_old_token() {
     let room = room_with_tls();
     let identity = |token: &str| room.clients.identity(token);
@@ -309,7 +379,14 @@ fn an_identity_is_given_until_the_first_attach_and_to_no_old_token() {
     let (mac, initrd) = identity(&boot.1).unwrap();
     assert_eq!(mac, MAC);
     assert!(initrd.starts_with(&[0x1f, 0x8b]));
+    let secret = |(name, token): &(String, String)| room.clients.secret(name, token);
+    assert!(secret(&boot).unwrap().contains("OPENSSH PRIVATE KEY"));
+    assert!(
+        secret(&("r-2".into(), boot.1.clone())).is_err(),
+        "another's name"
+    );
     room.attach(&boot).unwrap();
+    assert_eq!(secret(&boot).unwrap_err().kind(), ErrorKind::Refused);
     let kind = |token: &str| identity(token).unwrap_err().kind();
     assert_eq!(
         kind(&boot.1),
@@ -323,13 +400,8 @@ fn an_identity_is_given_until_the_first_attach_and_to_no_old_token() {
 
 #[test]
 fn with_tls_the_script_says_so_and_names_the_identity() {
-    let place = Place {
-        address: Ipv4Addr::new(10, 12, 0, 1),
-        http_port: 80,
-        nbd_port: 10809,
-    };
-    let script = |retention| room(retention).clients.script(MAC, place).unwrap().ipxe();
-    let with = room_with_tls().clients.script(MAC, place).unwrap().ipxe();
+    let script = |room: Room| room.told(MAC, Language::Ipxe, None).unwrap();
+    let with = script(room_with_tls());
     assert!(
         with.contains(" nbdroot=nbds://10.12.0.1:10809/client/r-1/"),
         "{with}"
@@ -339,13 +411,21 @@ fn with_tls_the_script_says_so_and_names_the_identity() {
         with.contains("initrd --name initrd1 http://10.12.0.1/identity/"),
         "{with}"
     );
-    let without = script("boot");
+    assert!(with.contains(" bootroom.identity=identity/r-1/"), "{with}");
+    let without = script(room("boot"));
     assert!(without.contains(" nbdroot=10.12.0.1:10809/"), "{without}");
     assert!(!without.contains("identity"), "{without}");
 }
 
 fn snapshot(name: &str) -> overlay::SnapshotName {
     overlay::SnapshotName::new(name).unwrap()
+}
+
+/// The secret in the URI that an opened snapshot is read at.
+fn opened_token(room: &Room, name: &overlay::SnapshotName) -> String {
+    let uri = room.clients.open_snapshot("r-1", name).unwrap();
+    let token = uri.strip_prefix("nbd://10.12.0.1:10809/snapshot/");
+    token.expect("where the room's disks are").to_owned()
 }
 
 fn first_byte_of(opened: &snapshots::Opened) -> u8 {
@@ -362,11 +442,7 @@ fn a_snapshot_is_read_by_its_token_and_by_no_other() {
     let monday = snapshot("monday");
     room.clients.take_snapshot("r-1", &monday).unwrap();
     disk.write(&[6; 512], 0, Durability::Process).unwrap();
-    let token = room
-        .clients
-        .open_snapshot("r-1", &monday)
-        .unwrap()
-        .to_string();
+    let token = opened_token(&room, &monday);
     let opened = room.clients.opened_snapshot(&token).unwrap();
     assert_eq!((first_byte_of(&opened), opened.client.as_str()), (5, "r-1"));
     let (_, boot) = room.boot(MAC);
@@ -385,18 +461,14 @@ fn a_token_does_not_open_a_later_snapshot_of_the_same_name() {
     room.attach(&room.boot(MAC)).unwrap();
     let monday = snapshot("monday");
     room.clients.take_snapshot("r-1", &monday).unwrap();
-    let token = room
-        .clients
-        .open_snapshot("r-1", &monday)
-        .unwrap()
-        .to_string();
+    let token = opened_token(&room, &monday);
     room.clients.drop_snapshot("r-1", &monday).unwrap();
     room.clients.opened_snapshot(&token).err().unwrap();
     room.clients.take_snapshot("r-1", &monday).unwrap();
     let error = room.clients.opened_snapshot(&token).err().unwrap();
     assert_eq!(error.kind(), ErrorKind::Refused);
     assert_eq!(room.clients.snapshots("r-1").unwrap().len(), 1);
-    room.clients.reset("r-1", true).unwrap();
+    room.clients.reset("r-1", None, true).unwrap();
     assert_eq!(room.clients.snapshots("r-1").unwrap(), []);
 }
 
@@ -406,4 +478,30 @@ fn the_name_that_commits_use_is_not_given_away() {
     room.attach(&room.boot(MAC)).unwrap();
     let taken = room.clients.take_snapshot("r-1", &snapshot("commit"));
     assert_eq!(taken.unwrap_err().kind(), ErrorKind::Refused);
+}
+
+#[test]
+fn a_snapshot_needs_tls_where_the_disk_does() {
+    let mut room = room("keep");
+    room.attach(&room.boot(MAC)).unwrap();
+    let monday = snapshot("monday");
+    room.clients.take_snapshot("r-1", &monday).unwrap();
+    let token = opened_token(&room, &monday);
+    assert!(!room.clients.opened_snapshot(&token).unwrap().needs_tls);
+    let path = room.dir.path().join("bootroom.toml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(
+        &path,
+        text.replacen("[dhcp]", "tls = \"required\"\n[dhcp]", 1),
+    )
+    .unwrap();
+    let Room { dir, clients } = room;
+    drop(clients);
+    let clients = reopen(dir.path());
+    room = Room { dir, clients };
+    let uri = room.clients.open_snapshot("r-1", &monday).unwrap();
+    let token = uri
+        .strip_prefix("nbds://10.12.0.1:10809/snapshot/")
+        .unwrap();
+    assert!(room.clients.opened_snapshot(token).unwrap().needs_tls);
 }

@@ -177,6 +177,16 @@ pub enum Mode {
     CopyOnWrite,
 }
 
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Mode::ReadOnly => "read-only",
+            Mode::ReadWrite => "read-write",
+            Mode::CopyOnWrite => "copy-on-write",
+        })
+    }
+}
+
 /// Who may open an export, by where it connects from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Allowed {

@@ -5,8 +5,9 @@ use std::{fs, io, path::Path};
 use images::{Catalogue, ImageRef};
 
 use super::{
-    Config,
+    Config, Settings,
     exports::{Mode, Source},
+    menu::Choice,
     problem::Problem,
     reader::Located,
 };
@@ -17,7 +18,8 @@ pub fn check(config: &Config) -> Vec<Problem> {
     let mut problems = Vec::new();
     check_interface(config, &mut problems);
     check_certificates(config, &mut problems);
-    check_files(config, &mut problems);
+    check_exports(config, &mut problems);
+    check_boot_files(config, &mut problems);
     if check_data(config, &mut problems) {
         check_images(config, &mut problems);
     }
@@ -36,6 +38,30 @@ fn check_interface(config: &Config, problems: &mut Vec<Problem>) {
     );
     let fix = format!("interfaces here: {}", there.join(", "));
     problems.push(Problem::at(interface.span.clone(), message).fix(fix));
+}
+
+/// The directory of further boot files, and the programs of menus.
+fn check_boot_files(config: &Config, problems: &mut Vec<Problem>) {
+    if let Some(files) = config.server.files.as_ref().filter(|f| !f.value.is_dir()) {
+        let message = format!("server.files: {} is no directory", files.value.display());
+        problems.push(Problem::at(files.span.clone(), message).fix("make it, or remove the line"));
+    }
+    let menus = settings(config).filter_map(|settings| settings.menu.as_ref());
+    for entry in menus.flat_map(|menu| &menu.entries) {
+        let Choice::Program(program) = &entry.choice else {
+            continue;
+        };
+        for path in program.files().filter(|path| !path.value.is_file()) {
+            let message = format!("there is no file {}", path.value.display());
+            let fix = "install the package that has it (memory test: apt install memtest86+)";
+            problems.push(Problem::at(path.span.clone(), message).fix(fix));
+        }
+    }
+}
+
+fn settings(config: &Config) -> impl Iterator<Item = &Settings> {
+    let groups = config.groups.values().map(|group| &group.settings);
+    groups.chain(config.clients.values().map(|client| &client.settings))
 }
 
 fn check_certificates(config: &Config, problems: &mut Vec<Problem>) {
@@ -87,7 +113,7 @@ fn check_data(config: &Config, problems: &mut Vec<Problem>) -> bool {
 }
 
 /// Files and devices of exports: there, of the right kind, and none that one export writes behind another's back.
-fn check_files(config: &Config, problems: &mut Vec<Problem>) {
+fn check_exports(config: &Config, problems: &mut Vec<Problem>) {
     let mut seen: Vec<(Identity, &String, Mode)> = Vec::new();
     for (name, export) in &config.exports {
         let found = match &export.spec.source {
@@ -141,10 +167,11 @@ fn check_images(config: &Config, problems: &mut Vec<Problem>) {
             return;
         }
     };
-    let groups = config.groups.values().map(|group| &group.settings);
-    let settings = groups.chain(config.clients.values().map(|client| &client.settings));
-    for image in settings.filter_map(|settings| settings.image.as_ref()) {
-        check_image(&catalogue, image, problems);
+    for settings in settings(config) {
+        let menu = settings.menu.iter().flat_map(|menu| menu.images());
+        for image in settings.image.iter().chain(menu) {
+            check_image(&catalogue, image, problems);
+        }
     }
     for export in config.exports.values() {
         if let Source::Image(image) = &export.spec.source {

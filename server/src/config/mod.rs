@@ -5,8 +5,10 @@
 //! that it is to run on (interfaces, directories, images).
 
 mod checks;
+pub mod dhcp;
 pub mod exports;
 pub mod host;
+pub mod menu;
 mod parse;
 pub mod problem;
 pub mod reader;
@@ -18,16 +20,19 @@ use std::{
     fs, io,
     net::Ipv4Addr,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use images::ImageRef;
 use ipnet::Ipv4Net;
-use pxe::{Loader, Mac};
+use pxe::{DhcpOption, Loader, Mac};
 
+pub use dhcp::{Dhcp, DhcpMode};
 use exports::{ExportSettings, Listener, ListenerTls, TlsMode, TlsSettings};
+use menu::Menu;
 use problem::{Problem, Problems, Sources};
 use reader::Located;
-use units::{AddressRange, ByteSize, ClientName, MacPattern, NameTemplate, Retention, Seconds};
+use units::{AddressRange, ByteSize, ClientName, MacPattern, NameTemplate, Retention};
 
 /// Where `serve` and the other verbs look when no file is named.
 pub const DEFAULT_PATH: &str = "/etc/bootroom/bootroom.toml";
@@ -78,6 +83,10 @@ pub struct Server {
     pub tls: ListenerTls,
     /// Path of the control socket.
     pub control: PathBuf,
+    /// A directory whose files anyone may fetch: loaders of other firmware, a Raspberry Pi's boot files.
+    pub files: Option<Located<PathBuf>>,
+    /// Whether to tell machines that ask for an IPv6 router that there is none, so that they do not wait for it.
+    pub quiet_ipv6: bool,
     /// Whether machines get ssh host keys that last, over the boot files' plain HTTP.
     pub ssh_host_keys: bool,
 }
@@ -109,37 +118,6 @@ impl Server {
     }
 }
 
-/// How DHCP is served.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum DhcpMode {
-    /// Addresses and boot files.
-    #[default]
-    Full,
-    /// Boot files only, beside the site's own server.
-    Proxy,
-    /// Not at all.
-    Off,
-}
-
-/// `[dhcp]`.
-#[derive(Debug, Clone, Default)]
-pub struct Dhcp {
-    /// How.
-    pub mode: DhcpMode,
-    /// Addresses to give out.
-    pub range: Option<Located<AddressRange>>,
-    /// How long a lease lasts; twelve hours if none.
-    pub lease: Option<Seconds>,
-    /// Default router.
-    pub router: Option<Ipv4Addr>,
-    /// DNS servers.
-    pub dns: Vec<Ipv4Addr>,
-    /// NTP servers.
-    pub ntp: Vec<Ipv4Addr>,
-    /// Domain name.
-    pub domain: Option<String>,
-}
-
 /// What groups and clients can both say of their machines.
 #[derive(Debug, Clone, Default)]
 pub struct Settings {
@@ -155,6 +133,10 @@ pub struct Settings {
     pub kernel_args: Option<String>,
     /// Boot loader family.
     pub loader: Option<Loader>,
+    /// What may be chosen at power-on.
+    pub menu: Option<Arc<Menu>>,
+    /// Further DHCP options.
+    pub options: Vec<DhcpOption>,
     /// Whether their disks are encrypted on the wire; as `[server] tls` says if none.
     pub tls: Option<Located<TlsMode>>,
 }
@@ -166,8 +148,8 @@ pub struct Group {
     pub macs: Vec<Located<MacPattern>>,
     /// How they are named.
     pub name: NameTemplate,
-    /// Where their addresses come from; the common range if none.
-    pub range: Option<Located<AddressRange>>,
+    /// Where their addresses come from; the common ranges if none.
+    pub ranges: Vec<Located<AddressRange>>,
     /// What they boot, and how.
     pub settings: Settings,
 }

@@ -1,14 +1,15 @@
 //! From TOML text to [`Config`]: every table is read, every mistake is noted.
 
-use std::{collections::BTreeMap, path::PathBuf, str::FromStr};
+use std::{collections::BTreeMap, path::PathBuf, str::FromStr, sync::Arc};
 
 use pxe::Loader;
 use serde_spanned::Spanned;
 use toml::de::DeTable;
 
 use super::{
-    Client, Config, Dhcp, DhcpMode, Group, Server, Settings, checks,
+    Client, Config, Group, Server, Settings, checks, dhcp,
     exports::{self, TlsSettings},
+    menu,
     problem::{Problem, SourceFile, Sources},
     reader::{Located, Section},
     units::{BadValue, ClientName, NameTemplate},
@@ -111,7 +112,7 @@ fn read_roots(roots: &mut Roots<'_>, problems: &mut Vec<Problem>) -> Option<Conf
         }
     };
     let dhcp = roots.main().table("dhcp", problems);
-    let dhcp = dhcp.map(|section| read_dhcp(section, problems));
+    let dhcp = dhcp.map(|section| dhcp::read(section, problems));
     let tls = roots.main().table("tls", problems);
     let tls = match tls {
         Some(section) => exports::read_tls(section, problems),
@@ -139,6 +140,8 @@ fn read_server(mut section: Section<'_>, problems: &mut Vec<Problem>) -> Option<
     let interface = section.required("interface", "\"enp3s0\"", problems);
     let address = section.required("address", "\"10.12.0.1/24\"", problems);
     let control = section.optional::<PathBuf>("control", problems);
+    let files = section.optional::<PathBuf>("files", problems);
+    let quiet_ipv6 = section.boolean("quiet_ipv6", problems);
     let http_port = read_port(&mut section, "http_port", DEFAULT_HTTP_PORT, problems);
     let nbd_port = read_port(&mut section, "nbd_port", DEFAULT_NBD_PORT, problems);
     let tls = exports::read_listener_tls(&mut section, problems);
@@ -152,6 +155,8 @@ fn read_server(mut section: Section<'_>, problems: &mut Vec<Problem>) -> Option<
         nbd_port,
         tls,
         control: control.map_or_else(|| DEFAULT_CONTROL.into(), |located| located.value),
+        files,
+        quiet_ipv6: quiet_ipv6.unwrap_or(false),
         ssh_host_keys: ssh_host_keys.unwrap_or(false),
     })
 }
@@ -168,27 +173,6 @@ fn read_port(
         .unwrap_or(default)
 }
 
-fn read_dhcp(mut section: Section<'_>, problems: &mut Vec<Problem>) -> Dhcp {
-    let dhcp = Dhcp {
-        mode: section
-            .optional("mode", problems)
-            .map(|l| l.value)
-            .unwrap_or_default(),
-        range: section.optional("range", problems),
-        lease: section.optional("lease", problems).map(|l| l.value),
-        router: section.optional("router", problems).map(|l| l.value),
-        dns: values(section.list("dns", problems)),
-        ntp: values(section.list("ntp", problems)),
-        domain: section.optional("domain", problems).map(|l| l.value),
-    };
-    section.finish(problems);
-    dhcp
-}
-
-fn values<T>(list: Vec<Located<T>>) -> Vec<T> {
-    list.into_iter().map(|located| located.value).collect()
-}
-
 fn read_groups(roots: &mut Roots<'_>, problems: &mut Vec<Problem>) -> BTreeMap<String, Group> {
     let mut groups = BTreeMap::new();
     for (name, mut section) in roots.tables("groups", problems) {
@@ -198,7 +182,7 @@ fn read_groups(roots: &mut Roots<'_>, problems: &mut Vec<Problem>) -> BTreeMap<S
         let group = Group {
             macs: section.list("macs", problems),
             name: template.unwrap_or_else(|| NameTemplate::for_group(&name.value)),
-            range: section.optional("range", problems),
+            ranges: section.some("range", problems),
             settings: read_settings(&mut section, problems),
         };
         section.finish(problems);
@@ -251,22 +235,9 @@ fn read_settings(section: &mut Section<'_>, problems: &mut Vec<Problem>) -> Sett
         loader: section
             .optional("loader", problems)
             .map(|l: Located<LoaderName>| l.value.0),
+        menu: menu::read(section, problems).map(Arc::new),
+        options: dhcp::read_options(section, problems),
         tls: section.optional("tls", problems),
-    }
-}
-
-impl FromStr for DhcpMode {
-    type Err = BadValue;
-
-    fn from_str(text: &str) -> Result<Self, BadValue> {
-        match text {
-            "full" => Ok(DhcpMode::Full),
-            "proxy" => Ok(DhcpMode::Proxy),
-            "off" => Ok(DhcpMode::Off),
-            _ => Err(BadValue(format!(
-                "`{text}`: use \"full\", \"proxy\" or \"off\""
-            ))),
-        }
     }
 }
 

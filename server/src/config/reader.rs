@@ -134,6 +134,64 @@ impl<'a> Section<'a> {
         found
     }
 
+    /// One string, or a list of strings, each parsed.
+    pub fn some<T: FromStr<Err: Display>>(
+        &mut self,
+        key: &'static str,
+        problems: &mut Vec<Problem>,
+    ) -> Vec<Located<T>> {
+        match self.get(key).map(|value| value.get_ref().is_str()) {
+            Some(true) => self.optional(key, problems).into_iter().collect(),
+            _ => self.list(key, problems),
+        }
+    }
+
+    /// Every table of the list under `key`: `[[dhcp.subnets]]`.
+    pub fn array(&mut self, key: &'static str, problems: &mut Vec<Problem>) -> Vec<Section<'a>> {
+        let Some(value) = self.get(key) else {
+            return Vec::new();
+        };
+        let name = self.name_of(key);
+        let Some(items) = value.get_ref().as_array() else {
+            let fix = format!("write [[{name}]], with two brackets");
+            problems.push(wrong_type(key, value, "a list of tables").fix(fix));
+            return Vec::new();
+        };
+        let sections = items.iter();
+        sections
+            .filter_map(|item| as_section(name.clone(), item, problems))
+            .collect()
+    }
+
+    /// All that this table holds, each value a string: for tables whose keys are not known beforehand.
+    pub fn pairs(self, problems: &mut Vec<Problem>) -> Vec<(Located<String>, Located<String>)> {
+        let mut found = Vec::new();
+        for (key, value) in self.table {
+            let Some(text) = expect_str(key.get_ref(), value, problems) else {
+                continue;
+            };
+            let located = |value: &str, span| Located {
+                value: value.to_owned(),
+                span,
+            };
+            found.push((
+                located(key.get_ref(), key.span()),
+                located(text, value.span()),
+            ));
+        }
+        found
+    }
+
+    /// `true` or `false`.
+    pub fn boolean(&mut self, key: &'static str, problems: &mut Vec<Problem>) -> Option<bool> {
+        let value = self.get(key)?;
+        let found = value.get_ref().as_bool();
+        if found.is_none() {
+            problems.push(wrong_type(key, value, "true or false"));
+        }
+        found
+    }
+
     /// A whole number within `range`.
     pub fn integer(
         &mut self,
@@ -150,16 +208,6 @@ impl<'a> Section<'a> {
         let wanted = format!("a whole number from {} to {}", range.start(), range.end());
         problems.push(wrong_type(key, value, &wanted));
         None
-    }
-
-    /// `true` or `false`.
-    pub fn boolean(&mut self, key: &'static str, problems: &mut Vec<Problem>) -> Option<bool> {
-        let value = self.get(key)?;
-        let found = value.get_ref().as_bool();
-        if found.is_none() {
-            problems.push(wrong_type(key, value, "true or false"));
-        }
-        found
     }
 
     /// Notes every key that nobody asked for.

@@ -35,6 +35,14 @@ fn check_server(old: &Config, new: &Config, problems: &mut Vec<Problem>) {
     let ports = |server: &super::Server| (server.http_port, server.nbd_port);
     look(ports(was) == ports(is), at(&is.address.span), "a port");
     look(was.control == is.control, at(&is.address.span), "control");
+    let files = |server: &super::Server| server.files.as_ref().map(|files| files.value.clone());
+    let place = is
+        .files
+        .as_ref()
+        .map_or(at(&is.address.span), |files| at(&files.span));
+    look(files(was) == files(is), place, "files");
+    let same = was.quiet_ipv6 == is.quiet_ipv6;
+    look(same, at(&is.address.span), "quiet_ipv6");
 }
 
 fn check_listeners(old: &Config, new: &Config, problems: &mut Vec<Problem>) {
@@ -57,7 +65,8 @@ fn check_listeners(old: &Config, new: &Config, problems: &mut Vec<Problem>) {
 
 fn check_dhcp(old: &Config, new: &Config, problems: &mut Vec<Problem>) {
     if old.dhcp.mode != new.dhcp.mode {
-        let at = new.dhcp.range.as_ref().map(|range| range.span.clone());
+        let ranges = &new.dhcp.own.ranges;
+        let at = ranges.first().map(|range| range.span.clone());
         let at = at.unwrap_or_else(|| new.server.address.span.clone());
         problems.push(restart(at, "the mode of [dhcp]"));
     }

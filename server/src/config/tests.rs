@@ -148,6 +148,194 @@ fn rendered_problems_name_file_line_and_caret() {
     }
 }
 
+/// GOOD with these lines at its end.
+fn with(more: &str) -> String {
+    format!("{GOOD}{more}")
+}
+
+/// The messages of what is wrong with GOOD and these lines.
+fn wrong_with(more: &str) -> Vec<String> {
+    let list = problems(&with(more));
+    list.iter()
+        .map(|problem| {
+            format!(
+                "{}: {}",
+                problem.message,
+                problem.fix.as_deref().unwrap_or("")
+            )
+        })
+        .collect()
+}
+
+const FAR: &str = r#"
+[[dhcp.subnets]]
+network = "10.13.0.0/24"
+range = ["10.13.0.50-10.13.0.99", "10.13.0.150-10.13.0.199"]
+exclude = ["10.13.0.60-10.13.0.69", "10.13.0.75"]
+router = "10.13.0.254"
+ntp = ["10.13.0.2"]
+options = { 150 = "ip:10.13.0.3,10.13.0.4", 252 = "text:http://wpad/wpad.dat" }
+[dhcp.options]
+26 = "u16:1400"
+150 = "hex:0a:0c:00:01"
+[groups.far]
+image = "debian"
+macs = ["52:54:00:13:*"]
+range = "10.13.0.200-10.13.0.220"
+options = { 67 = "text:own" }
+"#;
+
+#[test]
+fn networks_behind_relays_inherit_what_they_do_not_say() {
+    let text = with(FAR).replace(
+        "range = \"10.12.0.100",
+        "dns = \"10.12.0.2\"\nlease = \"1h\"\nrange = \"10.12.0.100",
+    );
+    let config = parse(&text).unwrap();
+    let subnets = config.pxe_subnets();
+    let [near, far] = subnets.as_slice() else {
+        panic!("{subnets:?}");
+    };
+    assert_eq!(near.ranges.len(), 1);
+    let names: Vec<_> = far
+        .ranges
+        .iter()
+        .map(|range| range.name.as_deref())
+        .collect();
+    assert_eq!(names, [None, None, Some("far")]);
+    assert_eq!(far.exclude[0].size() + far.exclude[1].size(), 11);
+    assert_eq!(far.dns, near.dns);
+    assert_eq!((near.ntp.len(), far.ntp.len()), (0, 1));
+    assert_eq!((near.routers.len(), far.routers.len()), (0, 1));
+    assert_eq!(far.lease_time, std::time::Duration::from_secs(3600));
+    let value = |subnet: &pxe::dhcp::Subnet, code| {
+        let option = subnet.options.iter().find(|option| option.code == code);
+        option.unwrap().value.to_vec()
+    };
+    assert_eq!(value(far, 150), [10, 13, 0, 3, 10, 13, 0, 4]);
+    assert_eq!(value(near, 150), [10, 12, 0, 1]);
+    assert_eq!(value(far, 26), 1400_u16.to_be_bytes());
+    assert_eq!(config.groups["far"].settings.options[0].value, "own");
+    let peer = "10.13.0.50".parse().unwrap();
+    assert_eq!(config.network_of(peer).unwrap().0.prefix_len(), 24);
+}
+
+#[test]
+fn networks_that_contradict_each_other_are_refused() {
+    let subnet = |lines: &str| format!("[[dhcp.subnets]]\n{lines}\n");
+    for (lines, words) in [
+        ("network = \"10.12.0.128/25\"", "overlaps 10.12.0.0/24"),
+        (
+            "network = \"10.13.0.0/24\"\nrouter = \"10.12.0.254\"",
+            "outside the network 10.13.0.0/24",
+        ),
+        (
+            "network = \"10.13.0.0/24\"\nrange = \"10.14.0.1-10.14.0.9\"",
+            "choose addresses in 10.13.0.0/24",
+        ),
+        (
+            "network = \"10.13.0.0/24\"\nexclude = \"10.12.0.1\"",
+            "exclude lies outside",
+        ),
+        (
+            "network = \"10.13.0.0/24\"\noptions = { 53 = \"u8:1\" }",
+            "`53` is no DHCP option",
+        ),
+        (
+            "network = \"10.13.0.0/24\"\noptions = { 26 = \"1400\" }",
+            "\"u16:1400\"",
+        ),
+        (
+            "network = \"10.13.0.0/24\"\noptions = { 26 = \"hex:123\" }",
+            "no option value",
+        ),
+        ("netwrok = \"10.13.0.0/24\"", "did you mean `network`?"),
+    ] {
+        let found = wrong_with(&subnet(lines));
+        assert!(
+            found.iter().any(|one| one.contains(words)),
+            "{words}: {found:?}"
+        );
+    }
+    let found = wrong_with("[dhcp.subnets]\nnetwork = \"10.13.0.0/24\"\n");
+    assert!(
+        found[0].contains("[[dhcp.subnets]], with two brackets"),
+        "{found:?}"
+    );
+    assert!(
+        broken("[dhcp]", "[dhcp]\nmode = \"proxy\"")
+            .0
+            .contains("mode is not")
+    );
+}
+
+const MENU: &str = r#"
+[clients.teacher.menu]
+timeout = "30s"
+default = "Two"
+[[clients.teacher.menu.entries]]
+title = "One"
+image = "debian"
+[[clients.teacher.menu.entries]]
+title = "Two"
+local = true
+"#;
+
+#[test]
+fn a_menu_has_entries_that_boot_one_thing_each() {
+    let config = parse(&with(MENU)).unwrap();
+    let teacher = config.clients.values().next().unwrap();
+    let menu = teacher.settings.menu.as_ref().unwrap();
+    assert_eq!(
+        (menu.default, menu.timeout.0, menu.remember),
+        (1, 30, false)
+    );
+    assert_eq!(menu.default_image().unwrap().value.to_string(), "debian");
+    for (from, to, words) in [
+        (
+            "default = \"Two\"",
+            "default = \"Tow\"",
+            "did you mean `Two`?",
+        ),
+        (
+            "local = true",
+            "local = true\nimage = \"x\"",
+            "boots one thing",
+        ),
+        ("local = true", "", "boots one thing"),
+        (
+            "title = \"Two\"",
+            "title = \"One\"",
+            "two entries are called",
+        ),
+        (
+            "title = \"Two\"",
+            "title = \"Zw\u{f6}lf\"",
+            "60 ASCII characters",
+        ),
+        (
+            "local = true",
+            "image = \"debian@3\"",
+            "versions of one image",
+        ),
+        ("local = true", "local = \"yes\"", "true or false"),
+        (
+            "[clients.teacher.menu]",
+            "[clients.teacher.menu]\nentrys = 1",
+            "did you mean `entries`?",
+        ),
+    ] {
+        assert!(MENU.contains(from));
+        let found = wrong_with(&MENU.replace(from, to));
+        assert!(
+            found.iter().any(|one| one.contains(words)),
+            "{words}: {found:?}"
+        );
+    }
+    let found = wrong_with("[clients.teacher.menu]\n");
+    assert!(found[0].contains("without entries"), "{found:?}");
+}
+
 const EXPORTS: &str = r#"
 [tls]
 folder = "/etc/bootroom/pki"
@@ -285,4 +473,27 @@ fn a_group_can_say_otherwise_of_tls_as_far_as_the_server_lets_it() {
     let message = told("tls = \"required\"", "tls = \"off\"");
     assert!(message.contains("nobody without TLS"), "{message}");
     assert!(told("", "tls = \"yes\"").contains("\"required\""));
+}
+
+proptest::proptest! {
+    /// Whatever stands in the files, it is read or every mistake can be shown.
+    #[test]
+    fn no_text_is_too_odd_to_be_complained_about(
+        junk in "[\\[\\]\"'=#.a-zä\\n\\\\0-9]{0,12}",
+        at in 0..1000_usize,
+        length in 0..40_usize,
+        in_main: bool,
+    ) {
+        let mut texts = [GOOD.to_owned(), EXPORTS.replace("[tls]", "[more]")];
+        let text = &mut texts[usize::from(!in_main)];
+        let at = at.min(text.len());
+        let end = (at + length).min(text.len());
+        text.replace_range(at..end, &junk);
+        let sources = sources(&[("room.toml", &texts[0]), ("conf.d/ä.toml", &texts[1])]);
+        if let Err(list) = super::parse::parse(&sources) {
+            let shown = super::Problems { sources, list };
+            proptest::prop_assert!(!shown.list.is_empty());
+            proptest::prop_assert!(!shown.render(true).is_empty() && !shown.to_string().is_empty());
+        }
+    }
 }

@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     commit,
-    model::{CommitRequest, Failure, ReloadAnswer, ResetDone, ResetRequest},
+    model::{CommitRequest, Failure, Forgotten, ReloadAnswer, ResetDone, ResetRequest},
     snapshots,
     views::{self, Sources},
 };
@@ -120,6 +120,7 @@ fn routes(server: Server) -> Router {
         .route("/v1/clients/{name}", get(show))
         .route("/v1/clients/{name}/trace", get(trace))
         .route("/v1/clients/{name}/reset", post(reset))
+        .route("/v1/clients/{name}/forget", post(forget))
         .route("/v1/clients/{name}/commit", post(commit))
         .route("/v1/reload", post(reload))
         .merge(snapshots::routes())
@@ -168,13 +169,13 @@ async fn status(State(server): State<Server>) -> Response {
 }
 
 async fn list(State(server): State<Server>) -> Response {
-    answer(move || Ok(views::clients(&server.sources))).await
+    answer(move || views::clients(&server.sources)).await
 }
 
 async fn show(State(server): State<Server>, UrlPath(name): UrlPath<String>) -> Response {
     answer(move || {
         let record = server.sources.clients.find(&name)?;
-        Ok(views::client(&server.sources, &record))
+        views::client(&server.sources, &record)
     })
     .await
 }
@@ -193,11 +194,23 @@ async fn reset(
     Query(request): Query<ResetRequest>,
 ) -> Response {
     answer(move || {
-        let result = server.sources.clients.reset(&name, request.now)?;
+        let ResetRequest { image, now } = request;
+        let result = server.sources.clients.reset(&name, image, now)?;
         Ok(ResetDone {
             client: name,
             result,
         })
+    })
+    .await
+}
+
+async fn forget(State(server): State<Server>, UrlPath(name): UrlPath<String>) -> Response {
+    answer(move || {
+        let mac = server.sources.clients.forget(&name)?;
+        let failed =
+            |error| Error::state(format!("{name} is forgotten, but not its address"), error);
+        server.sources.leases.forget(mac).map_err(failed)?;
+        Ok(Forgotten { client: name, mac })
     })
     .await
 }

@@ -7,6 +7,7 @@
 //! | `GET /v1/clients/NAME` | [`model::ClientView`] |
 //! | `GET /v1/clients/NAME/trace` | list of [`crate::trace::Step`] |
 //! | `POST /v1/clients/NAME/reset` | [`model::ResetDone`] |
+//! | `POST /v1/clients/NAME/forget` | [`model::Forgotten`] |
 //! | `POST /v1/clients/NAME/commit` with [`model::CommitRequest`] | [`model::CommitStep`] as they happen, one a line |
 //! | `GET /v1/clients/NAME/snapshots` | list of [`model::SnapshotView`] |
 //! | `POST /v1/clients/NAME/snapshots/SNAPSHOT` | [`model::SnapshotView`]: it was taken |

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use pxe::Mac;
 use serde::{Deserialize, Serialize};
 
-use crate::{clients::Reset, config::units::Retention, room::Reloaded};
+use crate::{clients::Reset, config::units::Retention, room::Reloaded, trace::StuckView};
 
 /// The server as a whole.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -30,6 +30,30 @@ pub struct Status {
     pub attached: usize,
     /// Images and their current versions.
     pub images: Vec<ImageView>,
+    /// What `[exports]` names.
+    #[serde(default)]
+    pub exports: Vec<ExportView>,
+    /// What is wrong with the network, for people.
+    #[serde(default)]
+    pub warnings: Vec<String>,
+    /// Machines that do not boot on.
+    #[serde(default)]
+    pub stuck: Vec<StuckView>,
+}
+
+/// A named export.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExportView {
+    /// Its name.
+    pub name: String,
+    /// What it serves.
+    pub source: String,
+    /// `read-only`, `read-write` or `copy-on-write`.
+    pub mode: String,
+    /// Whether several connections may write to it.
+    pub shared: bool,
+    /// Connections that have it.
+    pub connections: usize,
 }
 
 /// An image and its current version.
@@ -84,11 +108,44 @@ pub struct ClientView {
     pub last_step: Option<String>,
     /// What is wrong with its overlay, if anything.
     pub trouble: Option<String>,
+    /// Why it does not boot on, if it does not.
+    #[serde(default)]
+    pub stuck: Option<StuckView>,
+    /// All its disks: one for each image that it has booted.
+    #[serde(default)]
+    pub disks: Vec<DiskView>,
+}
+
+/// One of a machine's disks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskView {
+    /// The overlay.
+    pub overlay: String,
+    /// The image, if it is still there.
+    pub image: Option<String>,
+    /// The version that it lies over.
+    pub version: Option<String>,
+    /// Bytes that it takes on the server's disk.
+    pub overlay_bytes: Option<u64>,
+    /// Whether it was made to last.
+    pub lasts: Option<bool>,
+}
+
+/// What `client forget` did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Forgotten {
+    /// The name that is free now.
+    pub client: String,
+    /// The machine.
+    pub mac: Mac,
 }
 
 /// How `client reset` is meant.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResetRequest {
+    /// The image whose disk is meant; the current one if none.
+    #[serde(default)]
+    pub image: Option<images::ImageName>,
     /// Do not wait for the next boot of a machine that is not connected.
     #[serde(default)]
     pub now: bool,

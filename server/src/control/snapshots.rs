@@ -81,10 +81,7 @@ async fn drop_one(State(server): State<Server>, Path((client, name)): Names) -> 
 async fn open(State(server): State<Server>, Path((client, name)): Names) -> Response {
     answer(move || {
         let clients = &server.sources.clients;
-        let token = clients.open_snapshot(&client, &named(&name)?)?;
-        let config = clients.config();
-        let (address, port) = (config.server.ip(), config.server.nbd_port);
-        let uri = format!("nbd://{address}:{port}/snapshot/{token}");
+        let uri = clients.open_snapshot(&client, &named(&name)?)?;
         Ok(OpenedSnapshot { uri })
     })
     .await

@@ -1,22 +1,23 @@
 //! Gathers what the control API shows.
 
-use std::{net::Ipv4Addr, process, sync::Arc, time::Instant};
+use std::{collections::HashMap, net::Ipv4Addr, process, sync::Arc, time::Instant};
 
-use overlay::OverlayInfo;
-use pxe::{Leases, Mac};
+use overlay::{OverlayId, OverlayInfo};
+use pxe::{Leases, Mac, trace::Stuck};
 
-use super::model::{BindingView, ClientView, ImageView, Status};
+use super::model::{BindingView, ClientView, DiskView, ExportView, ImageView, Status};
 use crate::{
     clients::{
         Clients,
         directory::Profile,
-        disks::overlay_id,
+        disks::{Listed, overlay_id},
         error::{Error, Result},
         registry::Record,
     },
-    config::DhcpMode,
+    config::{Config, DhcpMode},
     room::Reloader,
     service::{ConnectionView, Service},
+    trace::StuckView,
 };
 
 /// What is shown comes from here.
@@ -41,8 +42,8 @@ pub fn status(from: &Sources) -> Result<Status> {
     } = from;
     let config = clients.config();
     let records = clients.records();
-    let owned = |one: &ConnectionView| one.owner.is_some();
-    let attached = from.disks.connections().into_iter().filter(owned).count();
+    let connections = from.disks.connections();
+    let attached = connections.iter().filter(|one| one.owner.is_some());
     let dhcp = match config.dhcp.mode {
         DhcpMode::Full => "full",
         DhcpMode::Proxy => "proxy",
@@ -57,9 +58,61 @@ pub fn status(from: &Sources) -> Result<Status> {
         dhcp: dhcp.into(),
         leases: leases.list().len(),
         clients: records.len(),
-        attached,
+        attached: attached.count(),
         images: images(clients)?,
+        warnings: warnings(clients),
+        stuck: stuck(clients),
+        exports: exports(&config, &connections),
     })
+}
+
+fn warnings(clients: &Clients) -> Vec<String> {
+    let mode = clients.config().dhcp.mode;
+    let servers = clients.trace().servers(Instant::now());
+    if mode != DhcpMode::Full {
+        return Vec::new();
+    }
+    let warning = |server: Ipv4Addr| {
+        format!(
+            "another DHCP server, {server}, answers on this network: stop it, or use mode = \"proxy\""
+        )
+    };
+    servers.into_iter().map(warning).collect()
+}
+
+fn stuck(clients: &Clients) -> Vec<StuckView> {
+    let all = clients.trace().all_stuck(Instant::now());
+    let mut views: Vec<_> = all
+        .into_iter()
+        .map(|(mac, stuck)| stuck_view(clients, mac, stuck))
+        .collect();
+    views.sort_by(|a, b| a.client.cmp(&b.client));
+    views
+}
+
+fn stuck_view(clients: &Clients, mac: Mac, stuck: Stuck) -> StuckView {
+    let name = clients.name_of(mac);
+    StuckView {
+        client: name.map_or_else(|| mac.to_string(), |name| name.to_string()),
+        mac,
+        step: stuck.step.into(),
+        seconds: stuck.since.as_secs(),
+        advice: stuck.advice,
+    }
+}
+
+fn exports(config: &Config, connections: &[ConnectionView]) -> Vec<ExportView> {
+    let named = config.exports.iter().map(|(name, settings)| {
+        let has_it = |one: &&ConnectionView| one.named.as_ref() == Some(name);
+        ExportView {
+            name: name.clone(),
+            source: settings.spec.source.to_string(),
+            mode: settings.spec.mode.to_string(),
+            shared: settings.spec.shared,
+            connections: connections.iter().filter(has_it).count(),
+        }
+    });
+    named.collect()
 }
 
 fn images(clients: &Clients) -> Result<Vec<ImageView>> {
@@ -76,21 +129,46 @@ fn images(clients: &Clients) -> Result<Vec<ImageView>> {
 }
 
 /// Every machine.
-pub fn clients(from: &Sources) -> Vec<ClientView> {
+///
+/// # Errors
+/// When the overlays cannot be listed.
+pub fn clients(from: &Sources) -> Result<Vec<ClientView>> {
     let connections = from.disks.connections();
+    let overlays = from.clients.disks().list()?;
     let records = from.clients.records();
-    records
-        .iter()
-        .map(|record| one(from, record, &connections))
-        .collect()
+    let mut of: HashMap<Mac, Vec<Listed>> = HashMap::new();
+    for (id, info) in overlays {
+        let owner = id
+            .as_str()
+            .split('-')
+            .next()
+            .and_then(|mac| mac.parse().ok());
+        if let Some(mac) = owner {
+            of.entry(mac).or_default().push((id, info));
+        }
+    }
+    let views = records.iter().map(|record| {
+        let overlays = of.remove(&record.mac).unwrap_or_default();
+        one(from, record, &connections, overlays)
+    });
+    Ok(views.collect())
 }
 
 /// One machine.
-pub fn client(from: &Sources, record: &Record) -> ClientView {
-    one(from, record, &from.disks.connections())
+///
+/// # Errors
+/// When the overlays cannot be listed.
+pub fn client(from: &Sources, record: &Record) -> Result<ClientView> {
+    let overlays = from.clients.disks().of_machine(record.mac)?;
+    Ok(one(from, record, &from.disks.connections(), overlays))
 }
 
-fn one(from: &Sources, record: &Record, connections: &[ConnectionView]) -> ClientView {
+fn one(
+    from: &Sources,
+    record: &Record,
+    connections: &[ConnectionView],
+    overlays: Vec<Listed>,
+) -> ClientView {
     let Sources {
         clients, leases, ..
     } = from;
@@ -104,12 +182,22 @@ fn one(from: &Sources, record: &Record, connections: &[ConnectionView]) -> Clien
     view.attached = connection.is_some();
     view.read_bytes = connection.map(|one| one.read);
     view.written_bytes = connection.map(|one| one.written);
-    view.last_step = clients
-        .trace()
-        .of(record.mac)
-        .last()
-        .map(|step| step.step.clone());
-    add_overlay(&mut view, clients, record.mac);
+    let trace = clients.trace();
+    view.last_step = trace.of(record.mac).last().map(|step| step.step.clone());
+    let stuck = trace.stuck(record.mac, Instant::now());
+    view.stuck = stuck.map(|stuck| stuck_view(clients, record.mac, stuck));
+    let current = clients.current_image(record).ok();
+    view.fresh_at_next_boot = current
+        .as_ref()
+        .is_some_and(|image| record.boots.fresh_next.contains(image));
+    let current = current.map(|image| overlay_id(record.mac, &image));
+    for (id, info) in overlays {
+        let disk = disk_view(clients, &id, info.as_ref().ok());
+        if current.as_ref() == Some(&id) {
+            add_current(&mut view, &disk, info);
+        }
+        view.disks.push(disk);
+    }
     view
 }
 
@@ -131,28 +219,42 @@ fn outline(record: &Record, profile: Option<&Profile>, address: Option<Ipv4Addr>
         overlay_bytes: None,
         quota_bytes: None,
         overlay_lasts: None,
-        fresh_at_next_boot: record.boots.fresh_next,
+        fresh_at_next_boot: false,
         last_step: None,
         trouble: profile
             .is_none()
             .then(|| "no longer in the configuration".into()),
+        stuck: None,
+        disks: Vec::new(),
     }
 }
 
-fn add_overlay(view: &mut ClientView, clients: &Clients, mac: Mac) {
-    match clients.disks().info(mac) {
-        Ok(Some(info)) => {
-            let id = images::VersionId::from_uuid(info.base.version);
-            let version = clients.disks().catalogue().find(id).ok().flatten();
-            view.version = Some(version.map_or_else(|| id.to_string(), |found| found.to_string()));
-            view.overlay = Some(overlay_id(mac).to_string());
+fn disk_view(clients: &Clients, id: &OverlayId, info: Option<&OverlayInfo>) -> DiskView {
+    let base = info.map(|info| images::VersionId::from_uuid(info.base.version));
+    let found = base.and_then(|base| clients.disks().catalogue().find(base).ok().flatten());
+    let image = found.as_ref().map(|version| version.image().to_string());
+    let named = found.map(|version| version.to_string());
+    DiskView {
+        overlay: id.to_string(),
+        image,
+        version: named.or_else(|| base.map(|base| base.to_string())),
+        overlay_bytes: info.map(|info| info.allocated),
+        lasts: info.map(|info| info.retention == overlay::Retention::Keep),
+    }
+}
+
+/// The disk of the machine's last boot, or of the image that it is to boot, is the one that its row is about.
+fn add_current(view: &mut ClientView, disk: &DiskView, info: overlay::Result<OverlayInfo>) {
+    view.overlay = Some(disk.overlay.clone());
+    view.version = disk.version.clone();
+    view.overlay_bytes = disk.overlay_bytes;
+    view.overlay_lasts = disk.lasts;
+    match info {
+        Ok(info) => {
             view.disk_bytes = Some(info.size);
-            view.overlay_bytes = Some(info.allocated);
             view.quota_bytes = info.quota;
             view.trouble = view.trouble.take().or_else(|| nearly_full(&info));
-            view.overlay_lasts = Some(info.retention == overlay::Retention::Keep);
         }
-        Ok(None) => {}
         Err(error) => view.trouble = Some(error.to_string()),
     }
 }

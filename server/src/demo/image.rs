@@ -47,7 +47,7 @@ pub async fn ensure(storage: &Storage, rebuild: bool, signals: &mut Signals) -> 
     if usable && !rebuild && tool.verify().await? {
         return Ok(());
     }
-    println!("==> Building the image from Debian's packages (once; later runs use it again)");
+    tell!("==> Building the image from Debian's packages (once; later runs use it again)");
     tool.build(&wanted).await?;
     // Who else is running a demo here may be using an old one.
     if storage.is_idle()? {
@@ -83,7 +83,7 @@ impl Tool<'_> {
     }
 
     async fn verify(&mut self) -> anyhow::Result<bool> {
-        println!("==> Checking the image of an earlier run against its digest");
+        tell!("==> Checking the image of an earlier run against its digest");
         Ok(self
             .run(&["verify", IMAGE], Stdio::null())
             .await?

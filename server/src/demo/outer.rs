@@ -82,7 +82,7 @@ async fn attend(mut room: Child, signals: &mut Signals) -> anyhow::Result<ExitCo
         }
         () = signals.next() => {}
     }
-    println!("\n==> Interrupted: clearing the room away");
+    tell!("\n==> Interrupted: clearing the room away");
     drop(lifeline);
     if timeout(STOP_DEADLINE, room.wait()).await.is_err() {
         // `unshare --kill-child` takes the room's process 1 with it, and that everything else.

@@ -54,7 +54,7 @@ pub fn ensure() -> anyhow::Result<()> {
     if !rustix::process::geteuid().is_root() || !on_path("apt-get") {
         bail!("these packages are missing: {names}\n  Install them first:  sudo {command}");
     }
-    println!("==> Installing the missing packages: {names}");
+    tell!("==> Installing the missing packages: {names}");
     install(&missing)?;
     match self::missing().as_slice() {
         [] => Ok(()),
@@ -172,7 +172,7 @@ fn ask(program: &str, arguments: &[&str]) -> Option<String> {
 }
 
 fn apt(arguments: &[String]) -> anyhow::Result<()> {
-    println!("    apt-get {}", arguments.join(" "));
+    tell!("    apt-get {}", arguments.join(" "));
     let status = Command::new("apt-get")
         .args(arguments)
         .env("DEBIAN_FRONTEND", "noninteractive")

@@ -13,7 +13,7 @@ impl Proofs {
         let claim = claim.into();
         self.made += 1;
         let mark = if held { "ok  " } else { "FAIL" };
-        println!("  {mark}  {claim}{}", parenthesised(seen.as_ref()));
+        tell!("  {mark}  {claim}{}", parenthesised(seen.as_ref()));
         if !held {
             self.broken.push(claim);
         }

@@ -125,12 +125,12 @@ impl Room {
     /// Boots every machine and makes the claims that hold from the first login on.
     async fn first_boot(&mut self) -> anyhow::Result<Vec<Seat>> {
         let count = self.plan.desks.len();
-        println!(
+        tell!(
             "==> Switching on {count} machine{} without a disk",
             if count == 1 { "" } else { "s" }
         );
         let mut seats = boot::all(&self.plan, self.plan.desks.clone(), &self.board).await?;
-        println!("==> Checking what the machines have");
+        tell!("==> Checking what the machines have");
         let disks = checks::own_root(&mut seats, &self.plan, &mut self.proofs).await?;
         self.summary.first_boot(&seats, disks);
         checks::isolated(&mut seats, &mut self.proofs).await?;
@@ -148,7 +148,7 @@ impl Room {
 
     /// Pulls every plug, boots again, and looks which files are still there.
     async fn power_cycle(&mut self, seats: Vec<Seat>) -> anyhow::Result<Vec<Seat>> {
-        println!("==> Pulling the plugs and switching on again");
+        tell!("==> Pulling the plugs and switching on again");
         let mut desks = Vec::new();
         for seat in seats {
             seat.machine.pull_plug().await?;
@@ -156,7 +156,7 @@ impl Room {
         }
         let mut seats = boot::all(&self.plan, desks, &self.board).await?;
         self.summary.second_boot(&seats);
-        println!("==> Checking what the power cycle left");
+        tell!("==> Checking what the power cycle left");
         checks::retention(&mut seats, &mut self.proofs).await?;
         checks::base_intact(&self.plan, &mut self.proofs).await?;
         Ok(seats)
@@ -178,31 +178,28 @@ impl Room {
     }
 
     fn conclude(&self) {
-        println!("==> Summary");
-        self.summary
-            .lines()
-            .iter()
-            .for_each(|line| println!("{line}"));
-        println!("==> {}", self.proofs.verdict());
+        tell!("==> Summary");
+        self.summary.lines().iter().for_each(|line| tell!("{line}"));
+        tell!("==> {}", self.proofs.verdict());
     }
 
     /// Leaves the room to the user. Comes back only when the server ends by itself, with the reason.
     async fn stay(&self, seats: Vec<Seat>, server: &mut Server) -> anyhow::Result<anyhow::Error> {
         self.conclude();
-        println!(
+        tell!(
             "==> The room stays up until Ctrl-C. Log in as root, password {PASSWORD}; Ctrl-] leaves a console."
         );
         let mut running = Vec::new();
         for seat in seats {
             let socket = self.plan.console(&seat.desk);
-            println!(
+            tell!(
                 "    {}:  socat -,rawer,escape=0x1d UNIX-CONNECT:{}",
                 seat.desk.name,
                 socket.display()
             );
             running.push(seat.machine.release().await?);
         }
-        println!(
+        tell!(
             "    server:  bootroom status --socket {}",
             self.plan.control().display()
         );

@@ -218,7 +218,7 @@ impl Screen {
                 at.as_secs_f64(),
                 step.name()
             );
-            println!("{}", line.trim_end());
+            tell!("{}", line.trim_end());
         }
     }
 

@@ -7,24 +7,28 @@ use nbd::{ExportInfo, OptionError, Refusal};
 use pxe::Mac;
 
 use crate::{
-    clients::{Clients, error::Error, snapshots::Opened},
+    clients::{Clients, error::Error},
     config::exports::{ClientCertificates, TlsMode},
     service::{
         Device, Export, Exports, Peer,
-        devices::{OverlayDevice, SnapshotExport, Suspects, overlay_info},
+        devices::{OverlayDevice, SecretExport, SnapshotExport, Suspects, overlay_info},
     },
 };
 
 /// How the names begin that are not for the configuration to give.
 const DISK: &str = "client/";
 const SNAPSHOT: &str = "snapshot/";
+const IDENTITY: &str = "identity/";
 
 /// Whether only [`ClientExports`] can know of an export called `name`.
 pub fn is_reserved(name: &str) -> bool {
-    name.starts_with(DISK) || name.starts_with(SNAPSHOT)
+    [DISK, SNAPSHOT, IDENTITY]
+        .iter()
+        .any(|own| name.starts_with(own))
 }
 
-/// Finds the disk behind `client/NAME/TOKEN`, and the snapshot behind `snapshot/TOKEN`.
+/// Finds the disk behind `client/NAME/TOKEN`, the snapshot behind `snapshot/TOKEN`, and the secret
+/// behind `identity/NAME/TOKEN`.
 pub struct ClientExports {
     clients: Arc<Clients>,
     suspects: Suspects,
@@ -58,6 +62,9 @@ impl Exports for ClientExports {
         if let Some(token) = name.strip_prefix(SNAPSHOT) {
             return self.snapshot(token);
         }
+        if let Some(rest) = name.strip_prefix(IDENTITY) {
+            return self.secret(rest, peer);
+        }
         let rest = name.strip_prefix(DISK).ok_or_else(Refusal::unknown)?;
         let (client, token) = rest.split_once('/').ok_or_else(Refusal::unknown)?;
         if !self.may_be(client, peer) {
@@ -79,11 +86,27 @@ impl Exports for ClientExports {
 }
 
 impl ClientExports {
+    /// The private part of a machine's identity, never without TLS.
+    fn secret(&self, rest: &str, peer: &Peer) -> Result<Arc<dyn Export>, Refusal> {
+        let (client, token) = rest.split_once('/').ok_or_else(Refusal::unknown)?;
+        if !peer.secure || !self.may_be(client, peer) {
+            return Err(Refusal::unknown());
+        }
+        let secret = self.clients.secret(client, token);
+        let secret = secret.map_err(|error| refusal(&error))?;
+        let shown = format!("the identity of {client}");
+        Ok(Arc::new(SecretExport::new(secret.as_bytes(), shown)))
+    }
+
     fn snapshot(&self, token: &str) -> Result<Arc<dyn Export>, Refusal> {
         let opened = self.clients.opened_snapshot(token);
-        let Opened { client, name, view } = opened.map_err(|error| refusal(&error))?;
-        let shown = format!("snapshot {name} of {client}");
-        Ok(Arc::new(SnapshotExport::new(view, shown)))
+        let opened = opened.map_err(|error| refusal(&error))?;
+        let shown = format!("snapshot {} of {}", opened.name, opened.client);
+        let export = SnapshotExport::new(opened.view, shown);
+        Ok(Arc::new(match opened.needs_tls {
+            true => export.over_tls_only(),
+            false => export,
+        }))
     }
 }
 

@@ -3,7 +3,12 @@
 //! First everything new is opened, so that a mistake changes nothing. Then nobody gets at what is changed or removed;
 //! then those are waited for who have it; and only then what it is now is given out.
 
-use std::{ops::Range, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, HashSet},
+    ops::Range,
+    sync::Arc,
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -68,61 +73,90 @@ impl NamedExports {
         }
     }
 
-    /// Gives out what was planned, and ends the connections for which that is no longer theirs; they have `limit`
-    /// each to take their answers. Blocks.
-    pub fn apply(&self, plan: Plan, service: &Service, limit: Duration) -> Changes {
+    /// Gives out what was planned, and ends the connections for which that is no longer theirs, and those of `revoked`
+    /// certificates; they have `limit` to take their answers. Blocks.
+    pub fn apply(
+        &self,
+        plan: Plan,
+        service: &Service,
+        revoked: &HashSet<Vec<u8>>,
+        limit: Duration,
+    ) -> Changes {
         let before = self.table.load_full();
-        let mut changes = Changes::default();
-        let (mut meanwhile, mut next) = (Table::new(), Table::new());
-        let mut exchanged = Vec::new();
-        for (name, fate) in plan.0 {
-            let export = match fate {
-                Fate::Kept(export) => export,
-                Fate::Added(export) => {
-                    changes.added.push(name.clone());
-                    Arc::new(export)
-                }
-                Fate::Adjusted(export) => {
-                    changes.changed.push(name.clone());
-                    Arc::new(export)
-                }
-                Fate::Changed(export) => {
-                    changes.changed.push(name.clone());
-                    exchanged.push(name.clone());
-                    let closed = NamedExport::new(&name, export.spec.clone(), None);
-                    meanwhile.insert(name.clone(), Arc::new(closed));
-                    Arc::new(export)
-                }
-            };
-            meanwhile.entry(name.clone()).or_insert(export.clone());
-            next.insert(name, export);
-        }
-        let removed = before.keys().filter(|name| !next.contains_key(*name));
-        changes.removed = removed.cloned().collect();
-        self.table.store(Arc::new(meanwhile));
+        let mut changes = plan.changes(&before);
+        let exchanged = plan.exchanged();
+        let next = plan.table();
+        self.table.store(Arc::new(meanwhile(&next, &exchanged)));
         retire(&before, &next);
-        let concerns = |name: &str, peer: &Peer| match next.get(name) {
-            None => Some(Ending::Removed),
-            Some(_) if exchanged.iter().any(|other| other == name) => Some(Ending::Changed),
-            Some(export) => (!export.admits(peer)).then_some(Ending::Removed),
+        let concerns = |name: Option<&str>, peer: &Peer| {
+            if peer
+                .serial
+                .as_ref()
+                .is_some_and(|serial| revoked.contains(serial))
+            {
+                return Some(Ending::Removed);
+            }
+            match next.get(name?) {
+                None => Some(Ending::Removed),
+                Some(export) if exchanged.contains(&export.name) => Some(Ending::Changed),
+                Some(export) => (!export.admits(peer)).then_some(Ending::Removed),
+            }
         };
         let (ended, in_time) = service.end(&concerns, limit);
-        changes.connections_ended = ended;
-        changes.cut_off = !in_time;
+        (changes.connections_ended, changes.cut_off) = (ended, !in_time);
         self.table.store(Arc::new(next));
         changes
     }
 
     /// Gives out what was planned when nobody is connected yet.
     pub fn begin(&self, plan: Plan) {
-        let table = plan.0.into_iter().map(|(name, fate)| match fate {
+        self.table.store(Arc::new(plan.table()));
+    }
+}
+
+impl Plan {
+    fn changes(&self, before: &Table) -> Changes {
+        let names = |wanted: fn(&Fate) -> bool| -> Vec<String> {
+            let found = self.0.iter().filter(|(_, fate)| wanted(fate));
+            found.map(|(name, _)| name.clone()).collect()
+        };
+        let stays = |name: &&String| self.0.iter().any(|(stays, _)| stays == *name);
+        let removed = before.keys().filter(|name| !stays(name));
+        Changes {
+            added: names(|fate| matches!(fate, Fate::Added(_))),
+            changed: names(|fate| matches!(fate, Fate::Adjusted(_) | Fate::Changed(_))),
+            removed: removed.cloned().collect(),
+            ..Changes::default()
+        }
+    }
+
+    /// Names of what everyone who has it must open anew.
+    fn exchanged(&self) -> BTreeSet<String> {
+        let changed = |(_, fate): &&(String, Fate)| matches!(fate, Fate::Changed(_));
+        let exchanged = self.0.iter().filter(changed);
+        exchanged.map(|(name, _)| name.clone()).collect()
+    }
+
+    fn table(self) -> Table {
+        let table = self.0.into_iter().map(|(name, fate)| match fate {
             Fate::Kept(export) => (name, export),
             Fate::Added(export) | Fate::Adjusted(export) | Fate::Changed(export) => {
                 (name, Arc::new(export))
             }
         });
-        self.table.store(Arc::new(table.collect()));
+        table.collect()
     }
+}
+
+/// `next`, but nobody opens yet what is `exchanged`.
+fn meanwhile(next: &Table, exchanged: &BTreeSet<String>) -> Table {
+    let mut table = next.clone();
+    for name in exchanged {
+        if let Some(export) = table.get_mut(name) {
+            *export = Arc::new(NamedExport::new(name, export.spec.clone(), None));
+        }
+    }
+    table
 }
 
 /// Before connections are looked through: whoever opened one of these meanwhile finds out, or is found.

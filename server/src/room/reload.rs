@@ -1,19 +1,23 @@
 //! A new configuration for a room that runs: all of it, or nothing.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use parking_lot::Mutex;
 use pxe::dhcp::DhcpControl;
 use serde::{Deserialize, Serialize};
 
-use super::{dhcp_config, listeners::tls_states, opener};
+use super::{dhcp_config, exports::opener, listeners::tls_states};
 use crate::{
     clients::{Clients, identity::SiteTls},
     config::{self, Config, host, problem::Problems, restart},
     exports::{Changes, NamedExports},
     service::{
         Service,
-        tls::{Tls, TlsState},
+        tls::{Tls, TlsState, revoked_serials},
     },
 };
 
@@ -61,10 +65,12 @@ impl Reloader {
             site.prepare()?;
         }
         let mut tls = tls_states(&new)?;
+        let revoked = revoked(&new)?;
         let plan = self.named.plan(&new, &opener(&self.clients));
         let plan = plan.map_err(|list| new.refuse(list))?;
         let (clients, groups) = (new.clients.len(), new.groups.len());
         let addresses = dhcp_config(&new);
+        addresses.check()?;
         self.clients.reconfigure(new)?;
         if let Some(dhcp) = &self.dhcp {
             dhcp.reconfigure(addresses)?;
@@ -73,10 +79,19 @@ impl Reloader {
             listener.replace(tls.remove(table).unwrap_or_else(TlsState::off));
         }
         Ok(Reloaded {
-            exports: self.named.apply(plan, &self.disks, DRAIN),
+            exports: self.named.apply(plan, &self.disks, &revoked, DRAIN),
             clients,
             groups,
         })
+    }
+}
+
+/// Serial numbers of certificates that count no longer.
+fn revoked(config: &Config) -> anyhow::Result<HashSet<Vec<u8>>> {
+    let list = config.tls.as_ref().and_then(|tls| tls.revoked.as_ref());
+    match list.filter(|_| SiteTls::of(config).is_some()) {
+        Some(list) => revoked_serials(list),
+        None => Ok(HashSet::new()),
     }
 }
 

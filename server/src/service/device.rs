@@ -191,6 +191,20 @@ pub struct Peer {
     pub secure: bool,
     /// Names in the certificate that it showed, verified against the CA; empty if it showed none.
     pub names: Vec<String>,
+    /// The serial number of that certificate.
+    pub serial: Option<Vec<u8>>,
+}
+
+impl Peer {
+    /// Somebody at `address`, without TLS so far.
+    pub fn plain(address: PeerAddress) -> Self {
+        Self {
+            address,
+            secure: false,
+            names: Vec::new(),
+            serial: None,
+        }
+    }
 }
 
 /// Where a connection comes from.

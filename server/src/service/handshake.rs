@@ -60,14 +60,9 @@ struct Counter<'a> {
 /// # Errors
 /// Why the connection is to be closed, in words.
 pub fn negotiate(desk: &Desk<'_>, transport: &mut Transport<'_>) -> Result<Option<Opened>, String> {
-    let peer = Peer {
-        address: desk.live.peer,
-        secure: false,
-        names: Vec::new(),
-    };
     let mut counter = Counter {
         desk,
-        peer,
+        peer: Peer::plain(desk.live.peer),
         opened: None,
     };
     let limits = ServerLimits {
@@ -165,7 +160,7 @@ fn start_tls(
     let desk = counter.desk;
     let session = desk.tls.accept(transport.socket(), desk.deadline)?;
     counter.peer.secure = true;
-    counter.peer.names = tls::peer_names(&session);
+    (counter.peer.names, counter.peer.serial) = tls::shown_by(&session);
     transport.secure(session);
     handshake.tls_established();
     Ok(())
@@ -231,13 +226,8 @@ impl Counter<'_> {
     /// First it is said that this connection has the export, then the export is asked whether it is still there: so
     /// that a reload, which goes the other way about, misses nobody.
     fn claim(&self, export: &dyn Export) -> Result<(), Refusal> {
-        let Some(claim) = export.claim() else {
-            return Ok(());
-        };
-        let claimed = self
-            .desk
-            .registry
-            .claim(self.desk.live, claim, self.peer.clone());
+        let Desk { registry, live, .. } = self.desk;
+        let claimed = registry.claim(live, export.claim(), self.peer.clone());
         claimed.map_err(|holder| {
             let text =
                 format!("{holder} has this export, which one connection at a time may write to");

@@ -17,6 +17,9 @@ use super::device::{DIRTY_BITMAP, Device, Extent, Fault};
 /// Most extents in one answer to BLOCK_STATUS and context.
 const MOST_EXTENTS: usize = 4096;
 
+/// An extent in such an answer, in bytes.
+const EXTENT: u64 = 16;
+
 /// A finished job.
 pub struct Finished {
     /// The whole reply, unless the connection has to close.
@@ -89,10 +92,13 @@ pub struct Job {
 }
 
 impl Job {
-    /// Bytes of memory that it holds while under way.
+    /// Bytes of memory that it holds while under way, its reply included.
     pub fn weight(&self) -> u64 {
         match self.operation {
             Operation::Read { .. } => self.request.length,
+            Operation::BlockStatus { one, .. } => {
+                self.contexts.len() as u64 * most(one) as u64 * EXTENT
+            }
             _ => self.payload.len() as u64,
         }
     }

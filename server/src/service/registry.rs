@@ -72,7 +72,9 @@ impl fmt::Display for Ending {
 struct Holds {
     export: Option<String>,
     owner: Option<String>,
-    claim: Option<(Claim, Peer)>,
+    claim: Option<Claim>,
+    /// Who opened it.
+    by: Option<Peer>,
 }
 
 /// A snapshot of one connection for status displays.
@@ -84,6 +86,8 @@ pub struct ConnectionView {
     pub peer: PeerAddress,
     /// Owner key of its export, if it has one.
     pub owner: Option<String>,
+    /// Its export, if that is one that the configuration names.
+    pub named: Option<String>,
     /// Requests answered.
     pub requests: u64,
     /// Bytes read by the client.
@@ -133,10 +137,13 @@ impl Live {
     }
 
     fn view(&self) -> ConnectionView {
+        let holds = self.holds.lock();
+        let claim = holds.claim.as_ref();
         ConnectionView {
             id: self.id,
             peer: self.peer,
-            owner: self.holds.lock().owner.clone(),
+            owner: holds.owner.clone(),
+            named: claim.map(|claim| claim.export.clone()),
             requests: self.counters.requests.load(Relaxed),
             read: self.counters.read.load(Relaxed),
             written: self.counters.written.load(Relaxed),
@@ -252,33 +259,35 @@ impl Registry {
         }
     }
 
-    /// Notes that `live` is about to open an export. Who has it already, if it is given to one connection at a time.
-    pub fn claim(&self, live: &Live, claim: Claim, peer: Peer) -> Result<(), PeerAddress> {
+    /// Notes that `live`, which is `peer`, is about to open an export. Who has it already, if it is given to one
+    /// connection at a time.
+    pub fn claim(&self, live: &Live, claim: Option<Claim>, peer: Peer) -> Result<(), PeerAddress> {
         let state = self.state.lock();
+        let alone = claim.as_ref().filter(|claim| claim.alone);
         let same = |other: &&Arc<Live>| {
             let holds = other.holds.lock();
-            let held = holds.claim.as_ref().map(|(claim, _)| &claim.export);
-            other.id != live.id && held == Some(&claim.export)
+            let held = holds.claim.as_ref().map(|claim| &claim.export);
+            other.id != live.id && held.is_some() && held == alone.map(|claim| &claim.export)
         };
-        match state.connections.values().find(same) {
-            Some(other) if claim.alone => Err(other.peer),
-            _ => {
-                live.holds.lock().claim = Some((claim, peer));
-                Ok(())
-            }
+        if let Some(other) = state.connections.values().find(same) {
+            return Err(other.peer);
         }
+        let mut holds = live.holds.lock();
+        (holds.claim, holds.by) = (claim, Some(peer));
+        Ok(())
     }
 
     /// `live` did not open what it claimed.
     pub fn unclaim(&self, live: &Live) {
-        live.holds.lock().claim = None;
+        let mut holds = live.holds.lock();
+        (holds.claim, holds.by) = (None, None);
     }
 
-    /// Asks everyone to finish whose claim `concerns`, which says why. Gives how many those are, and whether all
-    /// have ended by the deadline; the rest is cut off.
+    /// Asks everyone to finish whom `concerns`, which is told the export by the name that was claimed, if any, and says
+    /// why. Gives how many those are, and whether all have ended by the deadline; the rest is cut off.
     pub fn end(
         &self,
-        concerns: &dyn Fn(&str, &Peer) -> Option<Ending>,
+        concerns: &dyn Fn(Option<&str>, &Peer) -> Option<Ending>,
         limit: Duration,
     ) -> (usize, bool) {
         let deadline = Instant::now() + limit;
@@ -286,8 +295,8 @@ impl Registry {
         let mut concerned = Vec::new();
         for live in state.connections.values() {
             let holds = live.holds.lock();
-            let why = holds.claim.as_ref();
-            if let Some(why) = why.and_then(|(claim, peer)| concerns(&claim.export, peer)) {
+            let export = holds.claim.as_ref().map(|claim| claim.export.as_str());
+            if let Some(why) = holds.by.as_ref().and_then(|peer| concerns(export, peer)) {
                 live.drain(why);
                 concerned.push(live.clone());
             }
@@ -386,16 +395,12 @@ mod tests {
     }
 
     fn peer() -> Peer {
-        Peer {
-            address: PeerAddress::Local,
-            secure: false,
-            names: Vec::new(),
-        }
+        Peer::plain(PeerAddress::Local)
     }
 
-    fn claim(export: &str, alone: bool) -> Claim {
+    fn claim(export: &str, alone: bool) -> Option<Claim> {
         let export = export.to_owned();
-        Claim { export, alone }
+        Some(Claim { export, alone })
     }
 
     #[test]
@@ -427,7 +432,8 @@ mod tests {
         let (gone, stays) = (enter(&registry), enter(&registry));
         registry.claim(&gone, claim("old", false), peer()).unwrap();
         registry.claim(&stays, claim("new", false), peer()).unwrap();
-        let concerns = |name: &str, _: &Peer| (name == "old").then_some(Ending::Removed);
+        let concerns =
+            |name: Option<&str>, _: &Peer| (name == Some("old")).then_some(Ending::Removed);
         let (ours, leaver) = (registry.clone(), gone.clone());
         let thread = thread::spawn(move || {
             while !leaver.is_draining() {
@@ -446,7 +452,7 @@ mod tests {
         let registry = Registry::default();
         let stuck = enter(&registry);
         registry.claim(&stuck, claim("old", false), peer()).unwrap();
-        let concerns = |_: &str, _: &Peer| Some(Ending::Changed);
+        let concerns = |_: Option<&str>, _: &Peer| Some(Ending::Changed);
         assert_eq!(registry.end(&concerns, Duration::ZERO), (1, false));
         let mut byte = [0; 1];
         let read = rustix::net::recv(&stuck.socket, &mut byte, rustix::net::RecvFlags::empty());

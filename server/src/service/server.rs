@@ -142,11 +142,14 @@ impl Service {
         self.shared.registry.view()
     }
 
-    /// Ends the connections whose export and peer `concerns`, which says why: what is under way is answered and
-    /// flushed. Gives how many those are, and whether all ended in time; the rest is cut off. Blocks.
+    /// Ends the connections that `concerns` gives a reason for, by the name that their export claims ([`Claim`]), if it
+    /// does, and by who they are: what is under way is answered and flushed. Gives how many those are, and whether
+    /// all ended in time; the rest is cut off. Blocks.
+    ///
+    /// [`Claim`]: super::Claim
     pub fn end(
         &self,
-        concerns: &dyn Fn(&str, &Peer) -> Option<Ending>,
+        concerns: &dyn Fn(Option<&str>, &Peer) -> Option<Ending>,
         limit: Duration,
     ) -> (usize, bool) {
         self.shared.registry.end(concerns, limit)

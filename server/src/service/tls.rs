@@ -1,6 +1,7 @@
 //! TLS: certificates from files, client names, reload.
 
 use std::{
+    collections::HashSet,
     fs::File,
     io::{self, BufReader, Read, Write},
     path::{Path, PathBuf},
@@ -19,6 +20,7 @@ use rustls::{
 use x509_parser::{
     extensions::GeneralName,
     prelude::{FromDer, X509Certificate},
+    revocation_list::CertificateRevocationList,
 };
 
 use super::transport::Socket;
@@ -254,18 +256,30 @@ fn revoked(clients: &ClientCa) -> anyhow::Result<Vec<CertificateRevocationListDe
     })?])
 }
 
-/// The names in the certificate that the client showed.
-pub fn peer_names(session: &ServerConnection) -> Vec<String> {
+/// The names in the certificate that the client showed, and its serial number.
+pub fn shown_by(session: &ServerConnection) -> (Vec<String>, Option<Vec<u8>>) {
     let first = session.peer_certificates().and_then(|chain| chain.first());
-    first
-        .map(|certificate| names(certificate))
-        .unwrap_or_default()
+    let parsed = first.and_then(|first| X509Certificate::from_der(first).ok());
+    match parsed {
+        Some((_, parsed)) => (names(&parsed), Some(parsed.raw_serial().to_vec())),
+        None => (Vec::new(), None),
+    }
 }
 
-fn names(certificate: &CertificateDer<'_>) -> Vec<String> {
-    let Ok((_, parsed)) = X509Certificate::from_der(certificate) else {
-        return Vec::new();
-    };
+/// Serial numbers of the certificates that the list at `path` revokes.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn revoked_serials(path: &Path) -> anyhow::Result<HashSet<Vec<u8>>> {
+    let naming = || format!("cannot read {}", path.display());
+    let list = CertificateRevocationListDer::from_pem_file(path).with_context(naming)?;
+    let parsed = CertificateRevocationList::from_der(&list);
+    let (_, parsed) = parsed.map_err(anyhow::Error::from).with_context(naming)?;
+    let revoked = parsed.iter_revoked_certificates();
+    Ok(revoked.map(|one| one.raw_serial().to_vec()).collect())
+}
+
+fn names(parsed: &X509Certificate<'_>) -> Vec<String> {
     let common = parsed
         .subject()
         .iter_common_name()

@@ -37,6 +37,8 @@ system() {
 # meddlers: everything that could take hold of the interface is set up to do so.
 meddlers() {
 	echo root:scenario | inside chpasswd
+	# Who a machine is, it learns from its kernel command line.
+	rm -f "$tree/etc/hostname"
 	mkdir -p "$tree/etc/systemd/network" "$tree/etc/network/interfaces.d"
 	printf '[Match]\nName=en*\n\n[Network]\nDHCP=yes\n' >"$tree/etc/systemd/network/05-all.network"
 	printf 'auto ens2\nallow-hotplug ens2\niface ens2 inet dhcp\n' >"$tree/etc/network/interfaces.d/ens2"

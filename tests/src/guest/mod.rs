@@ -147,6 +147,7 @@ impl Guest {
     pub fn log_in(&mut self, hostname: &str) {
         let limit = crate::room::BOOT_LIMIT;
         self.console.log_in(hostname, crate::image::PASSWORD, limit);
+        self.run("export PAGER=cat SYSTEMD_PAGER=cat");
     }
 
     /// Types a line without waiting for what it comes to.

@@ -1,6 +1,8 @@
 //! What the NBD scenarios share: a served image, and the foreign tools that judge it.
 #![allow(dead_code)] // Each scenario uses a part.
 
+pub mod site;
+
 use std::{
     fs,
     io::{BufRead, BufReader, Read, Write},

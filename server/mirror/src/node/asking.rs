@@ -82,18 +82,27 @@ impl Node {
         if self.raise_pending() {
             return;
         }
-        let swap = if timed_out { None } else { self.wanted_swap(want) };
+        let swap = if timed_out {
+            None
+        } else {
+            self.wanted_swap(want)
+        };
         self.asker.last_number += 1;
         let number = self.asker.last_number;
         self.asker.pending = Some((number, self.now));
         let from = self.me;
-        self.out.push(Action::Ask(WitnessRequest { number, from, swap }));
+        self.out
+            .push(Action::Ask(WitnessRequest { number, from, swap }));
     }
 
     fn wanted_swap(&mut self, want: Want) -> Option<Swap> {
         let (expect, _) = self.asker.seen.filter(|_| want != Want::Look)?;
         let witness = self.durable.witness?;
-        let expect = self.asker.base.filter(|_| self.primary.is_none()).unwrap_or(expect);
+        let expect = self
+            .asker
+            .base
+            .filter(|_| self.primary.is_none())
+            .unwrap_or(expect);
         self.asker.base.get_or_insert(expect);
         Some(Swap {
             witness,
@@ -112,7 +121,11 @@ impl Node {
     }
 
     pub(super) fn answered(&mut self, answer: WitnessAnswer) {
-        if self.asker.pending.is_some_and(|(number, _)| number == answer.number) {
+        if self
+            .asker
+            .pending
+            .is_some_and(|(number, _)| number == answer.number)
+        {
             self.asker.pending = None;
         } else if self.asker.want == Some(Want::Look) {
             return; // A look must have been taken after it was wanted.
@@ -120,7 +133,11 @@ impl Node {
         if !self.is_agreed(&answer) {
             return;
         }
-        if self.asker.seen.is_some_and(|(revision, _)| revision > answer.revision) {
+        if self
+            .asker
+            .seen
+            .is_some_and(|(revision, _)| revision > answer.revision)
+        {
             return;
         }
         self.asker.seen = Some((answer.revision, answer.record));
@@ -140,6 +157,7 @@ impl Node {
             self.note(Notice::StrangeWitness);
         }
         self.asker.stranger = Some(answer.witness);
+        self.asker.pending = Some((0, self.now)); // Asked again, but not at once.
         if self.primary.is_none() {
             self.asker.want = None;
             self.claim_lost();
@@ -149,7 +167,9 @@ impl Node {
     }
 
     fn witnessed(&mut self, answer: WitnessAnswer) {
-        let taken = answer.record.is_some_and(|r| r.holder != self.me && r.term > self.term);
+        let taken = answer
+            .record
+            .is_some_and(|r| r.holder != self.me && r.term > self.term);
         if taken && self.primary.is_some() {
             self.depose();
             return;
@@ -179,6 +199,17 @@ impl Node {
         }
         if matches!(want, Want::Take { .. }) {
             self.taken_again();
+        }
+    }
+
+    /// The operator says that the witness which answered last is the one that counts.
+    pub(super) fn accept_witness(&mut self) {
+        if let Some(witness) = self.asker.stranger {
+            let want = self.asker.want;
+            self.durable.witness = Some(witness);
+            self.persist(After::Nothing);
+            self.asker.forget();
+            self.asker.want = want;
         }
     }
 

@@ -3,9 +3,8 @@
 use bytes::Bytes;
 
 use crate::{
-    Ask, BlockRange, ConnectionId, Fault, Item, Mode, Op, Reply, Request, RequestId, Seq, SessionId, Ticket, VolumeId,
-    Work, Yield,
-    operation::Footprint,
+    Ask, BlockRange, ConnectionId, Fault, Item, Mode, Op, Reply, Request, RequestId, Seq,
+    SessionId, Ticket, VolumeId, Work, Yield, operation::Footprint,
 };
 
 use super::{After, Job, Node, primary::Primary, primary::Road, session::Purpose};
@@ -91,7 +90,9 @@ impl Node {
         }
         match (ask, from) {
             (Ask::Change(op), _) => self.admit_change(id, from, op),
-            (Ask::Flush, Some((volume, connection))) => self.admit_flush(id, volume, Some(connection)),
+            (Ask::Flush, Some((volume, connection))) => {
+                self.admit_flush(id, volume, Some(connection))
+            }
             (Ask::Flush | Ask::Attach, None) => self.reply(id, Reply::Failed),
             (Ask::Attach, Some(_)) => {}
         }
@@ -124,7 +125,11 @@ impl Node {
         let Some(road) = self.road() else {
             return;
         };
-        let held: Vec<Ticket> = self.primary.iter().flat_map(|p| p.held.iter().copied()).collect();
+        let held: Vec<Ticket> = self
+            .primary
+            .iter()
+            .flat_map(|p| p.held.iter().copied())
+            .collect();
         for ticket in held {
             if road == Road::Ship && !self.window_open() {
                 return;
@@ -154,7 +159,11 @@ impl Node {
 
     /// Whether the blocks of this change are durably marked, if they have to be. Begins it otherwise.
     fn marked(&mut self, ticket: Ticket) -> bool {
-        if self.persists.iter().any(|(_, after)| matches!(after, After::Marked)) {
+        if self
+            .persists
+            .iter()
+            .any(|(_, after)| matches!(after, After::Marked))
+        {
             return false; // Marks on their way to the disk, or their end: neither counts yet.
         }
         if self.durable.paired {
@@ -165,7 +174,9 @@ impl Node {
             return true;
         };
         if !self.durable.marks.contains(volume, range) {
-            self.durable.marks.insert(volume, range.widened(self.config.region));
+            self.durable
+                .marks
+                .insert(volume, range.widened(self.config.region));
             self.persist(After::Marked);
             return false;
         }
@@ -267,7 +278,11 @@ impl Node {
         if let Some((volume, range)) = blocks {
             self.dirty.unsent.insert(volume, range);
         }
-        let reply = if fault == Fault::NoSpace { Reply::NoSpace } else { Reply::Failed };
+        let reply = if fault == Fault::NoSpace {
+            Reply::NoSpace
+        } else {
+            Reply::Failed
+        };
         self.end_failed(ticket, reply);
         if meta {
             self.lose_session(); // Metadata is only sent again as a whole.
@@ -298,7 +313,10 @@ impl Node {
     }
 
     fn end_change(&mut self, ticket: Ticket, reply: Reply) {
-        let change = self.primary.as_mut().and_then(|p| p.changes.remove(&ticket));
+        let change = self
+            .primary
+            .as_mut()
+            .and_then(|p| p.changes.remove(&ticket));
         if let Some(id) = change.and_then(|change| change.request) {
             self.reply(id, reply);
         }
@@ -353,7 +371,11 @@ impl Node {
     /// Content for a piece of a resync.
     pub(super) fn piece_item(&self, ticket: Ticket, data: Bytes) -> Option<Item> {
         match self.primary.as_ref()?.changes.get(&ticket)?.content {
-            Content::Piece(volume, range) => Some(Item::Restore { volume, range, data }),
+            Content::Piece(volume, range) => Some(Item::Restore {
+                volume,
+                range,
+                data,
+            }),
             Content::Metadata => Some(Item::Metadata(data)),
             Content::Op(_) => None,
         }
@@ -367,6 +389,8 @@ impl Primary {
             return true;
         };
         let earlier = self.changes.range(..ticket);
-        earlier.into_iter().any(|(_, other)| other.footprint.collides(&change.footprint))
+        earlier
+            .into_iter()
+            .any(|(_, other)| other.footprint.collides(&change.footprint))
     }
 }

@@ -20,6 +20,13 @@ pub(super) type Batch = Vec<(Seq, BlockRange)>;
 const LONG: usize = 4096;
 
 impl Dirty {
+    pub(super) fn starting_with(unsent: Blocks) -> Self {
+        Self {
+            unsent,
+            ..Self::default()
+        }
+    }
+
     pub(super) fn push(&mut self, volume: VolumeId, seq: Seq, range: BlockRange) {
         let list = self.sent.entry(volume).or_default();
         list.push((seq, range));
@@ -65,7 +72,10 @@ fn merged(list: &[(Seq, BlockRange)]) -> Batch {
         let at = newest.entry(*range).or_insert(*seq);
         *at = (*at).max(*seq);
     }
-    newest.into_iter().map(|(range, seq)| (seq, range)).collect()
+    newest
+        .into_iter()
+        .map(|(range, seq)| (seq, range))
+        .collect()
 }
 
 #[cfg(test)]
@@ -75,7 +85,10 @@ mod tests {
     const V: VolumeId = VolumeId(1);
 
     fn block(n: u64) -> BlockRange {
-        BlockRange { start: n, end: n + 1 }
+        BlockRange {
+            start: n,
+            end: n + 1,
+        }
     }
 
     #[test]

@@ -25,7 +25,12 @@ pub(super) struct Flush {
 }
 
 impl Node {
-    pub(super) fn admit_flush(&mut self, id: RequestId, volume: VolumeId, connection: Option<ConnectionId>) {
+    pub(super) fn admit_flush(
+        &mut self,
+        id: RequestId,
+        volume: VolumeId,
+        connection: Option<ConnectionId>,
+    ) {
         self.enqueue_flush(volume, connection, Some(id));
     }
 
@@ -34,7 +39,12 @@ impl Node {
         self.enqueue_flush(volume, None, None)
     }
 
-    fn enqueue_flush(&mut self, volume: VolumeId, connection: Option<ConnectionId>, request: Option<RequestId>) -> Ticket {
+    fn enqueue_flush(
+        &mut self,
+        volume: VolumeId,
+        connection: Option<ConnectionId>,
+        request: Option<RequestId>,
+    ) -> Ticket {
         let ticket = self.new_ticket();
         let flush = Flush {
             volume,
@@ -53,14 +63,21 @@ impl Node {
 
     pub(super) fn start_flushes(&mut self) {
         let waiting = |f: &Flush| f.here == Half::Held;
-        if !self.primary.as_ref().is_some_and(|p| p.flushes.values().any(waiting)) {
+        if !self
+            .primary
+            .as_ref()
+            .is_some_and(|p| p.flushes.values().any(waiting))
+        {
             return;
         }
         let Some(road) = self.road() else {
             return;
         };
         let flushes = self.primary.iter().flat_map(|p| p.flushes.iter());
-        let held: Vec<_> = flushes.filter(|(_, f)| waiting(f)).map(|(&t, f)| (t, f.volume)).collect();
+        let held: Vec<_> = flushes
+            .filter(|(_, f)| waiting(f))
+            .map(|(&t, f)| (t, f.volume))
+            .collect();
         for (ticket, volume) in held {
             self.start_flush(ticket, volume, road);
         }
@@ -89,8 +106,10 @@ impl Node {
     fn completed(&self, volume: VolumeId) -> Seq {
         let changes = self.primary.iter().flat_map(|p| p.changes.values());
         let session = self.session().map(|session| session.id);
-        let of_volume = changes.filter(|change| change.blocks().is_some_and(|(of, _)| of == volume));
-        let places = of_volume.filter_map(|change| change.shipped.filter(|(of, _)| Some(*of) == session));
+        let of_volume =
+            changes.filter(|change| change.blocks().is_some_and(|(of, _)| of == volume));
+        let places =
+            of_volume.filter_map(|change| change.shipped.filter(|(of, _)| Some(*of) == session));
         let first = places.map(|(_, seq)| seq.0.saturating_sub(1)).min();
         Seq(first.unwrap_or_else(|| self.last_seq().0))
     }
@@ -117,7 +136,10 @@ impl Node {
             self.flush_failed(ticket);
             return;
         }
-        if let Some(flush) = self.flush_mut(ticket).filter(|flush| flush.here == Half::Waiting) {
+        if let Some(flush) = self
+            .flush_mut(ticket)
+            .filter(|flush| flush.here == Half::Waiting)
+        {
             flush.here = Half::Done;
         }
         self.end_flush(ticket);
@@ -128,7 +150,11 @@ impl Node {
         if self.flush_mut(ticket).filter(both).is_none() {
             return;
         }
-        let Some(flush) = self.primary.as_mut().and_then(|p| p.flushes.remove(&ticket)) else {
+        let Some(flush) = self
+            .primary
+            .as_mut()
+            .and_then(|p| p.flushes.remove(&ticket))
+        else {
             return;
         };
         if let Some(id) = flush.request {
@@ -148,7 +174,11 @@ impl Node {
 
     /// This server's disk did not take it. What was sent since the last good flush stays in mind.
     fn flush_failed(&mut self, ticket: Ticket) {
-        let Some(flush) = self.primary.as_mut().and_then(|p| p.flushes.remove(&ticket)) else {
+        let Some(flush) = self
+            .primary
+            .as_mut()
+            .and_then(|p| p.flushes.remove(&ticket))
+        else {
             return;
         };
         self.dirty.put_back(flush.volume, flush.batch);
@@ -160,9 +190,13 @@ impl Node {
 
     /// The session is over: flushes start anew, by whatever road opens.
     pub(super) fn recall_flushes(&mut self) {
-        let flushes = self.primary.as_mut().map(|p| std::mem::take(&mut p.flushes));
+        let flushes = self
+            .primary
+            .as_mut()
+            .map(|p| std::mem::take(&mut p.flushes));
         for (_, mut flush) in flushes.unwrap_or_default() {
-            self.dirty.put_back(flush.volume, std::mem::take(&mut flush.batch));
+            self.dirty
+                .put_back(flush.volume, std::mem::take(&mut flush.batch));
             if flush.request.is_some() {
                 self.enqueue_flush(flush.volume, flush.connection, flush.request);
             }
@@ -171,7 +205,11 @@ impl Node {
 
     pub(super) fn flush_regularly(&mut self) {
         let (now, next) = (self.now, self.now.after(self.config.timing.flush));
-        let Some(primary) = self.primary.as_mut().filter(|p| p.session.is_some() && now >= p.flush_at) else {
+        let Some(primary) = self
+            .primary
+            .as_mut()
+            .filter(|p| p.session.is_some() && now >= p.flush_at)
+        else {
             return;
         };
         primary.flush_at = next;
@@ -186,9 +224,12 @@ impl Node {
         let Some(primary) = self.primary.as_mut() else {
             return;
         };
-        let evicted = |f: &Flush| f.volume == volume && f.connection.is_some() && f.here == Half::Held;
-        let gone: Vec<Flush> = primary.flushes.extract_if(.., |_, f| evicted(f)).map(|(_, f)| f).collect();
-        for flush in gone {
+        let evicted =
+            |f: &Flush| f.volume == volume && f.connection.is_some() && f.here == Half::Held;
+        let flushes = std::mem::take(&mut primary.flushes).into_iter();
+        let (gone, stay): (Vec<_>, Vec<_>) = flushes.partition(|(_, flush)| evicted(flush));
+        primary.flushes = stay.into_iter().collect();
+        for (_, flush) in gone {
             if let Some(id) = flush.request {
                 self.reply(id, Reply::Evicted);
             }

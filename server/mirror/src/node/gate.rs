@@ -38,14 +38,21 @@ impl Node {
         primary.is_some_and(|p| p.attached.get(&volume) == Some(&connection))
     }
 
-    pub(super) fn attach(&mut self, request: RequestId, volume: VolumeId, connection: ConnectionId) {
+    pub(super) fn attach(
+        &mut self,
+        request: RequestId,
+        volume: VolumeId,
+        connection: ConnectionId,
+    ) {
         self.drop_held(volume);
         self.drop_flushes(volume);
         let Some(primary) = self.primary.as_mut() else {
             return;
         };
         primary.attached.insert(volume, connection);
-        let older = primary.attaches.extract_if(.., |attach| attach.volume == volume);
+        let older = primary
+            .attaches
+            .extract_if(.., |attach| attach.volume == volume);
         let evicted: Vec<RequestId> = older.map(|attach| attach.request).collect();
         primary.attaches.push(Attach {
             request,
@@ -62,7 +69,11 @@ impl Node {
     /// Answers those who wait for a volume: once nothing of an older connection is under way, and once it is certain
     /// that this server was still the primary after they had asked.
     pub(super) fn answer_attaches(&mut self) {
-        if self.primary.as_ref().is_none_or(|p| p.attaches.is_empty() || !p.settled) {
+        if self
+            .primary
+            .as_ref()
+            .is_none_or(|p| p.attaches.is_empty() || !p.settled)
+        {
             return;
         }
         self.ask_for_attaches();
@@ -72,8 +83,12 @@ impl Node {
         let fenced = primary.fenced();
         let changes = &primary.changes;
         let drained = |attach: &Attach| {
-            let older = |from: &(VolumeId, ConnectionId)| from.0 == attach.volume && from.1 != attach.connection;
-            !changes.values().any(|change| change.from.as_ref().is_some_and(older))
+            let older = |from: &(VolumeId, ConnectionId)| {
+                from.0 == attach.volume && from.1 != attach.connection
+            };
+            !changes
+                .values()
+                .any(|change| change.from.as_ref().is_some_and(older))
         };
         let ready = |attach: &mut Attach| (fenced || attach.confirmed) && drained(attach);
         let done: Vec<Attach> = primary.attaches.extract_if(.., ready).collect();

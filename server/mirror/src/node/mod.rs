@@ -14,8 +14,8 @@ mod standby;
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::{
-    Action, Body, Command, Config, Durable, Event, Generation, Hello, Incarnation, Message, Moment, NodeId, Notice,
-    PersistId, Request, SessionId, Term, Ticket, WitnessId, Work,
+    Action, Body, Command, Config, Durable, Event, Generation, Hello, Incarnation, Message, Moment,
+    NodeId, Notice, PersistId, Request, SessionId, Term, Ticket, WitnessId, Work,
 };
 use asking::Asker;
 use dirty::Dirty;
@@ -132,8 +132,7 @@ impl Node {
         now: Moment,
     ) -> Self {
         let durable = durable.after_start(power_lost);
-        let mut dirty = Dirty::default();
-        dirty.unsent = durable.marks.clone();
+        let dirty = Dirty::starting_with(durable.marks.clone());
         Self {
             me,
             incarnation,
@@ -239,9 +238,21 @@ impl Node {
                 dirty,
             } => self.opened(term, session, complete, &dirty),
             Body::Ship { session, seq, item } => self.shipped(term, session, seq, item),
-            Body::Ack { session, seq, answer } => self.acknowledged(session, seq, answer),
-            Body::Ping { session, number, sent } => self.pinged(term, session, number, sent),
-            Body::Pong { session, number, sent } => self.ponged(session, number, sent),
+            Body::Ack {
+                session,
+                seq,
+                answer,
+            } => self.acknowledged(session, seq, answer),
+            Body::Ping {
+                session,
+                number,
+                sent,
+            } => self.pinged(term, session, number, sent),
+            Body::Pong {
+                session,
+                number,
+                sent,
+            } => self.ponged(session, number, sent),
             Body::Failed { session } => self.standby_failed(session),
         }
     }
@@ -263,6 +274,7 @@ impl Node {
         match command {
             Command::Promote { force } => self.promote(force),
             Command::Discard => self.discard(),
+            Command::AcceptWitness => self.accept_witness(),
         }
     }
 

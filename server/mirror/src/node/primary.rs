@@ -87,7 +87,10 @@ pub(super) enum Road {
 impl Node {
     /// Which way changes go now; `None` while clients must wait.
     pub(super) fn road(&self) -> Option<Road> {
-        let primary = self.primary.as_ref().filter(|p| p.settled && p.branching.is_none())?;
+        let primary = self
+            .primary
+            .as_ref()
+            .filter(|p| p.settled && p.branching.is_none())?;
         let tracked = !self.durable.paired && !self.durable.shared;
         match primary.phase() {
             Some(Phase::Finishing | Phase::Paired) => Some(Road::Ship),
@@ -125,7 +128,10 @@ impl Node {
     /// The other server has a higher term from an attempt to become primary that failed. It will obey none below, so
     /// this server, which is the holder, takes one above.
     pub(super) fn raise_above_peer(&mut self) {
-        let quiet = self.primary.as_ref().is_some_and(|p| p.settled && p.session.is_none());
+        let quiet = self
+            .primary
+            .as_ref()
+            .is_some_and(|p| p.settled && p.session.is_none());
         let pending = self.raise_pending() || matches!(self.asker.want, Some(Want::Take { .. }));
         if quiet && !pending && self.peer_term > self.durable.term {
             self.raise_term();
@@ -146,7 +152,12 @@ impl Node {
             return;
         };
         let needed = self.durable.paired || self.durable.shared;
-        if needed && primary.settled && primary.branching.is_none() && primary.fenced() && !primary.in_step() {
+        if needed
+            && primary.settled
+            && primary.branching.is_none()
+            && primary.fenced()
+            && !primary.in_step()
+        {
             self.branch_off();
         }
     }
@@ -187,6 +198,9 @@ impl Node {
         self.asker.forget();
         self.out.push(crate::Action::CloseClients);
         self.note(Notice::Deposed(self.term));
+        if !self.raise_pending() {
+            self.term = self.durable.term; // It may have raised it in vain: the other one must hear of that.
+        }
         self.hold_off_after_reign();
     }
 

@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use crate::{
-    BlockRange, Blocks, Fault, Item, Mode, Notice, Seq, SessionId, Ticket, VolumeId, Work, Yield, operation::Footprint,
+    BlockRange, Blocks, Fault, Item, Mode, Notice, Seq, SessionId, Ticket, VolumeId, Work, Yield,
+    operation::Footprint,
 };
 
 use super::{
@@ -77,7 +78,9 @@ impl Node {
     pub(super) fn resync(&mut self) {
         let idle = self.dirty.unsent.is_empty() || self.road() != Some(Road::Ship);
         let rests = self.primary.as_ref().is_none_or(|p| self.now < p.resync_at);
-        let surveyed = self.session().is_some_and(|s| s.resync.surveys == (false, false));
+        let surveyed = self
+            .session()
+            .is_some_and(|s| s.resync.surveys == (false, false));
         if idle || rests || !surveyed {
             return;
         }
@@ -90,17 +93,24 @@ impl Node {
 
     fn next_pieces(&self) -> Vec<(VolumeId, BlockRange)> {
         let changes = self.primary.iter().flat_map(|p| p.changes.values());
-        let under_way: Vec<_> = changes.filter(|c| c.is_piece()).filter_map(Change::blocks).collect();
+        let under_way: Vec<_> = changes
+            .filter(|c| c.is_piece())
+            .filter_map(Change::blocks)
+            .collect();
         let room = self.config.chunks.saturating_sub(under_way.len());
         let size = self.config.chunk;
         let split = |(volume, range): (VolumeId, BlockRange)| {
-            (range.start..range.end).step_by(size as usize).map(move |start| {
-                let end = range.end.min(start + size);
-                (volume, BlockRange { start, end })
-            })
+            (range.start..range.end)
+                .step_by(size as usize)
+                .map(move |start| {
+                    let end = range.end.min(start + size);
+                    (volume, BlockRange { start, end })
+                })
         };
         let taken = |(volume, range): &(VolumeId, BlockRange)| {
-            under_way.iter().any(|(of, other)| of == volume && other.overlaps(*range))
+            under_way
+                .iter()
+                .any(|(of, other)| of == volume && other.overlaps(*range))
         };
         let pieces = self.dirty.unsent.ranges().flat_map(split);
         pieces.filter(|piece| !taken(piece)).take(room).collect()
@@ -119,7 +129,9 @@ impl Node {
                 self.ship(Item::Sum { volume, range }, Purpose::Sum(ticket));
                 self.work(Job::Sum(ticket), Work::Sum { volume, range });
             }
-            Content::Piece(volume, range) => self.work(Job::Read(ticket), Work::Read { volume, range }),
+            Content::Piece(volume, range) => {
+                self.work(Job::Read(ticket), Work::Read { volume, range })
+            }
             Content::Op(_) => {}
         }
     }
@@ -192,7 +204,10 @@ impl Node {
 
     /// Both hold the same of these blocks, since this place in the stream; not yet on both disks.
     fn piece_equal(&mut self, ticket: Ticket, seq: Option<Seq>) {
-        let change = self.primary.as_mut().and_then(|p| p.changes.remove(&ticket));
+        let change = self
+            .primary
+            .as_mut()
+            .and_then(|p| p.changes.remove(&ticket));
         let Some((volume, range)) = change.and_then(|change| change.blocks()) else {
             return;
         };
@@ -234,15 +249,24 @@ impl Node {
         let Some(session) = self.session().filter(|s| s.phase == Phase::Syncing) else {
             return false;
         };
-        let pieces = self.primary.iter().flat_map(|p| p.changes.values()).any(Change::is_piece);
+        let pieces = self
+            .primary
+            .iter()
+            .flat_map(|p| p.changes.values())
+            .any(Change::is_piece);
         let sent = self.dirty.unsent.is_empty() && !pieces;
-        sent && session.resync.metadata && session.resync.surveys == (false, false) && self.road() == Some(Road::Ship)
+        sent && session.resync.metadata
+            && session.resync.surveys == (false, false)
+            && self.road() == Some(Road::Ship)
     }
 
     fn begin_round(&mut self) {
         let mut volumes: BTreeSet<VolumeId> = self.dirty.sent.keys().copied().collect();
         volumes.extend(self.flushing_volumes());
-        let round = volumes.into_iter().map(|volume| self.flush_volume(volume)).collect();
+        let round = volumes
+            .into_iter()
+            .map(|volume| self.flush_volume(volume))
+            .collect();
         if let Some(session) = self.session_mut() {
             session.resync.round = Some(round);
         }

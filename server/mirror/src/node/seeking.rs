@@ -1,7 +1,8 @@
 //! A server that is neither primary nor standby: it looks for a primary, or tries to become one.
 
 use crate::{
-    Alone, Body, Hello, Incarnation, Mode, Notice, PersistId, Record, Revision, SessionId, Term, WhyNot,
+    Alone, Body, Hello, Incarnation, Mode, Notice, PersistId, Record, Revision, SessionId, Term,
+    WhyNot,
 };
 
 use super::{After, Node, Role, asking::Want, primary::Primary};
@@ -90,9 +91,16 @@ impl Node {
 
     /// Seeks promotion once nobody relies on this server not to.
     pub(super) fn seek(&mut self) {
-        let courtesy = if self.durable.last_primary { 0 } else { self.config.timing.courtesy.0 };
-        let over = self.now.since(self.promise_until).0 > courtesy || (courtesy == 0 && self.now >= self.promise_until);
-        let busy = self.role() != Role::Seeking || self.seeking.open.is_some() || self.seeking.claim.is_some();
+        let courtesy = if self.durable.last_primary {
+            0
+        } else {
+            self.config.timing.courtesy.0
+        };
+        let over = self.now.since(self.promise_until).0 > courtesy
+            || (courtesy == 0 && self.now >= self.promise_until);
+        let busy = self.role() != Role::Seeking
+            || self.seeking.open.is_some()
+            || self.seeking.claim.is_some();
         if busy || !over {
             return;
         }
@@ -112,7 +120,10 @@ impl Node {
     /// Without a witness: the last primary goes on after a restart if the other server says that it was not promoted.
     fn may_resume(&self) -> bool {
         let follower = self.recent_peer().is_some_and(|peer| {
-            let known = peer.history.first().is_none_or(|newest| self.durable.history.contains(newest));
+            let known = peer
+                .history
+                .first()
+                .is_none_or(|newest| self.durable.history.contains(newest));
             !peer.primary && !peer.last_primary && known
         });
         !self.config.witness && self.durable.last_primary && follower
@@ -167,7 +178,11 @@ impl Node {
             return Err(WhyNot::Inconsistent);
         }
         let Some(record) = record else {
-            return if claim.by_hand { Ok(()) } else { Err(WhyNot::Empty) };
+            return if claim.by_hand {
+                Ok(())
+            } else {
+                Err(WhyNot::Empty)
+            };
         };
         if record.outdated == Some(self.me) {
             return Err(WhyNot::Outdated);
@@ -183,7 +198,9 @@ impl Node {
 
     /// After a power cut this server may lack answered writes; the other one may have them, unless it says otherwise.
     fn nothing_better(&self, record: &Record) -> Result<(), WhyNot> {
-        let peer_lost_too = self.recent_peer().is_some_and(|peer| peer.rolled_back && !peer.primary);
+        let peer_lost_too = self
+            .recent_peer()
+            .is_some_and(|peer| peer.rolled_back && !peer.primary);
         let first = record.holder == self.me;
         if self.durable.rolled_back && !(peer_lost_too && first) {
             return Err(WhyNot::RolledBack);
@@ -199,7 +216,9 @@ impl Node {
     }
 
     fn hold_off(&mut self) {
-        self.promise_until = self.promise_until.max(self.now.after(self.config.timing.silence));
+        self.promise_until = self
+            .promise_until
+            .max(self.now.after(self.config.timing.silence));
     }
 
     /// Takes the next term of its own, durably, before anybody hears of it.
@@ -219,7 +238,9 @@ impl Node {
     }
 
     pub(super) fn raise_pending(&self) -> bool {
-        self.persists.iter().any(|(_, after)| matches!(after, After::Raised))
+        self.persists
+            .iter()
+            .any(|(_, after)| matches!(after, After::Raised))
     }
 
     pub(super) fn raised(&mut self) {
@@ -286,7 +307,9 @@ impl Node {
 
     pub(super) fn may_adopt_by_hand(&self) -> bool {
         let fresh = self.durable.witness.is_none();
-        self.seeking.claim.is_some_and(|claim| claim.by_hand && (claim.force || fresh))
+        self.seeking
+            .claim
+            .is_some_and(|claim| claim.by_hand && (claim.force || fresh))
     }
 
     /// Gives up this server's own changes: it becomes as a new one, which takes everything from the other.

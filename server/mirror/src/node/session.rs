@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use crate::{Blocks, Body, Hello, Incarnation, Item, ItemAnswer, Moment, Notice, Seq, SessionId, Term, Ticket, WitnessId};
+use crate::{
+    Blocks, Body, Hello, Incarnation, Item, ItemAnswer, Moment, Notice, Seq, SessionId, Term,
+    Ticket, WitnessId,
+};
 
 use super::{Node, resync::Resync};
 
@@ -77,11 +80,13 @@ impl Node {
     }
 
     pub(super) fn has_session(&self) -> bool {
-        self.session().is_some_and(|session| session.phase != Phase::Opening)
+        self.session()
+            .is_some_and(|session| session.phase != Phase::Opening)
     }
 
     pub(super) fn is_paired(&self) -> bool {
-        self.session().is_some_and(|session| session.phase == Phase::Paired)
+        self.session()
+            .is_some_and(|session| session.phase == Phase::Paired)
     }
 
     pub(super) fn in_flight(&self) -> usize {
@@ -96,7 +101,10 @@ impl Node {
         if self.session().is_some_and(|session| session.with != to) {
             self.lose_session(); // It was started anew.
         }
-        let ready = self.primary.as_ref().is_some_and(|p| p.settled && p.branching.is_none());
+        let ready = self
+            .primary
+            .as_ref()
+            .is_some_and(|p| p.settled && p.branching.is_none());
         if !ready || term > self.term || self.session().is_some() || !self.descends_from(hello) {
             return;
         }
@@ -113,7 +121,10 @@ impl Node {
     }
 
     fn descends_from(&mut self, hello: &Hello) -> bool {
-        let known = hello.history.first().is_none_or(|newest| self.durable.history.contains(newest));
+        let known = hello
+            .history
+            .first()
+            .is_none_or(|newest| self.durable.history.contains(newest));
         if !known && !self.split_brain {
             self.note(Notice::SplitBrain);
         }
@@ -122,7 +133,9 @@ impl Node {
     }
 
     pub(super) fn opened(&mut self, term: Term, id: SessionId, complete: bool, dirty: &Blocks) {
-        let opening = self.session().is_some_and(|s| s.id == id && s.phase == Phase::Opening);
+        let opening = self
+            .session()
+            .is_some_and(|s| s.id == id && s.phase == Phase::Opening);
         if !opening || term != self.term {
             return;
         }
@@ -149,7 +162,11 @@ impl Node {
         session.last_seq.0 += 1;
         let (id, seq) = (session.id, session.last_seq);
         session.pending.insert(seq, (purpose, now));
-        self.send(Body::Ship { session: id, seq, item });
+        self.send(Body::Ship {
+            session: id,
+            seq,
+            item,
+        });
         seq
     }
 

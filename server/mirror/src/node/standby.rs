@@ -31,7 +31,9 @@ impl Node {
     }
 
     fn standby_in(&mut self, session: SessionId) -> Option<&mut Standby> {
-        self.standby.as_mut().filter(|standby| standby.session == session)
+        self.standby
+            .as_mut()
+            .filter(|standby| standby.session == session)
     }
 
     pub(super) fn say_opened(&mut self, session: SessionId) {
@@ -51,7 +53,10 @@ impl Node {
     pub(super) fn pinged(&mut self, term: Term, session: SessionId, number: u64, sent: Moment) {
         let (now, current) = (self.now, self.term);
         let until = now.after(self.config.timing.promise);
-        let Some(standby) = self.standby_in(session).filter(|s| s.opened && term == current) else {
+        let Some(standby) = self
+            .standby_in(session)
+            .filter(|s| s.opened && term == current)
+        else {
             return;
         };
         standby.heard = now;
@@ -119,7 +124,9 @@ impl Node {
                 self.dirty.confirm(volume, upto);
                 self.answer_item(session, seq, ItemAnswer::Done);
             }
-            Item::Synced { complete, history } => self.become_consistent(session, seq, complete, history),
+            Item::Synced { complete, history } => {
+                self.become_consistent(session, seq, complete, history)
+            }
             Item::Adopt(witness) => {
                 self.durable.witness = Some(witness);
                 self.asker.forget();
@@ -132,7 +139,9 @@ impl Node {
     fn keep_in_mind(&mut self, seq: Seq, item: &Item) {
         let blocks = match item {
             Item::Op(op) => op.changes(),
-            Item::Restore { volume, range, .. } | Item::Sum { volume, range } => Some((*volume, *range)),
+            Item::Restore { volume, range, .. } | Item::Sum { volume, range } => {
+                Some((*volume, *range))
+            }
             _ => None,
         };
         if let Some((volume, range)) = blocks {
@@ -141,7 +150,13 @@ impl Node {
     }
 
     /// The primary has sent everything, and both have flushed it.
-    fn become_consistent(&mut self, session: SessionId, seq: Seq, complete: bool, history: Vec<Generation>) {
+    fn become_consistent(
+        &mut self,
+        session: SessionId,
+        seq: Seq,
+        complete: bool,
+        history: Vec<Generation>,
+    ) {
         self.dirty.unsent = crate::Blocks::default();
         self.durable.marks = crate::Blocks::default();
         self.durable.history = history;
@@ -203,7 +218,11 @@ impl Node {
 
     pub(super) fn check_primary_silence(&mut self) {
         let (now, most) = (self.now, self.config.timing.silence);
-        if self.standby.as_ref().is_some_and(|s| now.since(s.heard) >= most) {
+        if self
+            .standby
+            .as_ref()
+            .is_some_and(|s| now.since(s.heard) >= most)
+        {
             self.lose_primary();
         }
     }

@@ -49,7 +49,9 @@ impl Client {
     fn connection(&self) -> Option<(NodeId, ConnectionId)> {
         match self.link {
             Link::Down => None,
-            Link::Attaching(node, connection) | Link::Attached(node, connection) => Some((node, connection)),
+            Link::Attaching(node, connection) | Link::Attached(node, connection) => {
+                Some((node, connection))
+            }
         }
     }
 }
@@ -66,7 +68,9 @@ impl World {
         match self.clients[who].link {
             Link::Down => self.dial(who),
             Link::Attaching(..) if waited > PATIENCE => self.hang_up(who),
-            Link::Attached(..) if waited > PATIENCE && !self.clients[who].tasks.is_empty() => self.hang_up(who),
+            Link::Attached(..) if waited > PATIENCE && !self.clients[who].tasks.is_empty() => {
+                self.hang_up(who)
+            }
             Link::Attached(..) if self.active => self.new_task(who),
             _ => {}
         }
@@ -96,10 +100,10 @@ impl World {
         self.requests.insert(id, (who, connection, task));
         let from = Some((VolumeId(self.clients[who].volume), connection));
         let request = Request { id, from, ask };
-        self.to_server(node, Input::Event(Event::Request(request)));
+        self.send_to_server(node, Input::Event(Event::Request(request)));
     }
 
-    fn to_server(&mut self, node: NodeId, input: Input) {
+    fn send_to_server(&mut self, node: NodeId, input: Input) {
         if let Some(delay) = self.net.client_delay(&mut self.random, node) {
             self.at(delay, Ev::Input(node, input));
         }
@@ -139,7 +143,7 @@ impl World {
                     connection: Some(connection),
                     sector: *sector,
                 };
-                return self.to_server(node, Input::Read(read));
+                return self.send_to_server(node, Input::Read(read));
             }
         };
         self.ask(who, Some(id), Ask::Change(op));
@@ -155,14 +159,18 @@ impl World {
         let task = match self.random.below(10) {
             0 | 1 => Task::Read { sector },
             2 => Task::Flush,
-            3 => Task::Meta { value: self.new_id() },
+            3 => Task::Meta {
+                value: self.new_id(),
+            },
             4 => Task::Zero { sector, sectors },
             _ => Task::Write {
                 sector,
                 values: (0..sectors).map(|_| self.new_id()).collect(),
             },
         };
-        let busy = changes(volume, &task).into_iter().any(|(place, _)| self.model.is_pending(place));
+        let busy = changes(volume, &task)
+            .into_iter()
+            .any(|(place, _)| self.model.is_pending(place));
         if !busy {
             self.add_task(who, task);
         }
@@ -175,7 +183,9 @@ impl World {
         match &task {
             Task::Flush => self.model.flush(id, volume),
             Task::Read { sector } => self.model.read(id, (volume, *sector)),
-            _ => changes(volume, &task).into_iter().for_each(|(place, v)| self.model.write(place, v)),
+            _ => changes(volume, &task)
+                .into_iter()
+                .for_each(|(place, v)| self.model.write(place, v)),
         }
         if self.clients[who].tasks.is_empty() {
             self.clients[who].since = self.now;
@@ -187,7 +197,13 @@ impl World {
     }
 
     /// The server's answer reaches the client, if it still holds that connection.
-    pub fn client_answer(&mut self, request: RequestId, reply: Reply, value: Option<u64>, losses: u64) {
+    pub fn client_answer(
+        &mut self,
+        request: RequestId,
+        reply: Reply,
+        value: Option<u64>,
+        losses: u64,
+    ) {
         let Some((who, connection, task)) = self.requests.remove(&request) else {
             return;
         };
@@ -220,10 +236,14 @@ impl World {
         match task {
             Task::Flush => self.model.flushed(id),
             Task::Read { .. } => {
-                let seen = self.model.has_read(id, value.expect("a read brings something"), losses);
+                let seen = self
+                    .model
+                    .has_read(id, value.expect("a read brings something"));
                 self.check(seen.map_err(|e| format!("client {who}: {e}")));
             }
-            _ => changes(volume, &task).into_iter().for_each(|(place, v)| self.model.written(place, v, losses)),
+            _ => changes(volume, &task)
+                .into_iter()
+                .for_each(|(place, v)| self.model.written(place, v, losses)),
         }
     }
 
@@ -234,20 +254,27 @@ impl World {
         match self.clients[who].tasks.remove(&id) {
             Some(Task::Flush) => self.model.flush_failed(id),
             Some(Task::Read { .. }) => self.model.forget_read(id),
-            Some(task) => changes(volume, &task).into_iter().for_each(|(place, v)| self.model.failed(place, v)),
+            Some(task) => changes(volume, &task)
+                .into_iter()
+                .for_each(|(place, v)| self.model.failed(place, v)),
             None => {}
         }
     }
 
     pub fn client_closed(&mut self, who: usize, connection: ConnectionId) {
-        if self.clients[who].connection().is_some_and(|(_, current)| current == connection) {
+        if self.clients[who]
+            .connection()
+            .is_some_and(|(_, current)| current == connection)
+        {
             self.hang_up(who);
         }
     }
 
     pub fn close_clients_of(&mut self, node: NodeId) {
         for who in 0..self.clients.len() {
-            let Some((_, connection)) = self.clients[who].connection().filter(|(of, _)| *of == node) else {
+            let Some((_, connection)) =
+                self.clients[who].connection().filter(|(of, _)| *of == node)
+            else {
                 continue;
             };
             if let Some(delay) = self.net.client_delay(&mut self.random, node) {
@@ -266,16 +293,24 @@ impl World {
             return;
         };
         let peer = &self.hosts[at.peer() as usize];
-        let outdated = self.witness.truth().is_some_and(|r| r.outdated == Some(at.peer()));
+        let outdated = self
+            .witness
+            .truth()
+            .is_some_and(|r| r.outdated == Some(at.peer()));
         if outdated || peer.durable.inconsistent || peer.lacks || !self.setup.is_sync() {
             return;
         }
-        let held = changes(volume, task).into_iter().all(|((_, sector), value)| match task {
-            Task::Meta { .. } => peer.disk.metadata.get(&volume).is_some_and(|v| *v >= value),
-            _ => peer.disk.read(VolumeId(volume), sector) == value,
-        });
+        let held = changes(volume, task)
+            .into_iter()
+            .all(|((_, sector), value)| match task {
+                Task::Meta { .. } => peer.disk.metadata.get(&volume).is_some_and(|v| *v >= value),
+                _ => peer.disk.read(VolumeId(volume), sector) == value,
+            });
         if !held {
-            self.fail(format!("{at:?} answers {task:?} that the other server does not hold", task = task.clone()));
+            self.fail(format!(
+                "{at:?} answers {task:?} that the other server does not hold",
+                task = task.clone()
+            ));
         }
     }
 }
@@ -290,7 +325,9 @@ fn changes(volume: u64, task: &Task) -> Vec<(Place, u64)> {
             let places = values.iter().enumerate();
             places.map(|(i, v)| ((volume, sector + i), *v)).collect()
         }
-        Task::Zero { sector, sectors } => (0..*sectors).map(|i| ((volume, sector + i), 0)).collect(),
+        Task::Zero { sector, sectors } => {
+            (0..*sectors).map(|i| ((volume, sector + i), 0)).collect()
+        }
         Task::Meta { value } => vec![((META + volume, 0), *value)],
         Task::Flush | Task::Read { .. } => Vec::new(),
     }

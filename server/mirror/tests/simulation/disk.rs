@@ -30,11 +30,17 @@ pub struct Disk {
 pub type Snapshot = (VolumeId, Vec<(usize, u64)>);
 
 pub fn encode(values: &[u64]) -> Bytes {
-    values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>().into()
+    values
+        .iter()
+        .flat_map(|v| v.to_le_bytes())
+        .collect::<Vec<u8>>()
+        .into()
 }
 
 pub fn decode(data: &Bytes) -> Vec<u64> {
-    data.chunks_exact(8).map(|c| u64::from_le_bytes(c.try_into().unwrap())).collect()
+    data.chunks_exact(8)
+        .map(|c| u64::from_le_bytes(c.try_into().unwrap()))
+        .collect()
 }
 
 impl Disk {
@@ -68,8 +74,18 @@ impl Disk {
 
     pub fn apply(&mut self, op: &Op) {
         match op {
-            Op::Write { volume, offset, data, .. } => self.put_all(*volume, *offset, &decode(data)),
-            Op::Zero { volume, offset, length, .. } => {
+            Op::Write {
+                volume,
+                offset,
+                data,
+                ..
+            } => self.put_all(*volume, *offset, &decode(data)),
+            Op::Zero {
+                volume,
+                offset,
+                length,
+                ..
+            } => {
                 self.put_all(*volume, *offset, &vec![0; (length / SECTOR) as usize]);
             }
             Op::Meta { record, .. } => {
@@ -83,7 +99,11 @@ impl Disk {
     pub fn work(&mut self, work: &Work) -> Yield {
         match work {
             Work::Apply(op) => self.apply(op),
-            Work::Restore { volume, range, data } => self.put_all(*volume, range.start * BLOCK, &decode(data)),
+            Work::Restore {
+                volume,
+                range,
+                data,
+            } => self.put_all(*volume, range.start * BLOCK, &decode(data)),
             Work::ReplaceMetadata(all) => {
                 let pairs = decode(all);
                 self.metadata = pairs.chunks_exact(2).map(|p| (p[0], p[1])).collect();
@@ -92,7 +112,9 @@ impl Disk {
                 let flat: Vec<u64> = self.metadata.iter().flat_map(|(k, v)| [*k, *v]).collect();
                 return Yield::Data(encode(&flat));
             }
-            Work::Read { volume, range } => return Yield::Data(encode(&self.cache[volume][Self::sectors(*range)])),
+            Work::Read { volume, range } => {
+                return Yield::Data(encode(&self.cache[volume][Self::sectors(*range)]));
+            }
             Work::Sum { volume, range } => return Yield::Sum(self.sum(*volume, *range)),
             Work::Survey => return Yield::Blocks(self.survey()),
             Work::Flush(_) => unreachable!("flushes have a snapshot"),
@@ -102,7 +124,9 @@ impl Disk {
 
     fn sum(&self, volume: VolumeId, range: BlockRange) -> u64 {
         let values = &self.cache[&volume][Self::sectors(range)];
-        values.iter().fold(1, |sum: u64, v| (sum.rotate_left(7) ^ v).wrapping_mul(0x100_0000_01B3))
+        values.iter().fold(1, |sum: u64, v| {
+            (sum.rotate_left(7) ^ v).wrapping_mul(0x100_0000_01B3)
+        })
     }
 
     fn survey(&self) -> Blocks {
@@ -118,7 +142,12 @@ impl Disk {
     pub fn begin_flush(&self, volume: VolumeId) -> Snapshot {
         let values = self.cache[&volume];
         let loose = self.loose.keys().filter(|(of, _)| *of == volume);
-        (volume, loose.map(|(_, sector)| (*sector, values[*sector])).collect())
+        (
+            volume,
+            loose
+                .map(|(_, sector)| (*sector, values[*sector]))
+                .collect(),
+        )
     }
 
     pub fn end_flush(&mut self, (volume, values): Snapshot) {

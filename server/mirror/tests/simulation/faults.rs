@@ -42,10 +42,12 @@ impl World {
         let short = self.random.between(20_000, 500_000);
         let long = self.random.between(20_000, 2_500_000);
         let span = if self.random.one_in(2) { short } else { long };
-        match self.random.below(20) {
+        match self.random.below(22) {
             0..=2 => self.stop_and_boot(node, span, false),
             3 | 4 => self.stop_and_boot(node, span, true),
-            5 => NODES.into_iter().for_each(|node| self.stop_and_boot(node, span, true)),
+            5 => NODES
+                .into_iter()
+                .for_each(|node| self.stop_and_boot(node, span, true)),
             6 => self.both_at_once(span),
             7..=9 => self.freeze(node, span),
             10..=13 => self.cut(span),
@@ -54,6 +56,7 @@ impl World {
             16 => self.witness_forgets(),
             17 => self.link_down(),
             18 => self.fill_disk(node, span),
+            19 | 20 => self.isolate(node, span),
             _ => self.spoil_disk(node, span),
         }
     }
@@ -70,12 +73,12 @@ impl World {
     /// One is killed and the other loses power.
     fn both_at_once(&mut self, span: u64) {
         let other = self.random.between(20_000, 800_000);
-        self.stop_and_boot(NodeId::A, span, self.lie_free_coin());
-        self.stop_and_boot(NodeId::B, other, !self.lie_free_coin());
+        self.stop_and_boot(NodeId::A, span, self.coin());
+        self.stop_and_boot(NodeId::B, other, !self.coin());
     }
 
-    fn lie_free_coin(&self) -> bool {
-        self.now % 2 == 0
+    fn coin(&self) -> bool {
+        self.now.is_multiple_of(2)
     }
 
     fn freeze(&mut self, node: NodeId, span: u64) {
@@ -89,7 +92,12 @@ impl World {
     }
 
     fn ends(&mut self) -> (End, End) {
-        let all = [End::Server(NodeId::A), End::Server(NodeId::B), End::Witness, End::Clients];
+        let all = [
+            End::Server(NodeId::A),
+            End::Server(NodeId::B),
+            End::Witness,
+            End::Clients,
+        ];
         loop {
             let pair = (*self.random.pick(&all), *self.random.pick(&all));
             let servers = matches!(pair.0, End::Server(_)) || matches!(pair.1, End::Server(_));
@@ -101,7 +109,11 @@ impl World {
 
     fn cut(&mut self, span: u64) {
         let link = (End::Server(NodeId::A), End::Server(NodeId::B));
-        let (from, to) = if self.random.one_in(2) { link } else { self.ends() };
+        let (from, to) = if self.random.one_in(2) {
+            link
+        } else {
+            self.ends()
+        };
         let ways = self.random.below(3);
         self.log(|| format!("a wire is cut for {span}, ways {ways}"));
         if ways != 1 {
@@ -111,6 +123,17 @@ impl World {
         if ways != 2 {
             self.net.cut(to, from, true);
             self.at(span, Ev::Fault(Fault::Uncut(to, from)));
+        }
+    }
+
+    /// A server that hears nobody but its clients.
+    fn isolate(&mut self, node: NodeId, span: u64) {
+        self.log(|| format!("{node:?} is alone for {span}"));
+        for other in [End::Server(node.peer()), End::Witness] {
+            for (from, to) in [(other, End::Server(node)), (End::Server(node), other)] {
+                self.net.cut(from, to, true);
+                self.at(span, Ev::Fault(Fault::Uncut(from, to)));
+            }
         }
     }
 
@@ -191,8 +214,10 @@ impl World {
     fn operate(&mut self) {
         self.at(6_000_000, Ev::Fault(Fault::Operator));
         let role = |node: NodeId| self.hosts[node as usize].status().map(|s| s.role);
-        let led = NODES.into_iter().any(|n| role(n) == Some(Role::Primary));
-        if led {
+        let led = NODES.into_iter().find(|n| role(*n) == Some(Role::Primary));
+        let rightful = self.truth().map(|record| record.holder);
+        if let Some(primary) = led.filter(|primary| rightful == Some(*primary)) {
+            self.event(primary, Event::Command(Command::AcceptWitness));
             return;
         }
         let outdated = self.truth().and_then(|record| record.outdated);

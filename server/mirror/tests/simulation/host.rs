@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use mirror::{
-    Action, ConnectionId, Durable, Event, Fault, Incarnation, Moment, Node, NodeId, Notice, PersistId, Reply, RequestId,
-    Status, Ticket, VolumeId, Work, Yield,
+    Action, ConnectionId, Durable, Event, Fault, Incarnation, Moment, Node, NodeId, Notice,
+    PersistId, Reply, RequestId, Status, Ticket, VolumeId, Work, Yield,
 };
 
 use crate::{
@@ -112,7 +112,11 @@ impl Host {
             }
         }
         let done = random.below(self.persists.len() as u64 + 1) as usize;
-        if let Some((_, state)) = std::mem::take(&mut self.persists).into_iter().take(done).last() {
+        if let Some((_, state)) = std::mem::take(&mut self.persists)
+            .into_iter()
+            .take(done)
+            .next_back()
+        {
             self.durable = state;
             self.power_lost = false;
         }
@@ -141,7 +145,14 @@ impl World {
             missed: 0,
         };
         let moment = host.clock.read(now);
-        host.node = Some(Node::start(id, config, host.durable.clone(), power_lost, incarnation, moment));
+        host.node = Some(Node::start(
+            id,
+            config,
+            host.durable.clone(),
+            power_lost,
+            incarnation,
+            moment,
+        ));
         host.persist_at = now;
         let life = host.life;
         self.log(|| format!("{id:?} boots, power lost {power_lost}"));
@@ -182,8 +193,15 @@ impl World {
     /// Whether this server has all that was ever answered. In mode `async` nobody knows.
     fn has_everything(&self, id: NodeId) -> bool {
         let host = &self.hosts[id as usize];
-        let outdated = self.witness.truth().is_some_and(|record| record.outdated == Some(id));
-        self.setup.is_sync() && !outdated && !host.lacks && !host.durable.inconsistent && !host.durable.history.is_empty()
+        let outdated = self
+            .witness
+            .truth()
+            .is_some_and(|record| record.outdated == Some(id));
+        self.setup.is_sync()
+            && !outdated
+            && !host.lacks
+            && !host.durable.inconsistent
+            && !host.durable.history.is_empty()
     }
 
     pub fn thaw(&mut self, id: NodeId, frozen_at: u64) {
@@ -254,11 +272,17 @@ impl World {
         match notice {
             Notice::Primary(term) => {
                 self.counts.promotions += 1;
-                if self.reigns.insert(term, id).is_some_and(|other| other != id) {
+                if self
+                    .reigns
+                    .insert(term, id)
+                    .is_some_and(|other| other != id)
+                {
                     self.fail(format!("two primaries in {term}"));
                 }
             }
-            Notice::SplitBrain => self.fail(format!("{id:?} sees a split brain that nobody forced")),
+            Notice::SplitBrain => {
+                self.fail(format!("{id:?} sees a split brain that nobody forced"))
+            }
             Notice::Resync { compare: true, .. } => self.counts.compares += 1,
             Notice::Resync { .. } => self.counts.resyncs += 1,
             _ => {}
@@ -288,7 +312,10 @@ impl World {
         let Some((work, snapshot)) = host.works.remove(&ticket) else {
             return;
         };
-        let writes = matches!(work, Work::Apply(mirror::Op::Write { .. }) | Work::Restore { .. });
+        let writes = matches!(
+            work,
+            Work::Apply(mirror::Op::Write { .. }) | Work::Restore { .. }
+        );
         let result = if host.full && writes {
             Err(Fault::NoSpace)
         } else if host.failing && unlucky {
@@ -322,17 +349,25 @@ impl World {
 
     pub fn end_persist(&mut self, id: NodeId, life: u64, persist: PersistId) {
         let lie = self.lie;
+        let peer_lacks = self.hosts[id.peer() as usize].lacks;
         let host = self.host(id);
         if host.life != life {
             return;
         }
-        while let Some((_, state)) = host.persists.pop_front_if(|(of, _)| *of <= persist) {
+        let had = !host.durable.inconsistent;
+        while host.persists.front().is_some_and(|(of, _)| *of <= persist) {
+            let Some((_, state)) = host.persists.pop_front() else {
+                break;
+            };
             host.durable = state;
             host.power_lost = false;
             if lie == Lie::NeverInconsistent {
                 host.durable.inconsistent = false;
             }
             host.lacks = host.durable.rolled_back;
+        }
+        if had && host.durable.inconsistent && peer_lacks {
+            self.lose_unflushed(); // Became the target of a resync from one that lost power meanwhile.
         }
         if lie != Lie::PersistLater {
             self.input(id, Input::Event(Event::Persisted(persist)));
@@ -342,7 +377,9 @@ impl World {
     fn read_arrives(&mut self, id: NodeId, read: Read) {
         let host = self.host(id);
         let node = host.node.as_ref();
-        let attached = read.connection.is_none_or(|c| node.is_some_and(|n| n.is_attached(read.volume, c)));
+        let attached = read
+            .connection
+            .is_none_or(|c| node.is_some_and(|n| n.is_attached(read.volume, c)));
         if !attached {
             self.end_read(id, read, Err(Reply::Evicted));
             return;
@@ -373,8 +410,13 @@ impl World {
         let (now, lie) = (self.now, self.lie);
         let host = self.host(id);
         let moment = host.clock.read(now);
-        let primary = host.status().is_some_and(|status| status.role == mirror::Role::Primary);
-        let may = host.node.as_ref().is_some_and(|node| node.may_answer(moment));
+        let primary = host
+            .status()
+            .is_some_and(|status| status.role == mirror::Role::Primary);
+        let may = host
+            .node
+            .as_ref()
+            .is_some_and(|node| node.may_answer(moment));
         if host.held.is_empty() || !(may || (lie == Lie::NoLease && primary)) {
             host.held.retain(|(read, _)| read.request.is_some());
             return;
@@ -389,7 +431,7 @@ impl World {
             (Some(request), Ok(value)) => self.send_reply(id, request, Reply::Done, Some(value)),
             (Some(request), Err(reply)) => self.send_reply(id, request, reply, None),
             (None, Ok(value)) => {
-                let seen = self.model.has_read(read.id, value, self.model.losses);
+                let seen = self.model.has_read(read.id, value);
                 self.check(seen.map_err(|e| format!("a reader at {id:?}: {e}")));
             }
             (None, Err(_)) => self.model.forget_read(read.id),

@@ -25,14 +25,10 @@ pub enum Lie {
     PersistLater,
     /// The target of a resync does not keep in mind that it is inconsistent, and the witness not that it is outdated.
     NeverInconsistent,
-    /// The standby answers attach confirmations that it never saw.
-    AttachUnconfirmed,
-    /// The term is not looked at: messages always carry the receiver's.
-    TermsIgnored,
 }
 
 /// Those that must be caught.
-pub const LIES: [Lie; 12] = [
+pub const LIES: [Lie; 10] = [
     Lie::NoLease,
     Lie::ShipWithoutWaiting,
     Lie::FlushWithoutWaiting,
@@ -43,6 +39,4 @@ pub const LIES: [Lie; 12] = [
     Lie::PowerCutUnseen,
     Lie::PersistLater,
     Lie::NeverInconsistent,
-    Lie::AttachUnconfirmed,
-    Lie::TermsIgnored,
 ];

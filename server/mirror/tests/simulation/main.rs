@@ -23,7 +23,9 @@ use lies::{LIES, Lie};
 use world::{Counts, World};
 
 fn from_environment(name: &str) -> Option<u64> {
-    std::env::var(name).ok().map(|text| text.parse().expect(name))
+    std::env::var(name)
+        .ok()
+        .map(|text| text.parse().expect(name))
 }
 
 fn add(sum: &mut Counts, one: &Counts) {
@@ -56,7 +58,9 @@ fn run_all(first: u64, count: u64) -> (Counts, Vec<(u64, String)>) {
     let threads = thread::available_parallelism().map_or(1, usize::from);
     let results: Vec<_> = thread::scope(|scope| {
         let all: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-        all.into_iter().map(|t| t.join().expect("no panic")).collect()
+        all.into_iter()
+            .map(|t| t.join().expect("no panic"))
+            .collect()
     });
     let (mut sum, mut failures) = (Counts::default(), Vec::new());
     for (counts, mut some) in results {
@@ -73,9 +77,15 @@ fn many_seeds() {
     let first = from_environment("BOOTROOM_SIM_FIRST").unwrap_or(0);
     let begun = Instant::now();
     let (sum, failures) = run_all(first, count);
-    println!("{count} seeds from {first} in {:.1?}: {sum:?}", begun.elapsed());
+    println!(
+        "{count} seeds from {first} in {:.1?}: {sum:?}",
+        begun.elapsed()
+    );
     assert!(failures.is_empty(), "{failures:#?}");
-    assert!(sum.promotions > count && sum.resyncs > count, "the trouble must bite");
+    assert!(
+        sum.promotions > count && sum.resyncs > count,
+        "the trouble must bite"
+    );
 }
 
 #[test]
@@ -92,17 +102,30 @@ fn one() {
 /// The simulation can fail: each rule that is taken out is found out.
 #[test]
 fn every_lie_is_found_out() {
+    let mut missed = Vec::new();
     for lie in LIES {
-        let found = (0..3000).find_map(|seed| World::new(seed, lie, false).run().1.err().map(|what| (seed, what)));
-        let (seed, what) = found.unwrap_or_else(|| panic!("{lie:?} was not found out"));
-        println!("{lie:?}: seed {seed}: {what:.160}");
+        let found = (0..3000).find_map(|seed| {
+            World::new(seed, lie, false)
+                .run()
+                .1
+                .err()
+                .map(|what| (seed, what))
+        });
+        match found {
+            Some((seed, what)) => println!("{lie:?}: seed {seed}: {what:.160}"),
+            None => missed.push(lie),
+        }
     }
+    assert!(missed.is_empty(), "not found out: {missed:?}");
 }
 
 /// Runs that once went wrong.
 #[test]
 fn seeds_of_old_mistakes() {
-    for seed in [] {
+    // 313, 1416: a write that failed on the primary in mode `async` was sent again while the standby was still at it.
+    // 7349, 17670, 56407: what the model did not know of power cuts of both. 13401: a witness that forgot while its
+    // primary was suspended, and questions to it without a pause. 63079: a term raised in vain that nobody heard of.
+    for seed in [313, 1416, 7349, 13401, 17670, 56407, 63079] {
         let (_, result) = World::new(seed, Lie::None, false).run();
         result.unwrap_or_else(|what| panic!("seed {seed}: {what}"));
     }

@@ -15,13 +15,23 @@ struct Sector {
     failed: Vec<u64>,
     /// Everything since the last flush, oldest first: what a power cut of the only good server may leave.
     since_flush: Vec<u64>,
+    /// Counts what happened to it.
+    changes: u64,
+}
+
+/// A read under way.
+struct Reading {
+    place: Place,
+    /// What it may bring.
+    allowed: Vec<u64>,
+    /// How often the place had changed when it was begun.
+    changes: u64,
 }
 
 #[derive(Default)]
 pub struct Model {
     sectors: BTreeMap<Place, Sector>,
-    /// Reads under way: what they may bring.
-    reads: BTreeMap<u64, (Place, Vec<u64>)>,
+    reads: BTreeMap<u64, Reading>,
     /// Flushes under way: what they make safe.
     flushes: BTreeMap<u64, Vec<(Place, Vec<u64>)>>,
     /// Counts the losses of power that may have undone something.
@@ -40,7 +50,11 @@ impl Sector {
     }
 
     fn settled(&self) -> Vec<u64> {
-        self.allowed.iter().copied().filter(|v| !self.pending.contains(v)).collect()
+        self.allowed
+            .iter()
+            .copied()
+            .filter(|v| !self.pending.contains(v))
+            .collect()
     }
 
     /// It is known now that this is what is there.
@@ -65,9 +79,15 @@ impl Model {
 
     /// Reads under way may bring whatever becomes possible meanwhile.
     fn widen_reads(&mut self, place: Place) {
-        let now = self.sector(place).allowed.clone();
-        for (_, allowed) in self.reads.values_mut().filter(|(of, _)| *of == place) {
-            allowed.extend(now.iter());
+        let sector = self.sector(place);
+        sector.changes += 1;
+        let now = sector.allowed.clone();
+        for reading in self
+            .reads
+            .values_mut()
+            .filter(|reading| reading.place == place)
+        {
+            reading.allowed.extend(now.iter());
         }
     }
 
@@ -104,23 +124,34 @@ impl Model {
     }
 
     pub fn read(&mut self, id: u64, place: Place) {
-        let allowed = self.sector(place).allowed.clone();
-        self.reads.insert(id, (place, allowed));
+        let sector = self.sector(place);
+        let (allowed, changes) = (sector.allowed.clone(), sector.changes);
+        self.reads.insert(
+            id,
+            Reading {
+                place,
+                allowed,
+                changes,
+            },
+        );
     }
 
     pub fn forget_read(&mut self, id: u64) {
         self.reads.remove(&id);
     }
 
-    pub fn has_read(&mut self, id: u64, value: u64, losses: u64) -> Result<(), String> {
-        let (place, allowed) = self.reads.remove(&id).expect("a read that was begun");
+    pub fn has_read(&mut self, id: u64, value: u64) -> Result<(), String> {
+        let Reading {
+            place,
+            allowed,
+            changes,
+        } = self.reads.remove(&id).expect("a read that was begun");
         self.judged += 1;
         if !allowed.contains(&value) {
             return Err(format!("read {value} at {place:?}, allowed {allowed:?}"));
         }
-        let lost_since = self.losses != losses;
         let sector = self.sector(place);
-        if !lost_since && sector.allowed.contains(&value) {
+        if sector.changes == changes {
             sector.pin(value);
         }
         Ok(())
@@ -129,7 +160,9 @@ impl Model {
     pub fn flush(&mut self, id: u64, volume: u64) {
         let of = |(place, _): &(&Place, &Sector)| place.0 == volume;
         let sectors = self.sectors.iter().filter(of);
-        let settled = sectors.map(|(place, sector)| (*place, sector.settled())).collect();
+        let settled = sectors
+            .map(|(place, sector)| (*place, sector.settled()))
+            .collect();
         self.flushes.insert(id, settled);
     }
 
@@ -150,14 +183,23 @@ impl Model {
     /// The only server that had everything lost power: what was not flushed may be gone.
     pub fn power_cut(&mut self, is_data: impl Fn(Place) -> bool) {
         self.losses += 1;
-        let places: Vec<Place> = self.sectors.keys().copied().filter(|p| is_data(*p)).collect();
+        let places: Vec<Place> = self
+            .sectors
+            .keys()
+            .copied()
+            .filter(|p| is_data(*p))
+            .collect();
         for place in places {
             let sector = self.sector(place);
             sector.allowed = sector.since_flush.clone();
             let now = sector.allowed.clone();
             self.widen_reads(place);
             // A flush that is under way makes safe what is there when it ends, not what was lost before.
-            let safe = self.flushes.values_mut().flatten().filter(|(of, _)| *of == place);
+            let safe = self
+                .flushes
+                .values_mut()
+                .flatten()
+                .filter(|(of, _)| *of == place);
             safe.for_each(|(_, values)| values.extend(now.iter()));
         }
     }

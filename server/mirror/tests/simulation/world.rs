@@ -6,8 +6,8 @@ use std::{
 };
 
 use mirror::{
-    Alone, Body, Command, Config, ConnectionId, Event, Item, Message, Millis, Mode, NodeId, PersistId, Record,
-    Reply, RequestId, Role, Term, Ticket, Timing, WitnessAnswer, WitnessRequest,
+    Alone, Body, Command, Config, ConnectionId, Event, Item, Message, Millis, Mode, NodeId,
+    PersistId, Record, Reply, RequestId, Role, Term, Ticket, Timing, WitnessAnswer, WitnessRequest,
 };
 
 use crate::{
@@ -102,8 +102,16 @@ impl Setup {
         };
         let lag = random.between(1, 8) as usize;
         let config = Config {
-            mode: if random.one_in(7) { Mode::Async { lag } } else { Mode::Sync },
-            alone: if random.one_in(8) { Alone::Suspend } else { Alone::Continue },
+            mode: if random.one_in(7) {
+                Mode::Async { lag }
+            } else {
+                Mode::Sync
+            },
+            alone: if random.one_in(8) {
+                Alone::Suspend
+            } else {
+                Alone::Continue
+            },
             witness: true,
             region: 2,
             chunk: random.between(1, 3),
@@ -111,7 +119,10 @@ impl Setup {
             window: random.between(2, 40) as usize,
             timing,
         };
-        let drift = [random.between(0, 80_000) as i64 - 40_000, random.between(0, 80_000) as i64 - 40_000];
+        let drift = [
+            random.between(0, 80_000) as i64 - 40_000,
+            random.between(0, 80_000) as i64 - 40_000,
+        ];
         Self {
             config,
             volumes: 2,
@@ -164,7 +175,8 @@ impl World {
     pub fn fail(&mut self, what: String) {
         self.log(|| format!("VIOLATION: {what}"));
         let now = self.now;
-        self.violation.get_or_insert_with(|| format!("at {now} us: {what}"));
+        self.violation
+            .get_or_insert_with(|| format!("at {now} us: {what}"));
     }
 
     pub fn check(&mut self, result: Result<(), String>) {
@@ -193,7 +205,12 @@ impl World {
     }
 
     fn live(&mut self) -> Result<(), String> {
-        self.log(|| format!("{:?}, clocks stop: {}", self.setup.config, self.setup.clocks_stop));
+        self.log(|| {
+            format!(
+                "{:?}, clocks stop: {}",
+                self.setup.config, self.setup.clocks_stop
+            )
+        });
         self.boot(NodeId::A);
         self.boot(NodeId::B);
         self.event(NodeId::A, Event::Command(Command::Promote { force: false }));
@@ -203,7 +220,9 @@ impl World {
         self.active = true;
         self.at(0, Ev::Faults);
         let end = self.now + self.setup.active_for;
-        self.until(u64::MAX / 2, "the end of the trouble", |world| world.now >= end)?;
+        self.until(u64::MAX / 2, "the end of the trouble", |world| {
+            world.now >= end
+        })?;
         self.active = false;
         self.heal();
         self.until(60_000_000, "peace", Self::at_peace)?;
@@ -226,13 +245,24 @@ impl World {
         let metadata = a.disk.metadata == b.disk.metadata;
         match (caches, metadata, platters) {
             (true, true, true) => Ok(()),
-            (false, ..) => Err(format!("volumes differ: {:?} and {:?}", a.disk.cache, b.disk.cache)),
-            (_, false, _) => Err(format!("metadata differ: {:?} and {:?}", a.disk.metadata, b.disk.metadata)),
+            (false, ..) => Err(format!(
+                "volumes differ: {:?} and {:?}",
+                a.disk.cache, b.disk.cache
+            )),
+            (_, false, _) => Err(format!(
+                "metadata differ: {:?} and {:?}",
+                a.disk.metadata, b.disk.metadata
+            )),
             _ => Err("a flush was answered and is not on both disks".to_owned()),
         }
     }
 
-    fn until(&mut self, most: u64, what: &str, met: impl Fn(&mut Self) -> bool) -> Result<(), String> {
+    fn until(
+        &mut self,
+        most: u64,
+        what: &str,
+        met: impl Fn(&mut Self) -> bool,
+    ) -> Result<(), String> {
         let deadline = self.now + most;
         loop {
             if let Some(violation) = self.violation.take() {
@@ -243,7 +273,10 @@ impl World {
             }
             if self.now > deadline {
                 let states = [self.hosts[0].status(), self.hosts[1].status()];
-                return Err(format!("{what} did not come: {states:?}, witness {:?}", self.witness.truth()));
+                return Err(format!(
+                    "{what} did not come: {states:?}, witness {:?}",
+                    self.witness.truth()
+                ));
             }
             self.step();
         }
@@ -272,7 +305,9 @@ impl World {
             Ev::ToWitness(request, life) => self.at_witness(request, life),
             Ev::FromWitness(id, answer) => self.input(id, Input::Event(Event::Witness(answer))),
             Ev::Client(who) => self.client_step(who),
-            Ev::Answer(request, reply, value, losses) => self.client_answer(request, reply, value, losses),
+            Ev::Answer(request, reply, value, losses) => {
+                self.client_answer(request, reply, value, losses)
+            }
             Ev::Closed(who, connection) => self.client_closed(who, connection),
             Ev::Faults => self.next_fault(),
             Ev::Fault(fault) => self.end_fault(fault),
@@ -294,7 +329,11 @@ impl World {
         let now = self.now;
         let ready = |host: &Host| {
             let moment = host.clock.read(now);
-            !host.frozen && host.node.as_ref().is_some_and(|node| node.may_answer(moment))
+            !host.frozen
+                && host
+                    .node
+                    .as_ref()
+                    .is_some_and(|node| node.may_answer(moment))
         };
         if !self.setup.clocks_stop && self.hosts.iter().all(ready) {
             self.fail("both servers are ready to answer".to_owned());
@@ -327,11 +366,20 @@ impl World {
         self.input(node, Input::Read(read));
     }
 
-    pub fn send_reply(&mut self, from: NodeId, request: RequestId, reply: Reply, value: Option<u64>) {
+    pub fn send_reply(
+        &mut self,
+        from: NodeId,
+        request: RequestId,
+        reply: Reply,
+        value: Option<u64>,
+    ) {
         if reply == Reply::Done {
             self.check_answer(from, request);
         }
-        if let Some(delay) = self.net.delay(&mut self.random, End::Server(from), End::Clients) {
+        if let Some(delay) = self
+            .net
+            .delay(&mut self.random, End::Server(from), End::Clients)
+        {
             self.at(delay, Ev::Answer(request, reply, value, self.model.losses));
         }
     }
@@ -340,14 +388,22 @@ impl World {
         self.lie_about(from, &message);
         let message = self.falsified(message);
         let to = from.peer();
-        if let Some(delay) = self.net.delay(&mut self.random, End::Server(from), End::Server(to)) {
+        if let Some(delay) = self
+            .net
+            .delay(&mut self.random, End::Server(from), End::Server(to))
+        {
             self.at(delay, Ev::Input(to, Input::Event(Event::Received(message))));
         }
     }
 
     fn falsified(&self, mut message: Message) -> Message {
         match (&mut message.body, self.lie) {
-            (Body::Opened { complete, dirty, .. }, Lie::DirtyForgotten) => {
+            (
+                Body::Opened {
+                    complete, dirty, ..
+                },
+                Lie::DirtyForgotten,
+            ) => {
                 *complete = true;
                 *dirty = mirror::Blocks::default();
             }
@@ -360,16 +416,34 @@ impl World {
     /// Answers in the standby's name before it has done anything.
     fn lie_about(&mut self, from: NodeId, message: &Message) {
         let (session, seq) = match (&message.body, self.lie) {
-            (Body::Ship { session, seq, item: Item::Op(_) }, Lie::ShipWithoutWaiting) => (*session, *seq),
-            (Body::Ship { session, seq, item: Item::Flush(_) }, Lie::FlushWithoutWaiting) => (*session, *seq),
-            (Body::Ping { session, number, sent }, Lie::AttachUnconfirmed) => {
-                let body = Body::Pong { session: *session, number: *number, sent: *sent };
-                return self.inject(from, message.term, body);
-            }
+            (
+                Body::Ship {
+                    session,
+                    seq,
+                    item: Item::Op(_),
+                },
+                Lie::ShipWithoutWaiting,
+            ) => (*session, *seq),
+            (
+                Body::Ship {
+                    session,
+                    seq,
+                    item: Item::Flush(_),
+                },
+                Lie::FlushWithoutWaiting,
+            ) => (*session, *seq),
             _ => return,
         };
         let answer = mirror::ItemAnswer::Done;
-        self.inject(from, message.term, Body::Ack { session, seq, answer });
+        self.inject(
+            from,
+            message.term,
+            Body::Ack {
+                session,
+                seq,
+                answer,
+            },
+        );
     }
 
     fn inject(&mut self, to: NodeId, term: Term, body: Body) {
@@ -379,7 +453,10 @@ impl World {
     }
 
     pub fn send_request(&mut self, from: NodeId, request: WitnessRequest) {
-        if let Some(delay) = self.net.delay(&mut self.random, End::Server(from), End::Witness) {
+        if let Some(delay) = self
+            .net
+            .delay(&mut self.random, End::Server(from), End::Witness)
+        {
             let life = self.hosts[from as usize].life;
             self.at(delay, Ev::ToWitness(request, life));
         }
@@ -398,7 +475,10 @@ impl World {
         if answer.revision != before && asker.life != life && asker.lacks {
             self.lose_unflushed(); // It declared the other one outdated and lost power itself before that was heard.
         }
-        if let Some(delay) = self.net.delay(&mut self.random, End::Witness, End::Server(to)) {
+        if let Some(delay) = self
+            .net
+            .delay(&mut self.random, End::Witness, End::Server(to))
+        {
             self.at(delay, Ev::FromWitness(to, answer));
         }
     }
@@ -408,9 +488,14 @@ impl World {
         let (Some(a), Some(b)) = (a, b) else {
             return false;
         };
-        let leads = |status: mirror::Status| status.role == Role::Primary && status.paired && status.unsent == 0;
+        let leads = |status: mirror::Status| {
+            status.role == Role::Primary && status.paired && status.unsent == 0
+        };
         let follows = |status: mirror::Status| status.role == Role::Standby && status.consistent;
-        let clear = self.witness.truth().is_some_and(|record| record.outdated.is_none());
+        let clear = self
+            .witness
+            .truth()
+            .is_some_and(|record| record.outdated.is_none());
         clear && ((leads(a) && follows(b)) || (leads(b) && follows(a)))
     }
 

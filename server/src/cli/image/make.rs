@@ -150,7 +150,7 @@ fn make(
     let version = cancellable(|cancel| make_one(&catalogue, &shown, cancel, &work));
     shown.clear();
     let version = version?;
-    println!(
+    say!(
         "{version} is ready and current: {}, digest {}, made in {:.0} s",
         version.size(),
         version.digest(),

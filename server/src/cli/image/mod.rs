@@ -229,7 +229,7 @@ fn list(options: &ListOptions) -> anyhow::Result<Exit> {
         return Ok(Exit::Ok);
     }
     if views.is_empty() {
-        println!("no image yet: run `bootroom image build debian`");
+        say!("no image yet: run `bootroom image build debian`");
         return Ok(Exit::Ok);
     }
     let versions = views.iter().flat_map(|image| &image.versions);
@@ -243,9 +243,9 @@ fn list(options: &ListOptions) -> anyhow::Result<Exit> {
         "DIGEST",
         "DESCRIPTION",
     ];
-    println!("{}", output::table(heading, &rows));
+    say!("{}", output::table(heading, &rows));
     for damaged in views.iter().flat_map(|image| &image.damaged) {
-        println!("{} is unusable: {}", damaged.reference, damaged.error);
+        say!("{} is unusable: {}", damaged.reference, damaged.error);
     }
     Ok(Exit::Ok)
 }
@@ -264,7 +264,7 @@ fn rollback(options: &RollbackOptions) -> anyhow::Result<Exit> {
 
 fn say_current(version: &Version) {
     let image = version.image();
-    println!(
+    say!(
         "{version} is now the current version of {image}; machines get it when they next begin a fresh disk"
     );
 }
@@ -348,7 +348,7 @@ fn chain(error: &images::Error) -> String {
 fn say_verified(outcome: &Verified) {
     let digest = outcome.digest.as_deref().unwrap_or("-");
     match &outcome.error {
-        None => println!("{}  unchanged  {digest}", outcome.reference),
-        Some(error) => println!("{}  DAMAGED  {error}", outcome.reference),
+        None => say!("{}  unchanged  {digest}", outcome.reference),
+        Some(error) => say!("{}  DAMAGED  {error}", outcome.reference),
     }
 }

@@ -45,7 +45,7 @@ pub fn run(options: &RemoveOptions) -> anyhow::Result<Exit> {
         bail!("nothing was done");
     }
     catalogue.remove(wanted, bindings, options.force)?;
-    println!("{version} is removed");
+    say!("{version} is removed");
     Ok(Exit::Ok)
 }
 

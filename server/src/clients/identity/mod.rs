@@ -2,7 +2,7 @@
 //!
 //! It travels as a second initrd, made for one boot, that the hook in the initramfs takes apart. The boot files come
 //! over plain HTTP, so whoever can read that network can read it: secrets are in it only if the configuration asks for
-//! them. Must never hand a machine's secrets out under a token that has been used, since every program on a running
+//! them. Where the disk comes over TLS, the private host key comes that way as well, and not in the initrd. Must never hand a machine's secrets out under a token that has been used, since every program on a running
 //! machine can read the token of its boot.
 
 mod cpio;
@@ -77,11 +77,10 @@ impl Identities {
             let key = self.host_key(record)?;
             let path = format!("{ROOT}/ssh");
             archive.folder(&path, FOLDER);
-            archive.file(
-                &format!("{path}/{HOST_KEY}"),
-                PRIVATE,
-                key.private.as_bytes(),
-            );
+            if !profile.has_secret() {
+                let private = key.private.as_bytes();
+                archive.file(&format!("{path}/{HOST_KEY}"), PRIVATE, private);
+            }
             archive.file(
                 &format!("{path}/{HOST_KEY}.pub"),
                 PUBLIC,
@@ -96,6 +95,15 @@ impl Identities {
             }
         }
         Ok(archive.finish())
+    }
+
+    /// The private host key of the machine `record`.
+    ///
+    /// # Errors
+    /// What cannot be read, made or written.
+    pub fn secret(&self, record: &Record) -> Result<String> {
+        let _making = self.making.lock();
+        Ok(self.host_key(record)?.private)
     }
 
     /// A machine's host key; made at its first need, and the same from then on.
@@ -192,6 +200,7 @@ mod tests {
             group: None,
             first_seen: std::time::SystemTime::UNIX_EPOCH,
             boots: Boots::default(),
+            choice: None,
         };
         let profile = directory::profile(config, mac).unwrap();
         let initrd = identities.archive(config, &record, &profile)?;
@@ -242,9 +251,11 @@ mod tests {
     }
 
     #[test]
-    fn no_secret_leaves_unasked() {
+    fn no_secret_goes_the_plain_way_where_there_is_tls() {
         let dir = tempfile::tempdir().unwrap();
-        let initrd = initrd(&config(dir.path(), "tls = \"required\"", ""), MAC).unwrap();
+        let asked = "tls = \"required\"\nssh_host_keys = true";
+        let initrd = initrd(&config(dir.path(), asked, ""), MAC).unwrap();
+        assert!(initrd.contains("ssh_host_ed25519_key.pub"), "{initrd}");
         assert!(initrd.contains("/tls/ca.pem") && initrd.contains("/tls/server.pem"));
         assert!(initrd.contains("r-1\n") && initrd.contains(&machine_id(MAC)));
         assert!(!initrd.contains("PRIVATE KEY"), "{initrd}");

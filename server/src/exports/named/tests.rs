@@ -62,11 +62,7 @@ fn exports() -> NamedExports {
 
 fn peer(address: &str) -> Peer {
     let address: IpAddr = address.parse().unwrap();
-    Peer {
-        address: PeerAddress::Ip(address),
-        secure: false,
-        names: Vec::new(),
-    }
+    Peer::plain(PeerAddress::Ip(address))
 }
 
 fn secure(address: &str, names: &[&str]) -> Peer {

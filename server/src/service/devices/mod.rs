@@ -3,11 +3,13 @@
 mod directory;
 mod file;
 mod flushes;
+mod memory;
 mod overlaid;
 mod snapshot;
 
 pub use directory::{OneExport, Wide, WithSnapshots};
 pub use file::FileExport;
+pub use memory::SecretExport;
 #[allow(unused_imports)] // A room's clients are served by OverlayDevice.
 pub use overlaid::{CowExport, OverlayDevice, OverlayExport, Suspects, overlay_info};
 pub use snapshot::SnapshotExport;

@@ -15,13 +15,24 @@ use crate::service::{Device, Export, Extent, Fault, device::DIRTY_BITMAP};
 pub struct SnapshotExport {
     view: Arc<View>,
     description: String,
+    needs_tls: bool,
 }
 
 impl SnapshotExport {
     /// Gives out what `view` shows. Clients that ask are told `description`, and so is the log.
     pub fn new(view: View, description: String) -> Self {
         let view = Arc::new(view);
-        Self { view, description }
+        Self {
+            view,
+            description,
+            needs_tls: false,
+        }
+    }
+
+    /// The same, for those who use TLS.
+    pub fn over_tls_only(self) -> Self {
+        let needs_tls = true;
+        Self { needs_tls, ..self }
     }
 }
 
@@ -36,6 +47,10 @@ impl Export for SnapshotExport {
         info.description = Some(self.description.clone());
         info.contexts.extend(contexts(self.view.older()));
         Ok(info)
+    }
+
+    fn needs_tls(&self) -> bool {
+        self.needs_tls
     }
 
     fn shown(&self) -> Option<String> {
@@ -179,8 +194,7 @@ mod tests {
         (dir, store, overlay)
     }
 
-    /// What BLOCK_STATUS answers for each of the contexts, in a style of headers.
-    fn ask(device: Arc<dyn Device>, style: HeaderStyle, one: bool) -> Vec<(u32, Vec<(u64, u64)>)> {
+    fn job(device: Arc<dyn Device>, style: HeaderStyle, one: bool) -> Job {
         let names = ["base:allocation", "qemu:dirty-bitmap:monday"];
         let contexts = (1..).zip(names).map(|(id, name)| MetaContext {
             id: ContextId(id),
@@ -193,7 +207,7 @@ mod tests {
             offset: 0,
             length: SIZE,
         };
-        let job = Job {
+        Job {
             device,
             request,
             operation: Operation::BlockStatus {
@@ -204,8 +218,12 @@ mod tests {
             contexts: contexts.collect(),
             payload: Vec::new(),
             span: SIZE,
-        };
-        let bytes = job.run().reply.unwrap();
+        }
+    }
+
+    /// What BLOCK_STATUS answers for each of the contexts, in a style of headers.
+    fn ask(device: Arc<dyn Device>, style: HeaderStyle, one: bool) -> Vec<(u32, Vec<(u64, u64)>)> {
+        let bytes = job(device, style, one).run().reply.unwrap();
         let (mut rest, mut answers) = (&bytes[..], Vec::new());
         while !rest.is_empty() {
             let decoded = ReplyDecoder::new(style, 1 << 20).decode(rest, |_| Some(0));
@@ -250,5 +268,29 @@ mod tests {
         let answers = ask(export.open().unwrap(), HeaderStyle::Extended, false);
         let changes = vec![(4096, 0), (4096, 1), (SIZE - 8192, 0)];
         assert_eq!(answers[1], (2, changes));
+    }
+
+    /// A client that asks for much and reads none of it is held up by what it is counted for.
+    #[test]
+    fn what_a_status_takes_is_counted_before_it_is_taken() {
+        let (_dir, _store, overlay) = disk();
+        let attachment = overlay.attach();
+        for at in (0..SIZE).step_by(8192) {
+            let written = attachment.write(&[1; 512], at, Durability::Process);
+            written.unwrap();
+        }
+        let device = OverlayExport::new(overlay, SIZE).open().unwrap();
+        for one in [false, true] {
+            let job = job(device.clone(), HeaderStyle::Extended, one);
+            let weight = job.weight();
+            let reply = job.run().reply.unwrap();
+            let heads = 2 * 48;
+            assert!(
+                (reply.len() as u64) < weight + heads,
+                "{} of {weight}",
+                reply.len()
+            );
+            assert!(one || reply.len() > 2 * 128 * 16, "{} bytes", reply.len());
+        }
     }
 }

@@ -1,25 +1,25 @@
-//! `bootroom export`: one file, device or image over NBD, with no configuration.
+//! `bootroom export`: one file, device or image version over NBD, with no configuration.
+
+mod source;
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::Arc,
     time::Duration,
 };
 
-use anyhow::Context;
 use clap::{Args, ValueEnum};
-use overlay::{BaseId, Overlay, OverlayId, OverlaySpec, Retention, Store};
+use overlay::Overlay;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::Exit;
 use crate::{
     control::{self, ControlSocket},
-    exports::source::file_base,
     service::{
-        Event, Export, Exports, Limits, Listener, Service, ServiceOptions,
-        devices::{CowExport, FileExport, OneExport, OverlayExport, Wide, WithSnapshots},
+        Event, Exports, Limits, Listener, Service, ServiceOptions,
+        devices::{OneExport, Wide, WithSnapshots},
         passed_sockets,
         tls::{Tls, TlsFiles, TlsState},
     },
@@ -34,22 +34,27 @@ Examples:
   bootroom export disk.img --read-only --bind 10.0.0.1 --name disk
   bootroom export disk.img --cow                      every connection gets its own copy
   bootroom export disk.img --overlay /srv/changes     changes are kept apart from the file
-  bootroom export /dev/vg0/vm7 --unix /run/vm7.sock";
+  bootroom export /dev/vg0/vm7 --unix /run/vm7.sock
+  bootroom export disk.img --bind 10.0.0.1 --bind ::1 --unix /run/disk.sock
+  bootroom export debian@3 --data /var/lib/bootroom   an image version; writable with --cow or --overlay";
 
 /// Arguments of `export`.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct ExportOptions {
-    /// The file or block device
-    #[arg(value_name = "FILE")]
-    file: PathBuf,
+    /// The file or block device; with --data the image, or its version
+    #[arg(value_name = "SOURCE")]
+    source: PathBuf,
+    /// SOURCE is an image in this data directory: `debian`, or `debian@3`
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
     /// Refuse writes
     #[arg(long, short, conflicts_with_all = ["cow", "overlay"])]
     read_only: bool,
-    /// Give every connection its own changes over FILE, thrown away at its end
+    /// Give every connection its own changes over SOURCE, thrown away at its end
     #[arg(long, conflicts_with = "overlay")]
     cow: bool,
-    /// Keep changes in this folder and leave FILE as it is; FILE must not change as long as they are kept
+    /// Keep changes in this folder and leave SOURCE as it is; it must not change as long as they are kept
     #[arg(long, value_name = "DIR")]
     overlay: Option<PathBuf>,
     /// Name of the export [default: any name opens it]
@@ -58,15 +63,15 @@ pub struct ExportOptions {
     /// Description for clients that ask
     #[arg(long, default_value = "bootroom export")]
     description: String,
-    /// Addresses to listen on
-    #[arg(long, short, value_name = "ADDRESS", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
-    bind: IpAddr,
-    /// TCP port; 0 takes a free one and says which
-    #[arg(long, short, default_value_t = nbd::DEFAULT_PORT, conflicts_with = "unix")]
-    port: u16,
-    /// Listen on a Unix socket instead
+    /// Address to listen on; may be given several times [default: 127.0.0.1]
+    #[arg(long, short, value_name = "ADDRESS")]
+    bind: Vec<IpAddr>,
+    /// TCP port, of every address; may be given several times; 0 takes a free one and says which [default: 10809]
+    #[arg(long, short)]
+    port: Vec<u16>,
+    /// Listen on a Unix socket; may be given several times; on it alone without --bind and --port
     #[arg(long, short, value_name = "PATH")]
-    unix: Option<PathBuf>,
+    unix: Vec<PathBuf>,
     /// TLS
     #[arg(long, value_enum, default_value_t = TlsMode::Off, requires_if("on", "pki"), requires_if("required", "pki"))]
     tls: TlsMode,
@@ -94,14 +99,14 @@ enum TlsMode {
 /// Serves until SIGTERM or SIGINT; SIGHUP reads the certificates again.
 pub fn run(options: &ExportOptions) -> anyhow::Result<Exit> {
     super::serve::start_log();
-    let opened = open(options)?;
+    let opened = source::open(options)?;
     let tls = Arc::new(Tls::new(tls(options)?));
     let listeners: Vec<_> = listeners(options)?
         .into_iter()
         .map(|listener| (listener, tls.clone()))
         .collect();
     for (listener, _) in &listeners {
-        println!("listening on {}", listener.address());
+        tell!("listening on {}", listener.address());
     }
     let service = Service::start(ServiceOptions {
         listeners,
@@ -124,7 +129,7 @@ pub fn run(options: &ExportOptions) -> anyhow::Result<Exit> {
     Ok(Exit::Ok)
 }
 
-fn exports(options: &ExportOptions, opened: &Opened) -> Arc<dyn Exports> {
+fn exports(options: &ExportOptions, opened: &source::Opened) -> Arc<dyn Exports> {
     let name = options.name.clone().map_or(Wide::AnyName, Wide::Named);
     let one = OneExport::new(name, options.description.clone(), opened.export.clone());
     match &opened.kept {
@@ -211,95 +216,27 @@ fn listeners(options: &ExportOptions) -> anyhow::Result<Vec<Listener>> {
     if !passed.is_empty() {
         return Ok(passed);
     }
-    Ok(vec![match &options.unix {
-        Some(path) => Listener::unix(path)?,
-        None => Listener::tcp(SocketAddr::new(options.bind, options.port))?,
-    }])
+    let unix = options.unix.iter().map(|path| Listener::unix(path));
+    let tcp = addresses(options).into_iter().map(Listener::tcp);
+    tcp.chain(unix).collect()
 }
 
-/// What is served.
-struct Opened {
-    export: Arc<dyn Export>,
-    /// An overlay that lasts, and its folder.
-    kept: Option<(Arc<Overlay>, PathBuf)>,
-}
-
-impl Opened {
-    fn new(export: impl Export + 'static) -> Self {
-        Self {
-            export: Arc::new(export),
-            kept: None,
-        }
+/// Every address with every port.
+fn addresses(options: &ExportOptions) -> Vec<SocketAddr> {
+    let (mut bind, mut ports) = (options.bind.clone(), options.port.clone());
+    if bind.is_empty() && ports.is_empty() && !options.unix.is_empty() {
+        return Vec::new();
     }
-}
-
-fn open(options: &ExportOptions) -> anyhow::Result<Opened> {
-    let file = &options.file;
-    if options.cow {
-        let export = CowExport::new(Path::new("/var/tmp"), file_base(file)?, None, 0)?;
-        return Ok(Opened::new(export));
+    if bind.is_empty() {
+        bind.push(Ipv4Addr::LOCALHOST.into());
     }
-    if let Some(folder) = &options.overlay {
-        return overlaid(file, folder);
+    if ports.is_empty() {
+        ports.push(nbd::DEFAULT_PORT);
     }
-    let description = Some(options.description.clone());
-    let export = FileExport::open(file, options.read_only, description);
-    let export = export.with_context(|| format!("cannot open {}", file.display()))?;
-    Ok(Opened::new(export))
-}
-
-fn store(folder: &Path) -> anyhow::Result<Store> {
-    Ok(Store::open(folder, overlay::Options::default())?)
-}
-
-fn overlaid(file: &Path, folder: &Path) -> anyhow::Result<Opened> {
-    let base = file_base(file)?;
-    let store = store(folder)?;
-    let id = OverlayId::new("export")?;
-    let known = store.list()?.iter().any(|(other, _)| *other == id);
-    let overlay = match known {
-        true => store.open_overlay(&id, &|wanted: &BaseId| {
-            (wanted == base.id()).then(|| base.clone())
-        }),
-        false => {
-            let spec = OverlaySpec {
-                size: base.size(),
-                quota: None,
-                retention: Retention::Keep,
-                base: base.clone(),
-            };
-            store.create(&id, spec)
-        }
+    let with_ports = |address: &IpAddr| {
+        let address = *address;
+        let ports = ports.iter();
+        ports.map(move |port| SocketAddr::new(address, *port))
     };
-    let overlay =
-        overlay.with_context(|| format!("cannot use the overlay in {}", folder.display()))?;
-    let size = overlay.info().size;
-    let export = Kept {
-        export: OverlayExport::new(overlay.clone(), size),
-        _store: store,
-    };
-    Ok(Opened {
-        kept: Some((overlay, folder.to_owned())),
-        ..Opened::new(export)
-    })
-}
-
-/// An overlay together with the lock on its folder.
-struct Kept {
-    export: OverlayExport,
-    _store: Store,
-}
-
-impl Export for Kept {
-    fn info(&self) -> Result<nbd::ExportInfo, nbd::Refusal> {
-        self.export.info()
-    }
-
-    fn owner(&self) -> Option<String> {
-        self.export.owner()
-    }
-
-    fn open(&self) -> Result<Arc<dyn crate::service::Device>, nbd::Refusal> {
-        self.export.open()
-    }
+    bind.iter().flat_map(with_ports).collect()
 }
