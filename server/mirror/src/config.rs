@@ -101,6 +101,16 @@ impl Timing {
     }
 }
 
+impl Config {
+    /// What is wrong with these settings, if anything.
+    pub fn check(&self) -> Result<(), &'static str> {
+        if self.region == 0 || self.chunk == 0 || self.chunks == 0 || self.window == 0 {
+            return Err("region, chunk, chunks and window must be at least 1");
+        }
+        self.timing.check()
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -122,7 +132,7 @@ mod tests {
 
     #[test]
     fn the_defaults_hold_together() {
-        assert_eq!(Timing::default().check(), Ok(()));
+        assert_eq!(Config::default().check(), Ok(()));
     }
 
     #[test]

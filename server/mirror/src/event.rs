@@ -97,6 +97,8 @@ pub enum Command {
         /// Although it may lose something.
         force: bool,
     },
+    /// Primary: let the standby take over, as soon as nothing is under way.
+    HandOver,
     /// Take the witness that answers for the one that counts, though it is not the agreed one.
     AcceptWitness,
     /// Throw this server's own changes away and take the other's data.

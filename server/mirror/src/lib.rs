@@ -16,16 +16,19 @@
 mod blocks;
 mod config;
 mod durable;
+mod error;
 mod event;
 mod ids;
 mod message;
 mod node;
 mod operation;
+mod wire;
 mod witness;
 
 pub use blocks::{BLOCK, BlockRange, BlockSet, Blocks};
 pub use config::{Alone, Config, Mode, Timing};
 pub use durable::{Durable, Generation, HISTORY};
+pub use error::{Error, ErrorKind, Result};
 pub use event::{
     Action, Ask, Command, Event, Fault, Notice, PersistId, Reply, Request, WhyNot, Work, Yield,
 };
@@ -36,4 +39,5 @@ pub use ids::{
 pub use message::{Body, Hello, Message};
 pub use node::{Node, Role, Status};
 pub use operation::{Item, ItemAnswer, Op};
+pub use wire::{FRAME_HEAD, MAX_FRAME, frame_length};
 pub use witness::{Record, Swap, Witness, WitnessAnswer, WitnessRequest, WitnessState};

@@ -73,6 +73,11 @@ pub enum Body {
         /// From the ping.
         sent: Moment,
     },
+    /// Primary: "I am it no longer, and rely on no promise: your turn".
+    Yield {
+        /// The session, which is over with this.
+        session: SessionId,
+    },
     /// Standby: "I could not do that; the session is over".
     Failed {
         /// The session.

@@ -3,6 +3,7 @@
 mod ask;
 mod check;
 mod client;
+mod doctor;
 mod export;
 pub(crate) mod image;
 mod output;
@@ -12,6 +13,7 @@ mod reload;
 mod serve;
 mod snapshot;
 mod status;
+mod witness;
 
 use std::{
     path::{Path, PathBuf},
@@ -83,6 +85,8 @@ enum Command {
     Reload(reload::ReloadOptions),
     /// Say what is wrong with a configuration
     Check(check::CheckOptions),
+    /// Look at this host: what would keep machines from booting, and how to mend it
+    Doctor(doctor::DoctorOptions),
     /// Show the server as a whole
     Status(status::StatusOptions),
     /// Show and reset the machines
@@ -102,6 +106,9 @@ enum Command {
     /// Make and withdraw certificates for TLS
     #[command(subcommand)]
     Pki(pki::PkiCommand),
+    /// Keep the record by which a pair of servers decides who is primary
+    #[command(hide = true)] // Until servers can be a pair.
+    Witness(witness::WitnessOptions),
     /// Boot a room of virtual machines on this computer
     Demo(DemoOptions),
 }
@@ -141,6 +148,7 @@ pub fn run() -> ExitCode {
         Command::Serve(options) => serve::run(options),
         Command::Reload(options) => reload::run(options),
         Command::Check(options) => check::run(options, cli.color == Colour::Always),
+        Command::Doctor(options) => doctor::run(options),
         Command::Status(options) => status::run(options),
         Command::Client(command) => client::run(command),
         Command::Image(command) => image::run(command),
@@ -148,6 +156,7 @@ pub fn run() -> ExitCode {
         Command::Export(options) => export::run(options),
         Command::Snapshot(command) => snapshot::run(command),
         Command::Overlay(command) => overlay_check::run(command),
+        Command::Witness(options) => witness::run(options),
         Command::Demo(options) => return finish_demo(demo::run(options)),
     };
     match outcome {

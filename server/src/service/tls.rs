@@ -88,7 +88,7 @@ impl TlsState {
         } else {
             TlsPolicy::Offered
         };
-        let config = Arc::new(config(&files)?);
+        let config = Arc::new(server_config(&files)?);
         Ok(Self {
             policy,
             loaded: Some((files, config)),
@@ -196,7 +196,7 @@ impl Write for Deadline<'_> {
 
 /// One TLS configuration. A kernel TLS client may be at the other end, which takes no control messages: so no session
 /// tickets, and no KeyUpdate, which rustls never sends by itself before the cipher's limit (design §6).
-fn config(files: &TlsFiles) -> anyhow::Result<ServerConfig> {
+pub fn server_config(files: &TlsFiles) -> anyhow::Result<ServerConfig> {
     let chain = certificates(&files.certificate)?;
     let key = PrivateKeyDer::from_pem_file(&files.key)
         .with_context(|| format!("cannot read the private key {}", files.key.display()))?;

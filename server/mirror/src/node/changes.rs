@@ -130,6 +130,7 @@ impl Node {
             .iter()
             .flat_map(|p| p.held.iter().copied())
             .collect();
+        self.mark(&held);
         for ticket in held {
             if road == Road::Ship && !self.window_open() {
                 return;
@@ -157,30 +158,44 @@ impl Node {
         }
     }
 
-    /// Whether the blocks of this change are durably marked, if they have to be. Begins it otherwise.
-    fn marked(&mut self, ticket: Ticket) -> bool {
-        if self
-            .persists
-            .iter()
-            .any(|(_, after)| matches!(after, After::Marked))
-        {
+    /// Whether the blocks of this change are durably marked, if they have to be.
+    fn marked(&self, ticket: Ticket) -> bool {
+        if self.marking() {
             return false; // Marks on their way to the disk, or their end: neither counts yet.
         }
-        if self.durable.paired {
-            return true;
-        }
         let change = self.primary.as_ref().and_then(|p| p.changes.get(&ticket));
-        let Some((volume, range)) = change.and_then(Change::blocks) else {
-            return true;
-        };
-        if !self.durable.marks.contains(volume, range) {
+        let blocks = change.and_then(Change::blocks);
+        self.durable.paired
+            || blocks.is_none_or(|(volume, range)| self.durable.marks.contains(volume, range))
+    }
+
+    fn marking(&self) -> bool {
+        let mut waiting = self.persists.iter();
+        waiting.any(|(_, after)| matches!(after, After::Marked))
+    }
+
+    /// Marks the blocks of all that waits, with one replacement of the durable state.
+    fn mark(&mut self, held: &[Ticket]) {
+        if self.durable.paired || self.marking() {
+            return;
+        }
+        let changes = self.primary.as_ref().map(|p| &p.changes);
+        let blocks = held
+            .iter()
+            .filter_map(|ticket| changes?.get(ticket)?.blocks());
+        let marks = &self.durable.marks;
+        let missing: Vec<_> = blocks
+            .filter(|(volume, range)| !marks.contains(*volume, *range))
+            .collect();
+        if missing.is_empty() {
+            return;
+        }
+        for (volume, range) in missing {
             self.durable
                 .marks
                 .insert(volume, range.widened(self.config.region));
-            self.persist(After::Marked);
-            return false;
         }
-        true
+        self.persist(After::Marked);
     }
 
     fn apply_alone(&mut self, ticket: Ticket) {
@@ -328,6 +343,8 @@ impl Node {
             return;
         };
         primary.changes.retain(|_, change| !change.is_piece());
+        let changes = &primary.changes;
+        primary.held.retain(|ticket| changes.contains_key(ticket));
         let mut applied = Vec::new();
         for (&ticket, change) in &mut primary.changes {
             if let Some((volume, range)) = change.blocks().filter(|_| change.stage != Stage::Held) {

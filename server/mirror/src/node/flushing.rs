@@ -120,6 +120,12 @@ impl Node {
         flushes.map(|flush| flush.volume).collect()
     }
 
+    /// Whether a flush was begun and has not ended.
+    pub(super) fn is_flushing(&self) -> bool {
+        let mut flushes = self.primary.iter().flat_map(|p| p.flushes.values());
+        flushes.any(|flush| flush.here != Half::Held)
+    }
+
     fn flush_mut(&mut self, ticket: Ticket) -> Option<&mut Flush> {
         self.primary.as_mut()?.flushes.get_mut(&ticket)
     }

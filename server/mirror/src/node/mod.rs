@@ -122,7 +122,8 @@ pub struct Node {
 
 impl Node {
     /// A server as it starts: it trusts nothing but its durable state. `power_lost` says that the host started anew
-    /// since this state was written, so what was not flushed may be gone. `incarnation` is random.
+    /// since this state was written, so what was not flushed may be gone. `incarnation` is random; `config` has passed
+    /// [`Config::check`].
     pub fn start(
         me: NodeId,
         config: Config,
@@ -207,6 +208,7 @@ impl Node {
         self.raise_above_peer();
         self.fence();
         self.go_alone();
+        self.yield_place();
         self.start_changes();
         self.start_flushes();
         self.resync();
@@ -254,6 +256,7 @@ impl Node {
                 sent,
             } => self.ponged(session, number, sent),
             Body::Failed { session } => self.standby_failed(session),
+            Body::Yield { session } => self.yielded(term, session),
         }
     }
 
@@ -273,6 +276,7 @@ impl Node {
     fn command(&mut self, command: Command) {
         match command {
             Command::Promote { force } => self.promote(force),
+            Command::HandOver => self.hand_over(),
             Command::Discard => self.discard(),
             Command::AcceptWitness => self.accept_witness(),
         }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::{ConnectionId, Moment, Notice, PersistId, Ticket, VolumeId};
+use crate::{Body, ConnectionId, Moment, Notice, PersistId, Ticket, VolumeId, WhyNot};
 
 use super::{
     After, Node,
@@ -34,6 +34,8 @@ pub(super) struct Primary {
     pub(super) flush_at: Moment,
     /// The next resync compares checksums before it sends.
     pub(super) compare: bool,
+    /// The standby is to take over: nothing new is begun.
+    pub(super) yielding: bool,
     /// No resync before this moment: a block could not be read.
     pub(super) resync_at: Moment,
 }
@@ -56,6 +58,7 @@ impl Primary {
             flushes: BTreeMap::new(),
             flush_at: Moment(0),
             compare: false,
+            yielding: false,
             resync_at: Moment(0),
         }
     }
@@ -90,7 +93,7 @@ impl Node {
         let primary = self
             .primary
             .as_ref()
-            .filter(|p| p.settled && p.branching.is_none())?;
+            .filter(|p| p.settled && p.branching.is_none() && !p.yielding)?;
         let tracked = !self.durable.paired && !self.durable.shared;
         match primary.phase() {
             Some(Phase::Finishing | Phase::Paired) => Some(Road::Ship),
@@ -209,6 +212,38 @@ impl Node {
         self.hello_at = self.now;
     }
 
+    /// Begins to make way for the standby, if both hold the same and the witness would let it.
+    pub(super) fn hand_over(&mut self) {
+        let even = self.is_paired() && self.dirty.unsent.is_empty();
+        let ready = even && self.asker.want.is_none();
+        match self.primary.as_mut() {
+            Some(primary) if ready => primary.yielding = true,
+            Some(_) => self.note(Notice::NotPromotable(WhyNot::Outdated)),
+            None => {}
+        }
+    }
+
+    /// Gives the place up once nothing is under way and the witness would let the standby have it. Nothing is answered
+    /// from then on, so no promise has to be kept.
+    pub(super) fn yield_place(&mut self) {
+        let Some(primary) = self.primary.as_ref().filter(|p| p.yielding) else {
+            return;
+        };
+        let held = primary.held.len() == primary.changes.len() && !self.is_flushing();
+        let clear = self.asker.want.is_none() && !primary.fenced();
+        let durable = self.persists.is_empty() && self.quiet();
+        if let Some(session) = self.session().map(|session| session.id)
+            && held
+            && clear
+            && durable
+        {
+            self.depose();
+            self.durable.last_primary = false;
+            self.persist(After::Nothing);
+            self.send(Body::Yield { session });
+        }
+    }
+
     /// The standby is gone. What was on its way may have reached it or not.
     pub(super) fn lose_session(&mut self) {
         let Some(primary) = self.primary.as_mut() else {
@@ -218,6 +253,7 @@ impl Node {
             return;
         };
         primary.recall_attaches();
+        primary.yielding = false;
         self.dirty.all_unsent();
         if session.phase == Phase::Opening {
             return;

@@ -8,6 +8,9 @@ use crate::{
 
 use super::{After, Job, Node};
 
+/// More ranges than this are said in whole regions, so that they fit into a message.
+const RANGES: usize = 1 << 20;
+
 #[derive(Debug)]
 pub(super) struct Standby {
     session: SessionId,
@@ -42,7 +45,12 @@ impl Node {
         };
         standby.opened = true;
         let complete = self.durable.complete;
-        let dirty = self.dirty.unsent.clone();
+        let many = self.dirty.unsent.ranges().nth(RANGES).is_some();
+        let dirty = if many {
+            self.dirty.unsent.widened(self.config.region)
+        } else {
+            self.dirty.unsent.clone()
+        };
         self.send(Body::Opened {
             session,
             complete,
@@ -214,6 +222,16 @@ impl Node {
     /// The primary is gone. What was promised to it still holds.
     pub(super) fn lose_primary(&mut self) {
         self.leave_standby();
+    }
+
+    /// The primary has made way: nobody relies on this server's promise any more.
+    pub(super) fn yielded(&mut self, term: Term, session: SessionId) {
+        let current = self.term;
+        if self.standby_in(session).is_some_and(|s| s.opened) && term == current {
+            self.leave_standby();
+            self.promise_until = self.now;
+            self.durable.last_primary = true; // First in turn.
+        }
     }
 
     pub(super) fn check_primary_silence(&mut self) {

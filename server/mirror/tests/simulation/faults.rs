@@ -42,7 +42,7 @@ impl World {
         let short = self.random.between(20_000, 500_000);
         let long = self.random.between(20_000, 2_500_000);
         let span = if self.random.one_in(2) { short } else { long };
-        match self.random.below(22) {
+        match self.random.below(23) {
             0..=2 => self.stop_and_boot(node, span, false),
             3 | 4 => self.stop_and_boot(node, span, true),
             5 => NODES
@@ -57,6 +57,7 @@ impl World {
             17 => self.link_down(),
             18 => self.fill_disk(node, span),
             19 | 20 => self.isolate(node, span),
+            21 => self.event(node, Event::Command(Command::HandOver)),
             _ => self.spoil_disk(node, span),
         }
     }
@@ -138,7 +139,12 @@ impl World {
     }
 
     fn slow(&mut self, span: u64) {
-        let (from, to) = self.ends();
+        let to_witness = (End::Server(*self.random.pick(&NODES)), End::Witness);
+        let (from, to) = if self.random.one_in(2) {
+            to_witness
+        } else {
+            self.ends()
+        };
         let most = self.random.between(5_000, 900_000);
         self.net.slow(from, to, most);
         self.at(span, Ev::Fault(Fault::Unslow(from, to)));

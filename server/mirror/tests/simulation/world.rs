@@ -6,8 +6,8 @@ use std::{
 };
 
 use mirror::{
-    Alone, Body, Command, Config, ConnectionId, Event, Item, Message, Millis, Mode, NodeId,
-    PersistId, Record, Reply, RequestId, Role, Term, Ticket, Timing, WitnessAnswer, WitnessRequest,
+    Body, Command, ConnectionId, Event, Item, Message, NodeId, PersistId, Record, Reply, RequestId,
+    Role, Term, Ticket, WitnessAnswer, WitnessRequest,
 };
 
 use crate::{
@@ -19,6 +19,7 @@ use crate::{
     model::Model,
     net::{End, Net},
     random::Random,
+    setup::Setup,
     witness::WitnessHost,
 };
 
@@ -38,18 +39,6 @@ pub enum Ev {
     Faults,
     Fault(Fault),
     Reader,
-}
-
-/// What a seed decides.
-pub struct Setup {
-    pub config: Config,
-    pub volumes: u64,
-    pub drift: [i64; 2],
-    /// The clock of a stopped machine stands still, as that of a virtual machine does.
-    pub clocks_stop: bool,
-    /// Between two failures on average, in microseconds.
-    pub fault_every: u64,
-    pub active_for: u64,
 }
 
 #[derive(Default, Debug, Clone, Copy)]
@@ -85,57 +74,6 @@ pub struct World {
     pub counts: Counts,
     violation: Option<String>,
     verbose: bool,
-}
-
-impl Setup {
-    fn new(random: &mut Random) -> Self {
-        let timing = Timing {
-            ping: Millis(100),
-            silence: Millis(400),
-            promise: Millis(800),
-            lease: Millis(640),
-            courtesy: Millis(200),
-            ask: Millis(200),
-            stall: Millis(3000),
-            flush: Millis(300),
-            rest: Millis(500),
-        };
-        let lag = random.between(1, 8) as usize;
-        let config = Config {
-            mode: if random.one_in(7) {
-                Mode::Async { lag }
-            } else {
-                Mode::Sync
-            },
-            alone: if random.one_in(8) {
-                Alone::Suspend
-            } else {
-                Alone::Continue
-            },
-            witness: true,
-            region: 2,
-            chunk: random.between(1, 3),
-            chunks: random.between(1, 3) as usize,
-            window: random.between(2, 40) as usize,
-            timing,
-        };
-        let drift = [
-            random.between(0, 80_000) as i64 - 40_000,
-            random.between(0, 80_000) as i64 - 40_000,
-        ];
-        Self {
-            config,
-            volumes: 2,
-            drift,
-            clocks_stop: random.one_in(3),
-            fault_every: random.between(80_000, 900_000),
-            active_for: random.between(2_000_000, 8_000_000),
-        }
-    }
-
-    pub fn is_sync(&self) -> bool {
-        self.config.mode == Mode::Sync
-    }
 }
 
 impl World {

@@ -1,0 +1,442 @@
+//! Single rules, driven by hand: what the simulation meets too rarely, and what needs an operator.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use mirror::{
+    Action, Ask, Body, Command, Config, ConnectionId, Durable, Event, Incarnation, Message, Moment,
+    Node, NodeId, Notice, Op, Reply, Request, RequestId, Role, VolumeId, WhyNot, Witness,
+    WitnessId, WitnessState, Work, Yield,
+};
+
+/// Two servers whose disks work at once, and wires that a test cuts.
+struct Pair {
+    nodes: [Node; 2],
+    now: u64,
+    witness: Option<Witness>,
+    /// Messages between the servers arrive.
+    linked: bool,
+    /// Messages to the witness arrive.
+    witnessed: bool,
+    /// Pongs arrive.
+    pongs: bool,
+    todo: VecDeque<(NodeId, Event)>,
+    replies: Vec<(RequestId, Reply)>,
+    notices: Vec<(NodeId, Notice)>,
+    durable: [Durable; 2],
+    sent: Vec<Message>,
+    /// Questions to the witness.
+    asked: u64,
+}
+
+const V: VolumeId = VolumeId(1);
+
+fn config(witness: bool) -> Config {
+    Config {
+        witness,
+        ..Config::default()
+    }
+}
+
+impl Pair {
+    fn new(config: Config) -> Self {
+        let witness = config.witness;
+        let start = |id, run| {
+            let durable = Durable::default();
+            Node::start(
+                id,
+                config.clone(),
+                durable,
+                false,
+                Incarnation(run),
+                Moment(0),
+            )
+        };
+        Self {
+            nodes: [start(NodeId::A, 1), start(NodeId::B, 2)],
+            now: 0,
+            witness: witness.then(|| Witness::new(WitnessState::new(WitnessId(9)))),
+            linked: true,
+            witnessed: true,
+            pongs: true,
+            todo: VecDeque::new(),
+            replies: Vec::new(),
+            notices: Vec::new(),
+            durable: Default::default(),
+            sent: Vec::new(),
+            asked: 0,
+        }
+    }
+
+    /// A pair in which A is primary and B in sync.
+    fn paired(witness: bool) -> Self {
+        Self::paired_with(config(witness))
+    }
+
+    fn paired_with(config: Config) -> Self {
+        let mut pair = Self::new(config);
+        pair.tell(NodeId::A, Event::Command(Command::Promote { force: false }));
+        pair.pass(6000);
+        assert!(
+            pair.nodes[0].status().paired,
+            "{:?}",
+            pair.nodes[0].status()
+        );
+        pair
+    }
+
+    fn tell(&mut self, id: NodeId, event: Event) {
+        self.todo.push_back((id, event));
+        while let Some((id, event)) = self.todo.pop_front() {
+            for action in self.nodes[id as usize].handle(Moment(self.now), event) {
+                self.act(id, action);
+            }
+        }
+    }
+
+    fn act(&mut self, id: NodeId, action: Action) {
+        match action {
+            Action::Send(message) => self.carry(message),
+            Action::Ask(request) if self.witnessed => {
+                self.asked += 1;
+                let answer = self.witness.as_mut().map(|witness| witness.handle(request));
+                self.todo
+                    .extend(answer.map(|answer| (id, Event::Witness(answer))));
+            }
+            Action::Disk(ticket, work) => {
+                let result = match work {
+                    Work::ReadMetadata | Work::Read { .. } => Yield::Data(Bytes::new()),
+                    Work::Sum { .. } => Yield::Sum(0),
+                    Work::Survey => Yield::Blocks(mirror::Blocks::default()),
+                    _ => Yield::Nothing,
+                };
+                self.todo.push_back((id, Event::Done(ticket, Ok(result))));
+            }
+            Action::Persist(persist, state) => {
+                self.durable[id as usize] = *state;
+                self.todo.push_back((id, Event::Persisted(persist)));
+            }
+            Action::Reply(request, reply) => self.replies.push((request, reply)),
+            Action::Note(notice) => self.notices.push((id, notice)),
+            Action::Ask(_) | Action::CloseClients => {}
+        }
+    }
+
+    fn carry(&mut self, message: Message) {
+        self.sent.push(message.clone());
+        let stopped = matches!(message.body, Body::Pong { .. }) && !self.pongs;
+        if self.linked && !stopped {
+            self.todo
+                .push_back((message.from.peer(), Event::Received(message)));
+        }
+    }
+
+    fn pass(&mut self, millis: u64) {
+        for _ in 0..millis / 50 {
+            self.now += 50;
+            self.tell(NodeId::A, Event::Tick);
+            self.tell(NodeId::B, Event::Tick);
+        }
+    }
+
+    fn restart(&mut self, id: NodeId, power_lost: bool) {
+        let with = config(self.witness.is_some());
+        let run = Incarnation(100 + self.now);
+        let durable = self.durable[id as usize].clone();
+        self.nodes[id as usize] = Node::start(id, with, durable, power_lost, run, Moment(self.now));
+    }
+
+    fn ask(&mut self, id: NodeId, request: u64, ask: Ask) {
+        let from = Some((V, ConnectionId(1)));
+        let id_of = RequestId(request);
+        self.tell(
+            id,
+            Event::Request(Request {
+                id: id_of,
+                from,
+                ask,
+            }),
+        );
+    }
+
+    fn write(&mut self, id: NodeId, request: u64) {
+        let data = Bytes::from_static(&[1; 8]);
+        let op = Op::Write {
+            volume: V,
+            offset: 0,
+            length: 4096,
+            data,
+        };
+        self.ask(id, request, Ask::Change(op));
+    }
+
+    fn reply(&self, request: u64) -> Option<Reply> {
+        let found = self
+            .replies
+            .iter()
+            .find(|(id, _)| *id == RequestId(request));
+        found.map(|(_, reply)| *reply)
+    }
+
+    fn role(&self, id: NodeId) -> Role {
+        self.nodes[id as usize].status().role
+    }
+
+    fn noted(&self, id: NodeId, notice: Notice) -> bool {
+        self.notices.contains(&(id, notice))
+    }
+}
+
+#[test]
+fn a_lease_alone_attaches_nobody() {
+    let mut pair = Pair::paired(true);
+    pair.pongs = false;
+    assert!(
+        pair.nodes[0].may_answer(Moment(pair.now)),
+        "the lease still runs"
+    );
+    pair.ask(NodeId::A, 1, Ask::Attach);
+    assert_eq!(pair.reply(1), None);
+    pair.pongs = true;
+    pair.pass(300);
+    assert_eq!(
+        pair.reply(1),
+        Some(Reply::Done),
+        "a sign of life that was sent later"
+    );
+}
+
+#[test]
+fn without_witness_and_standby_clients_wait_and_then_go_on() {
+    let mut pair = Pair::paired(true);
+    pair.ask(NodeId::A, 1, Ask::Attach);
+    (pair.linked, pair.witnessed) = (false, false);
+    pair.write(NodeId::A, 2);
+    pair.pass(1700);
+    assert_eq!(pair.reply(2), None);
+    assert!(
+        !pair.nodes[0].may_answer(Moment(pair.now)),
+        "the lease is over"
+    );
+    pair.witnessed = true;
+    pair.tell(NodeId::A, Event::Tick);
+    pair.pass(600);
+    let roles = (pair.role(NodeId::A), pair.role(NodeId::B));
+    assert_eq!(roles, (Role::Primary, Role::Seeking));
+    assert_eq!(pair.reply(2), Some(Reply::Done));
+}
+
+#[test]
+fn a_lost_witness_stops_nothing() {
+    let mut pair = Pair::paired(true);
+    pair.witnessed = false;
+    pair.ask(NodeId::A, 1, Ask::Attach);
+    for request in 2..20 {
+        pair.pass(500);
+        pair.write(NodeId::A, request);
+        assert_eq!(pair.reply(request), Some(Reply::Done));
+    }
+}
+
+#[test]
+fn a_place_handed_over_is_taken_at_once() {
+    let mut pair = Pair::paired(true);
+    pair.ask(NodeId::A, 1, Ask::Attach);
+    pair.write(NodeId::A, 2);
+    pair.tell(NodeId::A, Event::Command(Command::HandOver));
+    assert_eq!(pair.role(NodeId::A), Role::Seeking);
+    pair.tell(NodeId::B, Event::Tick);
+    assert_eq!(pair.role(NodeId::B), Role::Primary, "in the next tick");
+    pair.pass(2000);
+    assert!(pair.nodes[1].status().paired);
+    assert_eq!(pair.role(NodeId::A), Role::Standby);
+}
+
+#[test]
+fn nobody_obeys_an_older_term() {
+    let mut pair = Pair::paired(true);
+    let term = pair.nodes[1].status().term;
+    let session = pair.sent.iter().find_map(|message| match message.body {
+        Body::Open { session, .. } => Some(session),
+        _ => None,
+    });
+    let body = Body::Open {
+        session: session.expect("one was opened"),
+        to: Incarnation(2),
+    };
+    let old = Message {
+        from: NodeId::A,
+        term: mirror::Term(term.0 - 2),
+        body,
+    };
+    pair.sent.clear();
+    pair.tell(NodeId::B, Event::Received(old));
+    assert_eq!(pair.role(NodeId::B), Role::Standby, "it stays where it was");
+    let hello =
+        |message: &Message| message.from == NodeId::B && matches!(message.body, Body::Hello(_));
+    assert!(pair.sent.iter().any(hello), "and says what it knows");
+}
+
+#[test]
+fn two_ways_are_seen_and_one_must_be_given_up() {
+    let mut pair = Pair::paired(false);
+    pair.linked = false;
+    pair.pass(3000);
+    pair.tell(NodeId::B, Event::Command(Command::Promote { force: true }));
+    pair.pass(3000);
+    assert_eq!(
+        (pair.role(NodeId::A), pair.role(NodeId::B)),
+        (Role::Primary, Role::Primary)
+    );
+    pair.linked = true;
+    pair.pass(3000);
+    assert_eq!(
+        pair.role(NodeId::A),
+        Role::Seeking,
+        "the older term gives way"
+    );
+    assert!(pair.noted(NodeId::B, Notice::SplitBrain));
+    assert!(!pair.nodes[1].status().paired);
+    pair.tell(NodeId::A, Event::Command(Command::Discard));
+    pair.pass(3000);
+    assert!(pair.nodes[1].status().paired);
+    assert!(!pair.nodes[1].status().split_brain);
+}
+
+#[test]
+fn without_a_witness_nobody_promotes_itself_beside_a_silent_primary() {
+    let mut pair = Pair::paired(false);
+    pair.linked = false;
+    pair.pass(20_000);
+    assert_eq!(pair.role(NodeId::B), Role::Seeking);
+}
+
+#[test]
+fn without_a_witness_the_last_primary_resumes_beside_its_standby() {
+    let mut pair = Pair::paired(false);
+    pair.restart(NodeId::A, false);
+    pair.pass(6000);
+    assert_eq!(
+        (pair.role(NodeId::A), pair.role(NodeId::B)),
+        (Role::Primary, Role::Standby)
+    );
+}
+
+#[test]
+fn who_lost_power_leaves_the_place_to_who_did_not() {
+    let mut pair = Pair::paired(true);
+    pair.restart(NodeId::A, true);
+    pair.pass(6000);
+    assert_eq!(
+        (pair.role(NodeId::A), pair.role(NodeId::B)),
+        (Role::Standby, Role::Primary)
+    );
+}
+
+#[test]
+fn alone_after_a_power_cut_it_waits_for_a_person() {
+    let mut pair = Pair::paired(true);
+    pair.linked = false;
+    pair.restart(NodeId::A, true);
+    // B never sees the witness: as if it were dead, with everything that was answered on its disk.
+    for _ in 0..100 {
+        pair.now += 100;
+        pair.tell(NodeId::A, Event::Tick);
+    }
+    assert_eq!(pair.role(NodeId::A), Role::Seeking);
+    pair.tell(NodeId::A, Event::Command(Command::Promote { force: false }));
+    pair.now += 3000;
+    pair.tell(NodeId::A, Event::Tick);
+    assert!(pair.noted(NodeId::A, Notice::NotPromotable(WhyNot::RolledBack)));
+    pair.tell(NodeId::A, Event::Command(Command::Promote { force: true }));
+    pair.now += 3000;
+    pair.tell(NodeId::A, Event::Tick);
+    assert_eq!(pair.role(NodeId::A), Role::Primary);
+}
+
+#[test]
+fn a_term_raised_in_vain_is_told_to_who_won() {
+    let mut pair = Pair::paired_with(Config {
+        alone: mirror::Alone::Suspend,
+        ..config(true)
+    });
+    // B wins behind A's back; A's own raise then fails at the witness, and A gives way.
+    pair.linked = false;
+    pair.witnessed = false;
+    pair.pass(3000);
+    pair.witnessed = true;
+    for _ in 0..60 {
+        pair.now += 50;
+        pair.tell(NodeId::B, Event::Tick);
+    }
+    assert_eq!(pair.role(NodeId::B), Role::Primary);
+    let above = pair.nodes[1].status().term.next_for(NodeId::A);
+    let body = Body::Hello(mirror::Hello::default());
+    let term = pair.nodes[1].status().term;
+    let from = NodeId::B;
+    pair.witnessed = false;
+    pair.tell(NodeId::A, Event::Received(Message { from, term, body }));
+    assert_eq!(pair.durable[0].term, above, "A prepares to go on above B");
+    pair.witnessed = true;
+    pair.pass(1500);
+    assert_eq!(
+        pair.role(NodeId::A),
+        Role::Seeking,
+        "and hears from the witness that B won"
+    );
+    pair.linked = true;
+    pair.pass(6000);
+    assert!(
+        pair.nodes[1].status().paired,
+        "B hears of A's term and goes above it"
+    );
+    assert!(pair.nodes[1].status().term > above);
+}
+
+#[test]
+fn a_witness_that_forgot_is_asked_now_and_then_only() {
+    let mut pair = Pair::paired(true);
+    pair.witness = Some(Witness::new(WitnessState::new(WitnessId(10))));
+    pair.linked = false;
+    pair.asked = 0;
+    pair.pass(10_000);
+    assert!(pair.noted(NodeId::A, Notice::StrangeWitness));
+    assert!(
+        (2..100).contains(&pair.asked),
+        "{} questions in ten seconds",
+        pair.asked
+    );
+    assert_eq!(
+        (pair.role(NodeId::A), pair.role(NodeId::B)),
+        (Role::Primary, Role::Seeking)
+    );
+    pair.tell(NodeId::A, Event::Command(Command::AcceptWitness));
+    pair.pass(2000);
+    assert!(
+        pair.nodes[0].may_answer(Moment(pair.now)),
+        "the operator said that it counts"
+    );
+}
+
+#[test]
+fn a_pair_in_step_agrees_on_a_new_witness() {
+    let mut pair = Pair::paired(true);
+    pair.witness = Some(Witness::new(WitnessState::new(WitnessId(10))));
+    pair.tell(NodeId::A, Event::LinkDown);
+    pair.tell(NodeId::B, Event::LinkDown);
+    pair.pass(6000);
+    assert!(pair.nodes[0].status().paired);
+    let record = pair
+        .witness
+        .as_ref()
+        .and_then(|witness| witness.state().record);
+    assert!(
+        record.is_some_and(|r| r.holder == NodeId::A && r.outdated.is_none()),
+        "{record:?}"
+    );
+    assert!(
+        pair.durable
+            .iter()
+            .all(|durable| durable.witness == Some(WitnessId(10)))
+    );
+}
