@@ -7,11 +7,11 @@ packages="
 gcc libc6-dev make dpkg-dev
 qemu-system-x86 qemu-utils ipxe-qemu seabios ovmf ipxe
 mmdebstrap e2fsprogs
-iproute2 bridge-utils tcpdump socat curl
+iproute2 nftables bridge-utils tcpdump socat curl
 nbdkit nbd-server nbd-client libnbd-bin python3-libnbd fio
 isc-dhcp-client isc-dhcp-relay udhcpc dhcpcd5 dnsmasq-base
 atftp tftp-hpa busybox-static
-shellcheck strace openssl cpio kmod util-linux
+shellcheck strace openssl openssh-client cpio kmod util-linux
 "
 
 missing=

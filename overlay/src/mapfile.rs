@@ -52,7 +52,7 @@ fn scan(
     len: u64,
     found: &mut dyn FnMut(u64, &[u8]) -> Result<()>,
 ) -> Result<()> {
-    let mut buf = vec![0; CHUNK as usize];
+    let mut buf = vec![0; CHUNK.min(len) as usize];
     let mut at = 0;
     while let Some(data) = file.next_data(at).context(|| "scanning a map".into())? {
         at = data.start.max(at) / SECTOR as u64 * SECTOR as u64;

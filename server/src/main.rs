@@ -11,6 +11,7 @@ mod clients;
 mod config;
 mod control;
 mod demo;
+mod doctor;
 mod exports;
 mod files;
 mod mirror;

@@ -118,6 +118,16 @@ impl Console {
         self.expect("shell-ready\r\n", COMMAND_LIMIT);
     }
 
+    /// Takes over the shell that was booted in place of a system (`init=/bin/bash`).
+    ///
+    /// # Panics
+    /// As [`Console::expect`].
+    pub fn take_shell(&mut self, limit: Duration) {
+        self.expect(":/# ", limit);
+        self.type_line("stty -echo; PS1=; echo shell''-ready");
+        self.expect("shell-ready\r\n", COMMAND_LIMIT);
+    }
+
     /// Runs a shell command, whatever it comes to.
     ///
     /// # Panics

@@ -17,4 +17,5 @@ pub mod machine;
 pub mod namespace;
 pub mod room;
 pub mod server;
+pub mod site;
 pub mod wire;

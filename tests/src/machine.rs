@@ -16,6 +16,50 @@ pub enum Firmware {
     Bios,
     /// OVMF with its own PXE, which fetches a boot loader over TFTP.
     Uefi,
+    /// OVMF that boots over HTTP (UEFI 2.10 §24.7) and has its PXE switched off.
+    UefiHttp,
+    /// OVMF with Secure Boot on and Microsoft's keys, as machines are sold; by PXE.
+    SecureBoot,
+    /// UEFI for 64-bit ARM, by PXE.
+    Arm64,
+}
+
+impl Firmware {
+    fn emulator(self) -> &'static str {
+        match self {
+            Self::Arm64 => "qemu-system-aarch64",
+            _ => "qemu-system-x86_64",
+        }
+    }
+
+    /// What QEMU is told beside what all machines have. `scratch` is for the firmware's variables.
+    fn arguments(self, scratch: &Path) -> Vec<String> {
+        let words = |text: &str| text.split_whitespace().map(str::to_owned).collect();
+        match self {
+            // With random numbers in hardware, as real machines have and QEMU's default processor has not.
+            Self::Bios => words("-cpu max -m 512"),
+            Self::Uefi => words("-cpu max -m 512 -bios /usr/share/ovmf/OVMF.fd"),
+            Self::UefiHttp => words(
+                "-cpu max -m 1024 -bios /usr/share/ovmf/OVMF.fd \
+                 -fw_cfg name=opt/org.tianocore/IPv4PXESupport,string=n \
+                 -fw_cfg name=opt/org.tianocore/IPv6PXESupport,string=n",
+            ),
+            Self::SecureBoot => {
+                let variables = scratch.display();
+                std::fs::copy("/usr/share/OVMF/OVMF_VARS_4M.ms.fd", scratch)
+                    .expect("OVMF's variables (package ovmf) can be copied");
+                words(&format!(
+                    "-cpu max -m 1024 -machine q35,smm=on \
+                     -global driver=cfi.pflash01,property=secure,value=on \
+                     -drive if=pflash,format=raw,unit=0,readonly=on,file=/usr/share/OVMF/OVMF_CODE_4M.ms.fd \
+                     -drive if=pflash,format=raw,unit=1,file={variables}"
+                ))
+            }
+            Self::Arm64 => words(
+                "-machine virt -cpu cortex-a72 -m 1024 -bios /usr/share/qemu-efi-aarch64/QEMU_EFI.fd",
+            ),
+        }
+    }
 }
 
 /// A machine that can be switched on.
@@ -88,42 +132,23 @@ impl Drop for Machine {
 }
 
 fn qemu(namespace: &Namespace, desk: &Desk, socket: &Path) -> std::process::Command {
-    let mut qemu = namespace.command("qemu-system-x86_64");
-    // With random numbers in hardware, as real machines have and QEMU's default processor has not.
-    qemu.args(["-cpu", "max"]);
-    qemu.args([
-        "-nodefaults",
-        "-no-user-config",
-        "-nographic",
-        "-accel",
-        "tcg",
-        "-m",
-        "512",
-        "-boot",
-        "n",
-    ])
-    .args([
-        "-chardev",
-        &format!("socket,id=console,path={}", socket.display()),
-        "-serial",
-        "chardev:console",
-    ])
-    .args([
-        "-netdev",
-        &format!("tap,id=lan,ifname={},script=no,downscript=no", desk.tap),
-    ])
-    .args(["-device", "virtio-rng-pci"]);
-    let card = format!("virtio-net-pci,netdev=lan,mac={}", desk.mac);
-    match desk.firmware {
-        Firmware::Bios => qemu.args(["-device", &card]),
-        // Without the card's own ROM, or that would do the firmware's work.
-        Firmware::Uefi => qemu.args([
-            "-bios",
-            "/usr/share/ovmf/OVMF.fd",
-            "-device",
-            &format!("{card},romfile="),
-        ]),
+    let mut qemu = namespace.command(desk.firmware.emulator());
+    let line = format!(
+        "-nodefaults -no-user-config -nographic -accel tcg -boot n \
+         -chardev socket,id=console,path={} -serial chardev:console \
+         -netdev tap,id=lan,ifname={},script=no,downscript=no -device virtio-rng-pci",
+        socket.display(),
+        desk.tap
+    );
+    qemu.args(line.split_whitespace());
+    qemu.args(desk.firmware.arguments(&socket.with_extension("vars")));
+    // Without the card's own ROM where the firmware is to do the work.
+    let rom = match desk.firmware {
+        Firmware::Bios => "",
+        _ => ",romfile=",
     };
+    let card = format!("virtio-net-pci,netdev=lan,mac={}{rom}", desk.mac);
+    qemu.args(["-device", &card]);
     qemu.stdin(Stdio::null()).stdout(Stdio::null());
     qemu
 }

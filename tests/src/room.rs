@@ -14,6 +14,17 @@ use crate::server::Server;
 /// How long a machine may take from power-on to its login. It takes 40 s on an idle computer with two cores.
 pub const BOOT_LIMIT: Duration = Duration::from_secs(400);
 
+/// What is different about a room.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Plan<'a> {
+    /// Lines of `[server]` beside the usual ones.
+    pub server: &'a str,
+    /// `[dhcp]` and what follows it, in place of the usual range.
+    pub dhcp: Option<&'a str>,
+    /// Whether the machines are plugged in somewhere else ([`Room::power_on_at`]).
+    pub elsewhere: bool,
+}
+
 /// A network with a server on it. Drop ends and removes everything.
 pub struct Room {
     server: Option<Server>,
@@ -30,14 +41,14 @@ impl Room {
     /// # Panics
     /// When any of it cannot be done.
     pub fn new(clients: &[(&str, Firmware, &str)]) -> Self {
-        Self::with("", clients)
+        Self::with(Plan::default(), clients)
     }
 
-    /// As [`Room::new`], with further lines of `[server]`.
+    /// The same, with a network and a configuration that are not the usual ones.
     ///
     /// # Panics
-    /// As [`Room::new`].
-    pub fn with(server: &str, clients: &[(&str, Firmware, &str)]) -> Self {
+    /// When any of it cannot be done.
+    pub fn with(plan: Plan<'_>, clients: &[(&str, Firmware, &str)]) -> Self {
         let dir = tempfile::Builder::new()
             .prefix("bootroom-scenario-")
             .tempdir()
@@ -50,9 +61,12 @@ impl Room {
             .map(|(n, (name, firmware, _))| desk(n, name, *firmware))
             .collect();
         let config = dir.path().join("bootroom.toml");
-        std::fs::write(&config, configuration(dir.path(), server, &desks, clients))
+        std::fs::write(&config, configuration(dir.path(), &plan, &desks, clients))
             .expect("a configuration");
-        let namespace = network(&desks);
+        let namespace = network(match plan.elsewhere {
+            true => &[],
+            false => &desks,
+        });
         let mut room = Self {
             server: None,
             desks,
@@ -132,8 +146,37 @@ impl Room {
         self.boot()
     }
 
-    fn power_on(&self, desk: &Desk) -> Machine {
-        Machine::power_on(&self.namespace, desk, self.dir.path())
+    /// The machines that there are.
+    pub fn desks(&self) -> &[Desk] {
+        &self.desks
+    }
+
+    /// Switches one on.
+    ///
+    /// # Panics
+    /// When QEMU does not start.
+    pub fn power_on(&self, desk: &Desk) -> Machine {
+        self.power_on_at(&self.namespace, desk)
+    }
+
+    /// Switches one on that is plugged in at another network.
+    ///
+    /// # Panics
+    /// When QEMU does not start.
+    pub fn power_on_at(&self, namespace: &Namespace, desk: &Desk) -> Machine {
+        Machine::power_on(namespace, desk, self.dir.path())
+    }
+
+    /// The names of the steps of a machine's boot, in the order they happened.
+    ///
+    /// # Panics
+    /// When the server knows no such machine.
+    pub fn steps(&self, name: &str) -> Vec<String> {
+        let trace = self.server().json(&["client", "trace", name]);
+        let steps = trace.as_array().expect("a trace is a list").iter();
+        steps
+            .map(|step| step["step"].as_str().expect("a step has a name").to_owned())
+            .collect()
     }
 }
 
@@ -164,22 +207,37 @@ fn control(dir: &Path) -> PathBuf {
 
 fn configuration(
     dir: &Path,
-    server: &str,
+    plan: &Plan<'_>,
     desks: &[Desk],
     clients: &[(&str, Firmware, &str)],
 ) -> String {
     let (data, control) = (dir.join("data"), control(dir));
+    let dhcp = plan
+        .dhcp
+        .unwrap_or("[dhcp]\nmode = \"full\"\nrange = \"10.78.0.100-10.78.0.199\"\n");
     let mut text = format!(
-        "[server]\ndata = {:?}\ncontrol = {:?}\ninterface = \"room0\"\naddress = \"10.78.0.1/24\"\n{server}\n\n\
-         [dhcp]\nmode = \"full\"\nrange = \"10.78.0.100-10.78.0.199\"\n",
+        "[server]\ndata = {:?}\ncontrol = {:?}\ninterface = \"room0\"\naddress = \"10.78.0.1/24\"\n{}\n{dhcp}",
         data.display().to_string(),
         control.display().to_string(),
+        plan.server,
     );
     for (Desk { name, mac, .. }, (_, _, more)) in desks.iter().zip(clients) {
         text += &format!(
-            "\n[clients.{name}]\nmac = \"{mac}\"\nimage = \"{}\"\nkernel_args = \"console=ttyS0 quiet\"\n{more}\n",
-            image::NAME
+            "\n[clients.{name}]\nmac = \"{mac}\"\n{}{more}\n",
+            usual(more)
         );
+    }
+    text
+}
+
+/// The image and the console, unless the lines say otherwise.
+fn usual(more: &str) -> String {
+    let mut text = String::new();
+    if !more.contains("menu") {
+        text += &format!("image = \"{}\"\n", image::NAME);
+    }
+    if !more.contains("kernel_args") {
+        text += "kernel_args = \"console=ttyS0 quiet\"\n";
     }
     text
 }

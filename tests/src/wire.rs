@@ -12,7 +12,7 @@ const LIMIT: Duration = Duration::from_secs(30);
 
 /// A listener that keeps every byte.
 pub struct Tap {
-    dumpcap: Child,
+    tcpdump: Child,
     capture: PathBuf,
 }
 
@@ -22,19 +22,19 @@ impl Tap {
     /// # Panics
     /// When it cannot.
     pub fn new(namespace: &Namespace, interface: &str, dir: &Path) -> Self {
-        let (capture, log) = (dir.join("wire.pcapng"), dir.join("wire.log"));
-        let dumpcap = namespace
-            .command("dumpcap")
-            .args(["-q", "-i", interface, "-w"])
+        let (capture, log) = (dir.join("wire.pcap"), dir.join("wire.log"));
+        let tcpdump = namespace
+            .command("tcpdump")
+            .args(["-Z", "root", "-U", "-i", interface, "-w"])
             .arg(&capture)
             .stdout(Stdio::null())
             .stderr(File::create(&log).expect("a log can be made"))
             .spawn()
-            .expect("dumpcap (package tshark) runs");
-        let tap = Self { dumpcap, capture };
-        wait_for("dumpcap to listen", LIMIT, || {
+            .expect("tcpdump runs");
+        let tap = Self { tcpdump, capture };
+        wait_for("tcpdump to listen", LIMIT, || {
             let said = fs::read_to_string(&log).ok()?;
-            said.contains("File: ").then_some(())
+            said.contains("listening on ").then_some(())
         });
         tap
     }
@@ -53,9 +53,9 @@ impl Tap {
 
 impl Drop for Tap {
     fn drop(&mut self) {
-        // Both fail only for a dumpcap that is gone already.
-        let _ = self.dumpcap.kill();
-        let _ = self.dumpcap.wait();
+        // Both fail only for a tcpdump that is gone already.
+        let _ = self.tcpdump.kill();
+        let _ = self.tcpdump.wait();
     }
 }
 

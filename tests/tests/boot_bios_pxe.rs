@@ -17,11 +17,11 @@ fn machines_without_a_disk_come_to_their_login() {
         is_itself(&mut machine.console, name);
         is_known(&room, name);
     }
-    let bios = steps(&room, "bios");
+    let bios = room.steps("bios");
     assert_in_order(&bios, &["dhcp", "ipxe", "kernel", "initramfs", "attached"]);
     // UEFI's own PXE fetches iPXE first; the card's ROM of the BIOS machine is iPXE already.
     assert_in_order(
-        &steps(&room, "uefi"),
+        &room.steps("uefi"),
         &["dhcp", "tftp", "ipxe", "kernel", "initramfs", "attached"],
     );
     assert!(!bios.contains(&"tftp".to_owned()), "{bios:?}");
@@ -57,15 +57,6 @@ fn is_known(room: &Room, name: &str) {
             .is_some_and(|address| address.starts_with("10.78.0.1")),
         "{client}"
     );
-}
-
-/// The steps of a machine's boot, in the order they happened.
-fn steps(room: &Room, name: &str) -> Vec<String> {
-    let trace = room.server().json(&["client", "trace", name]);
-    let steps = trace.as_array().expect("a trace is a list").iter();
-    steps
-        .map(|step| step["step"].as_str().expect("a step has a name").to_owned())
-        .collect()
 }
 
 fn assert_in_order(steps: &[String], wanted: &[&str]) {

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Output;
 
 use bootroom_tests::machine::{Firmware, Machine};
-use bootroom_tests::room::Room;
+use bootroom_tests::room::{Plan, Room};
 use bootroom_tests::wire::{self, Tap};
 
 const SERVER: &str = "tls = \"required\"\nclient_certificates = \"required\"\nssh_host_keys = true";
@@ -16,8 +16,12 @@ const HOST_KEY: &str = "/etc/ssh/ssh_host_ed25519_key";
 #[test]
 #[ignore = "long: make test-full"]
 fn a_room_with_tls_boots_and_its_machines_stay_themselves() {
+    let plan = Plan {
+        server: SERVER,
+        ..Plan::default()
+    };
     let mut room = Room::with(
-        SERVER,
+        plan,
         &[
             ("bios", Firmware::Bios, "retention = \"keep\""),
             ("uefi", Firmware::Uefi, "retention = \"boot\""),

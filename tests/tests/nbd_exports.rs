@@ -107,7 +107,7 @@ fn shared_alone_and_copied_exports_keep_what_they_promise() {
 
 const TLS: &str = r#"
 [listeners.secure]
-address = "10.79.0.1:10810"
+address = "10.79.1.1:10810"
 tls = "MODE"
 [exports.open]
 file = "@/one"
@@ -127,6 +127,7 @@ fn make_certificates(site: &Site) {
     let pki = |arguments: &[&str]| {
         run(binary::command(arguments).arg("--dir").arg(&dir));
     };
+    // The server sees that its own certificate has to name the listener's address as well.
     pki(&["pki", "init", "--host", "10.79.0.1"]);
     for name in ["nas", "other"] {
         pki(&["pki", "issue", name]);
@@ -147,9 +148,9 @@ fn certificates_open_what_names_them_and_count_from_the_reload_on() {
     site.write("room.toml", &TLS.replace("MODE", "on"));
     let mut site = site.start();
     let secure = |client: &str, export: &str| {
-        format!("nbds://10.79.0.1:10810/{export}?tls-certificates=@/{client}")
+        format!("nbds://10.79.1.1:10810/{export}?tls-certificates=@/{client}")
     };
-    let plain = "nbd://10.79.0.1:10810/";
+    let plain = "nbd://10.79.1.1:10810/";
     assert_eq!(site.list(plain), ["open"]);
     assert_eq!(site.list(&secure("other", "")), ["open", "sealed"]);
     assert_eq!(site.list(&secure("nas", "")), ["open", "sealed", "secret"]);

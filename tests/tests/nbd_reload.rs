@@ -236,11 +236,11 @@ fn nothing_is_written_behind_a_reload() {
 /// A machine that the configuration names from now on gets the address that it names.
 #[test]
 fn a_reload_reserves_an_address() {
-    let full =
-        "range = \"10.79.0.100-10.79.0.199\"\n[groups.all]\nmacs = [\"*\"]\nimage = \"tiny\"\n";
+    let machines = "[groups.all]\nmacs = [\"*\"]\nimage = \"tiny\"\n";
+    let full = format!("range = \"10.79.0.100-10.79.0.199\"\n{machines}");
     let mut site = Site::new("");
     import_image(&site);
-    site.write_room("full", full);
+    site.write_room("full", &full);
     let mut site = site.start();
     let asked = |site: &Site| {
         let arguments = ["-i", "seat0", "-f", "-n", "-q", "-s", "/bin/true"];
@@ -248,13 +248,13 @@ fn a_reload_reserves_an_address() {
         String::from_utf8(output.stderr).unwrap()
     };
     let said = asked(&site);
-    assert!(said.contains("10.79.0.1"), "{said}");
+    assert!(said.contains("lease of 10.79.0.1"), "{said}");
     let named = format!("{full}[clients.teacher]\nmac = \"{SEAT}\"\naddress = \"10.79.0.20\"\n");
     site.write_room("full", &named);
     site.reload();
     let said = asked(&site);
     assert!(said.contains("lease of 10.79.0.20 obtained"), "{said}");
-    site.write_room("proxy", &named);
+    site.write_room("proxy", machines);
     let said = site.refused_reload();
     assert!(said.contains("mode of [dhcp] cannot change"), "{said}");
 }

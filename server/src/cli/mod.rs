@@ -3,6 +3,7 @@
 mod ask;
 mod check;
 mod client;
+mod doctor;
 mod export;
 pub(crate) mod image;
 mod output;
@@ -84,6 +85,8 @@ enum Command {
     Reload(reload::ReloadOptions),
     /// Say what is wrong with a configuration
     Check(check::CheckOptions),
+    /// Look at this host: what would keep machines from booting, and how to mend it
+    Doctor(doctor::DoctorOptions),
     /// Show the server as a whole
     Status(status::StatusOptions),
     /// Show and reset the machines
@@ -145,6 +148,7 @@ pub fn run() -> ExitCode {
         Command::Serve(options) => serve::run(options),
         Command::Reload(options) => reload::run(options),
         Command::Check(options) => check::run(options, cli.color == Colour::Always),
+        Command::Doctor(options) => doctor::run(options),
         Command::Status(options) => status::run(options),
         Command::Client(command) => client::run(command),
         Command::Image(command) => image::run(command),

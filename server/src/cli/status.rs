@@ -54,9 +54,12 @@ fn print(status: &Status) {
         status.clients
     );
     for export in &status.exports {
-        println!(
+        say!(
             "export   {}: {}, {}, {} connections",
-            export.name, export.source, export.mode, export.connections
+            export.name,
+            export.source,
+            export.mode,
+            export.connections
         );
     }
     for image in &status.images {

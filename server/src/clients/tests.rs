@@ -505,3 +505,33 @@ fn a_snapshot_needs_tls_where_the_disk_does() {
         .unwrap();
     assert!(room.clients.opened_snapshot(token).unwrap().needs_tls);
 }
+
+#[test]
+fn a_snapshot_needs_a_certificate_where_machines_do() {
+    use crate::{
+        exports::ClientExports,
+        service::{Exports, Peer, PeerAddress},
+    };
+    let room = room("keep");
+    room.attach(&room.boot(MAC)).unwrap();
+    let monday = snapshot("monday");
+    room.clients.take_snapshot("r-1", &monday).unwrap();
+    let path = room.dir.path().join("bootroom.toml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let asked = "tls = \"required\"\nclient_certificates = \"required\"\n[dhcp]";
+    std::fs::write(&path, text.replacen("[dhcp]", asked, 1)).unwrap();
+    let Room { dir, clients } = room;
+    drop(clients);
+    let clients = Arc::new(reopen(dir.path()));
+    let uri = clients.open_snapshot("r-1", &monday).unwrap();
+    let name = &uri[uri.find("snapshot/").unwrap()..];
+    let peer = |names: &[&str]| Peer {
+        address: PeerAddress::Local,
+        secure: true,
+        serial: None,
+        names: names.iter().map(|name| (*name).to_owned()).collect(),
+    };
+    let exports = ClientExports::new(clients);
+    assert!(exports.find(name, &peer(&[])).is_err());
+    assert!(exports.find(name, &peer(&["backup"])).is_ok());
+}

@@ -60,7 +60,7 @@ impl Exports for ClientExports {
 
     fn find(&self, name: &str, peer: &Peer) -> Result<Arc<dyn Export>, Refusal> {
         if let Some(token) = name.strip_prefix(SNAPSHOT) {
-            return self.snapshot(token);
+            return self.snapshot(token, peer);
         }
         if let Some(rest) = name.strip_prefix(IDENTITY) {
             return self.secret(rest, peer);
@@ -94,11 +94,16 @@ impl ClientExports {
         }
         let secret = self.clients.secret(client, token);
         let secret = secret.map_err(|error| refusal(&error))?;
-        let shown = format!("the identity of {client}");
+        let shown = format!("identity of {client}");
         Ok(Arc::new(SecretExport::new(secret.as_bytes(), shown)))
     }
 
-    fn snapshot(&self, token: &str) -> Result<Arc<dyn Export>, Refusal> {
+    /// Who reads a backup is no machine, so any certificate will do where there must be one; the token decides.
+    fn snapshot(&self, token: &str, peer: &Peer) -> Result<Arc<dyn Export>, Refusal> {
+        let asked = self.clients.config().server.tls.client_certificates();
+        if peer.names.is_empty() && asked != ClientCertificates::Optional {
+            return Err(Refusal::unknown());
+        }
         let opened = self.clients.opened_snapshot(token);
         let opened = opened.map_err(|error| refusal(&error))?;
         let shown = format!("snapshot {} of {}", opened.name, opened.client);

@@ -65,20 +65,23 @@ impl Pki {
         self.write("ca.key", &ca.key, PRIVATE)
     }
 
-    /// Sees to it that there is a CA and that the server's certificate is good for `host` for a while to come. An older
-    /// certificate is replaced by one from the same CA, which machines that run accept.
+    /// Sees to it that there is a CA and that the server's certificate is good for all `hosts`, of which there is at
+    /// least one, for a while to come. An older certificate is replaced by one from the same CA, which machines that run accept.
     ///
     /// # Errors
     /// What cannot be read, made or written.
-    pub fn ensure(&self, host: &str) -> Result<()> {
+    pub fn ensure(&self, hosts: &[String]) -> Result<()> {
         if !self.path("ca.key").exists() {
-            return self.init(&[host.to_owned()]);
+            return self.init(hosts);
         }
         let path = self.path("server.pem");
-        if certificates::serves(&path, &read(&path)?, host)? {
+        let certificate = read(&path)?;
+        let serves = |host: &String| certificates::serves(&path, &certificate, host);
+        let good: Result<Vec<bool>> = hosts.iter().map(serves).collect();
+        if good?.into_iter().all(|good| good) {
             return Ok(());
         }
-        let pair = certificates::issue(&[host.to_owned()], Purpose::Server, &self.issuer()?)?;
+        let pair = certificates::issue(hosts, Purpose::Server, &self.issuer()?)?;
         self.write_pair("server", &pair)
     }
 

@@ -9,7 +9,7 @@ const HOST: &str = "10.12.0.1";
 fn pki() -> (tempfile::TempDir, Pki) {
     let folder = tempfile::tempdir().unwrap();
     let pki = Pki::at(folder.path().join("pki"));
-    pki.ensure(HOST).unwrap();
+    pki.ensure(&[HOST.to_owned()]).unwrap();
     (folder, pki)
 }
 
@@ -31,10 +31,14 @@ fn keys_are_readable_by_the_server_alone() {
 fn a_server_that_moves_gets_a_certificate_from_the_same_ca() {
     let (_folder, pki) = pki();
     let (ca, server) = (content(&pki, "ca.pem"), content(&pki, "server.pem"));
-    pki.ensure(HOST).unwrap();
+    pki.ensure(&[HOST.to_owned()]).unwrap();
     assert_eq!(content(&pki, "server.pem"), server, "nothing to do");
-    pki.ensure("10.12.0.2").unwrap();
-    assert_ne!(content(&pki, "server.pem"), server);
+    let both = [HOST.to_owned(), "10.13.0.1".to_owned()];
+    pki.ensure(&both).unwrap();
+    let wider = content(&pki, "server.pem");
+    assert_ne!(wider, server);
+    pki.ensure(&both).unwrap();
+    assert_eq!(content(&pki, "server.pem"), wider, "nothing to do");
     assert_eq!(content(&pki, "ca.pem"), ca);
 }
 
@@ -79,6 +83,6 @@ fn damage_and_bad_names_are_told() {
         ErrorKind::Certificate
     );
     fs::write(pki.path("server.pem"), "nonsense").unwrap();
-    let error = pki.ensure(HOST).unwrap_err();
+    let error = pki.ensure(&[HOST.to_owned()]).unwrap_err();
     assert!(error.to_string().contains("server.pem"), "{error}");
 }

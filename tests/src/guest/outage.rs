@@ -14,7 +14,17 @@ pub struct Outage {
     pub name: &'static str,
     /// Makes it happen.
     pub happen: fn(&mut Scene),
+    /// How soon after its end the disk has to work again.
+    pub back_within: Duration,
 }
+
+/// The server listens again: the agent dials all the time.
+const DIALLED: Duration = Duration::from_secs(2);
+/// Nothing ended the connection, but packets were lost: TCP sends them again after as long as the outage took, unless
+/// the agent's patience of ten seconds ends first.
+const SENT_AGAIN: Duration = Duration::from_secs(7);
+/// An attempt that was under way in the dark has to be given up first.
+const GIVEN_UP: Duration = Duration::from_secs(4);
 
 /// The server is killed and started again at once.
 pub const RESTART: Outage = Outage {
@@ -23,18 +33,21 @@ pub const RESTART: Outage = Outage {
         scene.server.kill();
         scene.server.up();
     },
+    back_within: DIALLED,
 };
 
 /// The server crashes and stays away for a while.
 pub const KILLED: Outage = Outage {
     name: "kill -9, back after 10 s",
     happen: |scene| killed_for(scene, 10),
+    back_within: DIALLED,
 };
 
 /// The same for a minute.
 pub const KILLED_FOR_A_MINUTE: Outage = Outage {
     name: "kill -9, back after 60 s",
     happen: |scene| killed_for(scene, 60),
+    back_within: DIALLED,
 };
 
 /// The server stands still, with its connections open, and goes on.
@@ -45,24 +58,28 @@ pub const FROZEN: Outage = Outage {
         hold(20);
         scene.server.signal(Signal::CONT);
     },
+    back_within: GIVEN_UP,
 };
 
 /// The machine's cable is pulled, for so short that the connection could survive.
 pub const CABLE_SHORT: Outage = Outage {
     name: "cable out for 5 s",
     happen: |scene| unplugged_for(scene, 5),
+    back_within: SENT_AGAIN,
 };
 
 /// The machine's cable is pulled.
 pub const CABLE: Outage = Outage {
     name: "cable out for 45 s",
     happen: |scene| unplugged_for(scene, 45),
+    back_within: GIVEN_UP,
 };
 
 /// The machine's cable is pulled, and nobody comes for a while.
 pub const CABLE_LONG: Outage = Outage {
     name: "cable out for 10 min",
     happen: |scene| unplugged_for(scene, 600),
+    back_within: GIVEN_UP,
 };
 
 /// The server comes back at another address.
@@ -74,6 +91,7 @@ pub const MOVED: Outage = Outage {
         let options: Vec<&str> = options.iter().map(String::as_str).collect();
         scene.server = DiskServer::start(&scene.image, scene.second, &options);
     },
+    back_within: DIALLED,
 };
 
 /// One restart after another.
@@ -86,6 +104,7 @@ pub const TWENTY_RESTARTS: Outage = Outage {
             std::thread::sleep(Duration::from_millis(u64::from(rand::random::<u8>()) * 8));
         }
     },
+    back_within: DIALLED,
 };
 
 /// Every connection is reset, wherever in a message it is. For a scene with a relay.
@@ -98,6 +117,7 @@ pub const RESET: Outage = Outage {
             (relay.reset() > 0).then_some(())
         });
     },
+    back_within: DIALLED,
 };
 
 fn killed_for(scene: &mut Scene, seconds: u64) {

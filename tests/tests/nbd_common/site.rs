@@ -141,8 +141,9 @@ fn network() -> (Namespace, Namespace) {
         "link add room0 type veth peer name seat0 netns {peer}"
     ));
     here.ip("address add 10.79.0.1/24 dev room0");
+    here.ip("address add 10.79.1.1/24 dev room0");
     here.ip("link set room0 up");
-    there.ip("address add 10.79.0.2/24 dev seat0");
+    there.ip("address add 10.79.0.2/23 dev seat0");
     there.ip(&format!("link set seat0 address {SEAT} up"));
     (here, there)
 }

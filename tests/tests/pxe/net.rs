@@ -8,21 +8,12 @@ use std::time::Duration;
 
 use bootroom_tests::deadline::wait_for;
 use bootroom_tests::namespace::Namespace;
+pub use bootroom_tests::site::cable;
 
 /// The MAC address of the client.
 pub const MAC: &str = "52:54:00:77:00:01";
 /// How long anything may take.
 pub const LIMIT: Duration = Duration::from_secs(20);
-
-/// Connects two namespaces by a cable; both ends are up.
-pub fn cable(a: &Namespace, name_a: &str, b: &Namespace, name_b: &str) {
-    a.ip(&format!(
-        "link add {name_a} type veth peer name {name_b} netns {}",
-        b.pid()
-    ));
-    a.ip(&format!("link set {name_a} up"));
-    b.ip(&format!("link set {name_b} up"));
-}
 
 /// A server at `10.77.0.1/24` on `s0`, and a client machine at the other end on `c0`.
 pub struct Pair {

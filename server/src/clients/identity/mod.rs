@@ -65,36 +65,34 @@ impl Identities {
         let _making = self.making.lock();
         let mut archive = Archive::default();
         archive.folder(ROOT, FOLDER);
-        let name = record.name.as_str();
-        archive.file(
-            &format!("{ROOT}/hostname"),
-            PUBLIC,
-            format!("{name}\n").as_bytes(),
-        );
+        let name = format!("{}\n", record.name);
+        archive.file(&format!("{ROOT}/hostname"), PUBLIC, name.as_bytes());
         let id = format!("{}\n", machine_id(record.mac));
         archive.file(&format!("{ROOT}/machine-id"), READ_ONLY, id.as_bytes());
         if profile.ssh_host_keys {
-            let key = self.host_key(record)?;
-            let path = format!("{ROOT}/ssh");
-            archive.folder(&path, FOLDER);
-            if !profile.has_secret() {
-                let private = key.private.as_bytes();
-                archive.file(&format!("{path}/{HOST_KEY}"), PRIVATE, private);
-            }
-            archive.file(
-                &format!("{path}/{HOST_KEY}.pub"),
-                PUBLIC,
-                key.public.as_bytes(),
-            );
+            self.add_host_key(&mut archive, record, profile)?;
         }
         if let Some(site) = SiteTls::of(config).filter(|_| profile.tls != TlsMode::Off) {
-            let path = format!("{ROOT}/tls");
-            archive.folder(&path, FOLDER);
-            for (file, mode, content) in site.for_client(name)? {
-                archive.file(&format!("{path}/{file}"), mode, &content);
-            }
+            add_tls(&mut archive, &site, record)?;
         }
         Ok(archive.finish())
+    }
+
+    fn add_host_key(
+        &self,
+        archive: &mut Archive,
+        record: &Record,
+        profile: &Profile,
+    ) -> Result<()> {
+        let (key, path) = (self.host_key(record)?, format!("{ROOT}/ssh"));
+        archive.folder(&path, FOLDER);
+        if !profile.has_secret() {
+            let private = key.private.as_bytes();
+            archive.file(&format!("{path}/{HOST_KEY}"), PRIVATE, private);
+        }
+        let public = key.public.as_bytes();
+        archive.file(&format!("{path}/{HOST_KEY}.pub"), PUBLIC, public);
+        Ok(())
     }
 
     /// The private host key of the machine `record`.
@@ -133,6 +131,15 @@ impl Identities {
         }
         Ok(key)
     }
+}
+
+fn add_tls(archive: &mut Archive, site: &SiteTls, record: &Record) -> Result<()> {
+    let path = format!("{ROOT}/tls");
+    archive.folder(&path, FOLDER);
+    for (file, mode, content) in site.for_client(record.name.as_str())? {
+        archive.file(&format!("{path}/{file}"), mode, &content);
+    }
+    Ok(())
 }
 
 fn read(path: &Path) -> Result<Option<String>> {

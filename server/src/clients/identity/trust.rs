@@ -1,12 +1,12 @@
 //! What the encryption of a room's disks stands on: the server's certificate, and what its machines are to trust.
 
-use std::{fs, path::PathBuf};
+use std::{fs, net::IpAddr, path::PathBuf};
 
 use super::super::error::{Error, Result};
 use crate::{
     config::{
         Config,
-        exports::{ClientCertificates, ListenerTls, TlsMode, TlsSettings},
+        exports::{ClientCertificates, ListenPlace, ListenerTls, TlsMode, TlsSettings},
     },
     files::{PRIVATE, PUBLIC},
     pki::Pki,
@@ -19,8 +19,8 @@ type AgentFile = (&'static str, u32, Vec<u8>);
 #[derive(Debug, Clone)]
 pub struct SiteTls {
     settings: TlsSettings,
-    /// The address that machines reach the server at.
-    host: String,
+    /// The addresses that the server is reached at over TLS; the first is the room's.
+    hosts: Vec<String>,
     client_certificates: bool,
 }
 
@@ -34,7 +34,7 @@ impl SiteTls {
         let settings = config.tls.clone().filter(|_| used)?;
         Some(SiteTls {
             settings,
-            host: server.ip().to_string(),
+            hosts: hosts(config),
             client_certificates: server.tls.client_certificates() == ClientCertificates::Required,
         })
     }
@@ -48,7 +48,7 @@ impl SiteTls {
         let Some(pki) = self.pki().filter(|_| self.settings.own) else {
             return Ok(());
         };
-        let made = pki.ensure(&self.host);
+        let made = pki.ensure(&self.hosts);
         made.map_err(|error| Error::identity("cannot make the certificates for TLS", error))
     }
 
@@ -76,4 +76,23 @@ impl SiteTls {
         }
         Ok(files)
     }
+}
+
+/// The room's address, and those of other listeners that speak TLS.
+fn hosts(config: &Config) -> Vec<String> {
+    let secure = config
+        .listeners
+        .values()
+        .filter(|listener| listener.tls.mode() != TlsMode::Off);
+    let others = secure.filter_map(|listener| match &listener.place.value {
+        ListenPlace::Tcp(address, _) if !address.ip().is_unspecified() => Some(address.ip()),
+        _ => None,
+    });
+    let mut hosts = vec![IpAddr::V4(config.server.ip())];
+    for host in others {
+        if !hosts.contains(&host) {
+            hosts.push(host);
+        }
+    }
+    hosts.iter().map(IpAddr::to_string).collect()
 }
