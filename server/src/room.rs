@@ -293,7 +293,7 @@ fn open_leases(data: &Path) -> anyhow::Result<Arc<Leases>> {
 fn open_clients(config: Config) -> anyhow::Result<Clients> {
     let catalogue = Catalogue::open(config.server.images())?;
     let state = config.server.data.value.join("state.redb");
-    let registry = Registry::open_older(&state, &|row| upgrade::record(row, &catalogue))?;
+    let registry = Registry::open(&state, &|row| upgrade::record(row, &catalogue))?;
     let options = overlay::Options {
         low_water: low_water(),
         ..Default::default()

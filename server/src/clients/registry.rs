@@ -48,19 +48,12 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// Opens or makes the database at `path`.
+    /// Opens or makes the database at `path`. `upgrade` brings records of earlier releases up to date, and must leave alone
+    /// those that are.
     ///
     /// # Errors
     /// When it cannot be read, or is held by another server.
-    pub fn open(path: &Path) -> Result<Self> {
-        Self::open_older(path, &|_| {})
-    }
-
-    /// The same, with records brought up to date by `upgrade`, which must leave alone those that are.
-    ///
-    /// # Errors
-    /// As [`Registry::open`].
-    pub fn open_older(path: &Path, upgrade: &dyn Fn(&mut Value)) -> Result<Self> {
+    pub fn open(path: &Path, upgrade: &dyn Fn(&mut Value)) -> Result<Self> {
         let context = || format!("cannot open the state database {}", path.display());
         let database = Database::create(path).map_err(|error| Error::state(context(), error))?;
         let records = load(&database, upgrade).map_err(|error| error.within(context()))?;
@@ -268,13 +261,13 @@ mod tests {
         let path = dir.path().join("state.redb");
         let mac = record(1).mac;
         {
-            let registry = Registry::open(&path).unwrap();
+            let registry = Registry::open(&path, &|_| {}).unwrap();
             registry.get_or_make(mac, |_| record(1)).unwrap();
             registry
                 .update(mac, |record| record.boots.making = true)
                 .unwrap();
         }
-        let registry = Registry::open(&path).unwrap();
+        let registry = Registry::open(&path, &|_| {}).unwrap();
         assert!(registry.get(mac).unwrap().boots.making);
         assert_eq!(registry.by_name("pc-1").unwrap().mac, mac);
     }
@@ -283,7 +276,7 @@ mod tests {
     fn a_flood_of_addresses_costs_no_disk_and_locks_nobody_out() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("state.redb");
-        let registry = Registry::open(&path).unwrap();
+        let registry = Registry::open(&path, &|_| {}).unwrap();
         registry.get_or_make(record(1).mac, |_| record(1)).unwrap();
         registry
             .update(record(1).mac, |record| record.boots.making = true)
@@ -302,21 +295,21 @@ mod tests {
         }
         assert!(registry.get(record(1).mac).is_some());
         drop(registry);
-        assert_eq!(Registry::open(&path).unwrap().all().len(), 1);
+        assert_eq!(Registry::open(&path, &|_| {}).unwrap().all().len(), 1);
     }
 
     #[test]
     fn two_servers_cannot_share_a_state_database() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("state.redb");
-        let _first = Registry::open(&path).unwrap();
-        assert!(Registry::open(&path).is_err());
+        let _first = Registry::open(&path, &|_| {}).unwrap();
+        assert!(Registry::open(&path, &|_| {}).is_err());
     }
 
     #[test]
     fn a_new_machine_learns_which_names_are_taken() {
         let dir = tempfile::tempdir().unwrap();
-        let registry = Registry::open(&dir.path().join("state.redb")).unwrap();
+        let registry = Registry::open(&dir.path().join("state.redb"), &|_| {}).unwrap();
         registry.get_or_make(record(1).mac, |_| record(1)).unwrap();
         let second = registry.get_or_make(record(2).mac, |taken| {
             assert!(taken("pc-1") && !taken("pc-2"));

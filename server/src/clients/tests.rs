@@ -60,7 +60,7 @@ fn reopen(dir: &Path) -> Clients {
     let config = crate::config::load(&dir.join("bootroom.toml")).unwrap();
     let catalogue = Catalogue::open(dir.join("images")).unwrap();
     let upgrade = |row: &mut _| upgrade::record(row, &catalogue);
-    let registry = Registry::open_older(&dir.join("state.redb"), &upgrade).unwrap();
+    let registry = Registry::open(&dir.join("state.redb"), &upgrade).unwrap();
     let store = Store::open(&dir.join("overlays"), overlay::Options::default()).unwrap();
     upgrade::overlays(&store, &catalogue).unwrap();
     let disks = Disks::new(store, catalogue);
