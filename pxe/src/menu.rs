@@ -342,16 +342,17 @@ fn grub_quoted(text: &str) -> String {
     format!("'{}'", plain(text).replace('\'', r"'\''"))
 }
 
-/// `http://HOST/PATH` as GRUB names it.
+/// `http://HOST/PATH` as GRUB names it: by TFTP, since Debian's signed GRUB has no HTTP, and Secure Boot lets it load no
+/// modules.
 fn grub_path(url: &str) -> String {
-    let path = match url
+    let named = url
         .strip_prefix("http://")
-        .and_then(|rest| rest.split_once('/'))
-    {
-        Some((host, path)) => format!("(http,{})/{path}", host.strip_suffix(":80").unwrap_or(host)),
-        None => url.to_owned(),
+        .and_then(|rest| rest.split_once('/'));
+    let Some((host, path)) = named else {
+        return grub_quoted(url);
     };
-    grub_quoted(&path)
+    let host = host.split(':').next().unwrap_or(host);
+    grub_quoted(&format!("(tftp,{host})/{path}"))
 }
 
 fn tftp_path(url: &str) -> &str {
@@ -387,14 +388,12 @@ mod tests {
         let grub = menu.grub();
         assert!(
             grub.contains(
-                "  linux '(http,10.0.0.1)/boot/vmlinuz' 'root=/dev/nbd0' 'a='\\''b'\\'''\n"
+                "  linux '(tftp,10.0.0.1)/boot/vmlinuz' 'root=/dev/nbd0' 'a='\\''b'\\'''\n"
             ),
             "{grub}"
         );
         assert!(
-            grub.contains(
-                "  initrd '(http,10.0.0.1:8080)/boot/initrd' '(http,10.0.0.1:8080)/identity'\n"
-            ),
+            grub.contains("  initrd '(tftp,10.0.0.1)/boot/initrd' '(tftp,10.0.0.1)/identity'\n"),
             "{grub}"
         );
         let pxelinux = menu.pxelinux();
@@ -439,7 +438,7 @@ mod tests {
             (Language::Grub, "menuentry 'Disk' {\n  exit\n}"),
             (
                 Language::Grub,
-                "  chainloader '(http,10.0.0.1)/memtest.efi'\n",
+                "  chainloader '(tftp,10.0.0.1)/memtest.efi'\n",
             ),
             (Language::Pxelinux, "DEFAULT entry1\nPROMPT 1\nTIMEOUT 50\n"),
             (Language::Pxelinux, "LOCALBOOT 0"),
@@ -459,7 +458,7 @@ mod tests {
                 Language::Ipxe,
                 "chain --replace --autofree http://10.0.0.1/ipxe/menu/",
             ),
-            (Language::Grub, "configfile '(http,10.0.0.1)/grub/menu/"),
+            (Language::Grub, "configfile '(tftp,10.0.0.1)/grub/menu/"),
             (Language::Pxelinux, "CONFIG ::pxelinux/menu/"),
         ] {
             let path = ConfigPath::of_entry(language, mac, 3);

@@ -241,14 +241,13 @@ fn describe(what: Happening) -> Option<(&'static str, String)> {
             (IDENTITY, format!("{size} bytes"))
         }
         Happening::TransferStart {
-            protocol: Protocol::Tftp,
+            protocol,
             path,
             size,
-        } => ("tftp", format!("{path} ({size} bytes)")),
-        Happening::TransferStart { path, size, .. } => {
-            let step = http_step(&path)?;
-            (step, format!("{path} ({size} bytes)"))
-        }
+        } => (
+            file_step(protocol, &path)?,
+            format!("{path} ({size} bytes)"),
+        ),
         Happening::NotFound { path, .. } if is_identity(&path) => ("missing", IDENTITY.into()),
         Happening::NotFound { path, .. } => ("missing", path),
         Happening::OtherServer { server } => (
@@ -263,14 +262,16 @@ fn is_identity(path: &str) -> bool {
     path.split('/').next() == Some(IDENTITY)
 }
 
-fn http_step(path: &str) -> Option<&'static str> {
+/// GRUB and PXELINUX fetch all they need by TFTP, kernels too.
+fn file_step(protocol: Protocol, path: &str) -> Option<&'static str> {
     let file = path.rsplit('/').next()?;
-    match (path.split('/').next()?, file) {
-        ("images", "vmlinuz") => Some("kernel"),
-        ("images", "initrd.img") => Some("initramfs"),
-        (_, file) if file.ends_with(".efi") => Some("loader"),
-        ("ipxe", _) => Some("ipxe"),
-        ("tools", _) => Some("program"),
+    match (path.split('/').next()?, file, protocol) {
+        ("images", "vmlinuz", _) => Some("kernel"),
+        ("images", "initrd.img", _) => Some("initramfs"),
+        ("tools", ..) => Some("program"),
+        (_, _, Protocol::Tftp) => Some("tftp"),
+        (_, file, _) if file.ends_with(".efi") => Some("loader"),
+        ("ipxe", ..) => Some("ipxe"),
         _ => None,
     }
 }
