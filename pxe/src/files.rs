@@ -139,8 +139,11 @@ impl Roots {
 
     /// Opens what `path`, made safe before, names here.
     pub fn open(&self, path: &str) -> io::Result<Option<Source>> {
-        if let Some(file) = self.files.iter().find(|m| m.path == path) {
-            return absent(open_file(&file.target));
+        // A loader whose package is not installed may lie in a directory of the site's own.
+        if let Some(file) = self.files.iter().find(|m| m.path == path)
+            && let Some(source) = absent(open_file(&file.target))?
+        {
+            return Ok(Some(source));
         }
         for dir in &self.dirs {
             if let Some(rest) = path.strip_prefix(&dir.path)
@@ -356,7 +359,8 @@ mod tests {
         .unwrap();
         let roots = Roots::none()
             .with_dir("x/", &inside)
-            .with_file("one", &secret);
+            .with_file("one", &secret)
+            .with_file("x/sub/file", dir.path().join("not-installed"));
         let found = |path: &str| roots.open(path).unwrap().map(|s| s.len());
         assert_eq!(found("x/sub/file"), Some(5));
         assert_eq!(found("x/link"), Some(5));

@@ -7,6 +7,8 @@ use crate::policy::{Event, Happening, Outcome, Protocol};
 
 /// Silence that is normal between two steps of a boot.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// iPXE first waits for an IPv6 router, 16 s, before it fetches what DHCP told it.
+const ROUTER: Duration = Duration::from_secs(25);
 /// A loader and firmware take longer to start what they were given.
 const START: Duration = Duration::from_secs(40);
 
@@ -113,7 +115,10 @@ fn judge(events: &[Event], last: &Happening) -> Option<Judgement> {
         ),
         Happening::Ack {
             boot: Some(file), ..
-        } => ("dhcp", unfetched(file), PATIENCE),
+        } => {
+            let url = file.starts_with("http");
+            ("dhcp", unfetched(file), if url { ROUTER } else { PATIENCE })
+        }
         _ => return judge_transfer(events, last),
     })
 }
@@ -366,6 +371,7 @@ mod tests {
         assert_eq!(after(vec![], 60), None);
         assert_eq!(after(vec![DISCOVER], 5), None);
         assert_eq!(after(vec![DISCOVER, offer(), ack("x"), start()], 5), None);
+        assert_eq!(after(vec![DISCOVER, offer(), ack("http://x/y")], 20), None);
         assert_eq!(after(vec![start(), end(9, Outcome::Complete)], 20), None);
         let kernel = Happening::TransferEnd {
             protocol: Protocol::Http,
