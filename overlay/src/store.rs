@@ -326,6 +326,25 @@ impl Store {
         Ok(())
     }
 
+    /// Gives an overlay another name. After a crash it has the one or the other.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`], [`ErrorKind::Exists`] if the name is taken, [`ErrorKind::Invalid`] if it is open.
+    pub fn rename(&self, from: &OverlayId, to: &OverlayId) -> Result<()> {
+        let slot = self.slot(from);
+        let slot = slot.lock();
+        if slot.upgrade().is_some() {
+            let text = format!("renaming overlay {from} while it is open");
+            return Err(Error::new(ErrorKind::Invalid, text));
+        }
+        let naming = || format!("renaming overlay {from} to {to}");
+        // The host refuses to put a folder in the place of one that has files in it.
+        self.host
+            .rename(&self.path(from), &self.path(to))
+            .context(naming)?;
+        self.host.sync_dir(&self.dir).context(naming)
+    }
+
     /// All overlays by name, also those whose base is missing; one that cannot be read is listed with the reason.
     ///
     /// # Errors

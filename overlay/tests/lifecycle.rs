@@ -326,3 +326,25 @@ fn check_knows_whether_the_base_is_there() {
     let none = OverlayId::new("none").unwrap();
     assert!(check(&HostDisk, &world.overlays(), Some(&none), false, None).is_err());
 }
+
+#[test]
+fn an_overlay_takes_another_name_unless_it_is_taken_or_open() {
+    let dir = tempfile::tempdir().unwrap();
+    let base = file_base(dir.path(), &pattern(1 << 20, 1));
+    let store = store(dir.path());
+    let pc = store.create(&id("pc"), spec(1 << 20, &base)).unwrap();
+    let disk = pc.attach();
+    disk.write(&[7; 4096], 0, Durability::Process).unwrap();
+    let kind = |from: &str, to: &str| store.rename(&id(from), &id(to)).unwrap_err().kind();
+    assert_eq!(kind("pc", "pc-debian"), ErrorKind::Invalid);
+    drop((pc, disk));
+    store.create(&id("other"), spec(1 << 20, &base)).unwrap();
+    assert_eq!(kind("pc", "other"), ErrorKind::Exists);
+    assert_eq!(kind("none", "pc-debian"), ErrorKind::NotFound);
+    store.rename(&id("pc"), &id("pc-debian")).unwrap();
+    let mut first = [0; 1];
+    let disk = reopen(&store, "pc-debian", &base).attach();
+    disk.read(&mut first, 0).unwrap();
+    assert_eq!(first, [7]);
+    assert_eq!(store.list().unwrap().len(), 2);
+}

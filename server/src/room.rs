@@ -26,7 +26,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    clients::{BootPolicy, Clients, disks::Disks, identity::SiteTls, registry::Registry},
+    clients::{BootPolicy, Clients, disks::Disks, identity::SiteTls, registry::Registry, upgrade},
     config::{Config, DhcpMode},
     control::{self, ControlSocket},
     exports::{ClientExports, NamedExports, RoomExports},
@@ -291,13 +291,15 @@ fn open_leases(data: &Path) -> anyhow::Result<Arc<Leases>> {
 }
 
 fn open_clients(config: Config) -> anyhow::Result<Clients> {
-    let registry = Registry::open(&config.server.data.value.join("state.redb"))?;
+    let catalogue = Catalogue::open(config.server.images())?;
+    let state = config.server.data.value.join("state.redb");
+    let registry = Registry::open(&state, &|row| upgrade::record(row, &catalogue))?;
     let options = overlay::Options {
         low_water: low_water(),
         ..Default::default()
     };
     let store = Store::open(&config.server.overlays(), options)?;
-    let catalogue = Catalogue::open(config.server.images())?;
+    upgrade::overlays(&store, &catalogue)?;
     let disks = Disks::new(store, catalogue);
     Ok(Clients::new(
         config,

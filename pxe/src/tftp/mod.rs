@@ -3,6 +3,7 @@
 mod blocks;
 mod config;
 pub mod packet;
+mod patience;
 mod service;
 mod session;
 pub mod transfer;

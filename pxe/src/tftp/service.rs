@@ -157,6 +157,11 @@ fn thread_failed() -> Error {
 }
 
 impl Shared {
+    /// Whether there is no more than one transfer.
+    pub fn is_alone(&self) -> bool {
+        self.active.lock().len() <= 1
+    }
+
     async fn answer(
         self: Arc<Self>,
         socket: &UdpSocket,

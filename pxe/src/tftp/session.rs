@@ -6,11 +6,14 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
+use rustix::net::RecvFlags;
 use tokio::net::UdpSocket;
 use tracing::debug;
 
 use super::blocks::Blocks;
 use super::packet::{self, ErrorCode, FromClient};
+use super::patience::Patience;
 use super::service::Shared;
 use super::transfer::{Step, Terms, Transfer};
 use crate::error::{Error, Result};
@@ -40,6 +43,7 @@ struct Sender {
     socket: UdpSocket,
     stride: usize,
     segments: bool,
+    patience: Patience,
 }
 
 impl Session {
@@ -120,7 +124,7 @@ impl Session {
             let deadline = transfer.deadline();
             let received = tokio::select! {
                 biased;
-                received = sender.receive(&mut buffer, deadline) => received,
+                received = sender.receive(&mut buffer, deadline, self.shared.is_alone()) => received,
                 () = stop.stopped() => return (transfer.done(), Outcome::Shutdown),
             };
             let now = Instant::now();
@@ -182,6 +186,7 @@ impl Sender {
             socket,
             stride,
             segments,
+            patience: Patience::default(),
         })
     }
 
@@ -232,11 +237,25 @@ impl Sender {
         }
     }
 
-    /// The next packet; None at the deadline.
-    async fn receive(&self, buffer: &mut [u8], deadline: Instant) -> io::Result<Option<usize>> {
-        match self.socket.try_recv(buffer) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            done => return done.map(Some),
+    /// The next packet; None at the deadline. Polls for a moment if this thread has nobody else to serve.
+    async fn receive(
+        &mut self,
+        buffer: &mut [u8],
+        deadline: Instant,
+        alone: bool,
+    ) -> io::Result<Option<usize>> {
+        let socket = &self.socket;
+        // Not by way of the runtime, which would not look before it has slept.
+        let mut look = || match rustix::net::recv(socket, &mut *buffer, RecvFlags::DONTWAIT) {
+            Err(Errno::AGAIN | Errno::INTR) => None,
+            done => Some(done.map(|(len, _)| len)),
+        };
+        let found = match alone {
+            true => self.patience.poll(&mut look),
+            false => look(),
+        };
+        if let Some(done) = found {
+            return Ok(Some(done?));
         }
         match tokio::time::timeout_at(deadline.into(), self.socket.recv(buffer)).await {
             Ok(done) => done.map(Some),

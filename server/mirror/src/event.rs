@@ -162,7 +162,8 @@ pub enum Work {
         /// Which blocks.
         range: BlockRange,
     },
-    /// Blocks of all volumes that have content of their own. Brings [`Yield::Blocks`].
+    /// Blocks of all volumes that were ever changed, also those that read as zeros again, and those that would differ from
+    /// the base after a power cut only. Brings [`Yield::Blocks`].
     Survey,
 }
 

@@ -295,7 +295,8 @@ fn limits_of(profile: Option<&Profile>) -> Limits {
     }
 }
 
-fn version_of(base: &BaseId) -> VersionId {
+/// The version that an overlay's base is.
+pub(super) fn version_of(base: &BaseId) -> VersionId {
     VersionId::from_uuid(base.version)
 }
 

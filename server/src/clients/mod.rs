@@ -15,6 +15,7 @@ mod policy;
 pub mod registry;
 pub mod script;
 pub mod snapshots;
+pub mod upgrade;
 
 use std::{
     collections::{HashMap, HashSet},

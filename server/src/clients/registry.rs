@@ -9,6 +9,7 @@ use parking_lot::{Mutex, RwLock};
 use pxe::Mac;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::boot::Boots;
 use super::error::{Error, Result};
@@ -47,14 +48,15 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// Opens or makes the database at `path`.
+    /// Opens or makes the database at `path`. `upgrade` brings records of earlier releases up to date, and must leave alone
+    /// those that are.
     ///
     /// # Errors
     /// When it cannot be read, or is held by another server.
-    pub fn open(path: &Path) -> Result<Self> {
+    pub fn open(path: &Path, upgrade: &dyn Fn(&mut Value)) -> Result<Self> {
         let context = || format!("cannot open the state database {}", path.display());
         let database = Database::create(path).map_err(|error| Error::state(context(), error))?;
-        let records = load(&database).map_err(|error| error.within(context()))?;
+        let records = load(&database, upgrade).map_err(|error| error.within(context()))?;
         let names = records
             .values()
             .map(|record| (record.name.clone(), record.mac))
@@ -213,7 +215,7 @@ impl Registry {
     }
 }
 
-fn load(database: &Database) -> Result<HashMap<Mac, Record>> {
+fn load(database: &Database, upgrade: &dyn Fn(&mut Value)) -> Result<HashMap<Mac, Record>> {
     let failed = |error: redb::Error| Error::state("cannot read the clients table", error);
     let read = || -> std::result::Result<Vec<Vec<u8>>, redb::Error> {
         let transaction = database.begin_read()?;
@@ -229,8 +231,10 @@ fn load(database: &Database) -> Result<HashMap<Mac, Record>> {
     };
     let mut records = HashMap::new();
     for row in read().map_err(failed)? {
-        let record: Record = serde_json::from_slice(&row)
-            .map_err(|error| Error::state("a client's record does not decode", error))?;
+        let undecodable = |error| Error::state("a client's record does not decode", error);
+        let mut row: Value = serde_json::from_slice(&row).map_err(undecodable)?;
+        upgrade(&mut row);
+        let record: Record = serde_json::from_value(row).map_err(undecodable)?;
         records.insert(record.mac, record);
     }
     Ok(records)
@@ -257,13 +261,13 @@ mod tests {
         let path = dir.path().join("state.redb");
         let mac = record(1).mac;
         {
-            let registry = Registry::open(&path).unwrap();
+            let registry = Registry::open(&path, &|_| {}).unwrap();
             registry.get_or_make(mac, |_| record(1)).unwrap();
             registry
                 .update(mac, |record| record.boots.making = true)
                 .unwrap();
         }
-        let registry = Registry::open(&path).unwrap();
+        let registry = Registry::open(&path, &|_| {}).unwrap();
         assert!(registry.get(mac).unwrap().boots.making);
         assert_eq!(registry.by_name("pc-1").unwrap().mac, mac);
     }
@@ -272,7 +276,7 @@ mod tests {
     fn a_flood_of_addresses_costs_no_disk_and_locks_nobody_out() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("state.redb");
-        let registry = Registry::open(&path).unwrap();
+        let registry = Registry::open(&path, &|_| {}).unwrap();
         registry.get_or_make(record(1).mac, |_| record(1)).unwrap();
         registry
             .update(record(1).mac, |record| record.boots.making = true)
@@ -291,21 +295,21 @@ mod tests {
         }
         assert!(registry.get(record(1).mac).is_some());
         drop(registry);
-        assert_eq!(Registry::open(&path).unwrap().all().len(), 1);
+        assert_eq!(Registry::open(&path, &|_| {}).unwrap().all().len(), 1);
     }
 
     #[test]
     fn two_servers_cannot_share_a_state_database() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("state.redb");
-        let _first = Registry::open(&path).unwrap();
-        assert!(Registry::open(&path).is_err());
+        let _first = Registry::open(&path, &|_| {}).unwrap();
+        assert!(Registry::open(&path, &|_| {}).is_err());
     }
 
     #[test]
     fn a_new_machine_learns_which_names_are_taken() {
         let dir = tempfile::tempdir().unwrap();
-        let registry = Registry::open(&dir.path().join("state.redb")).unwrap();
+        let registry = Registry::open(&dir.path().join("state.redb"), &|_| {}).unwrap();
         registry.get_or_make(record(1).mac, |_| record(1)).unwrap();
         let second = registry.get_or_make(record(2).mac, |taken| {
             assert!(taken("pc-1") && !taken("pc-2"));

@@ -58,9 +58,12 @@ fn open_as(dir: &Path, server: &str, group: &str) -> Clients {
 
 fn reopen(dir: &Path) -> Clients {
     let config = crate::config::load(&dir.join("bootroom.toml")).unwrap();
-    let registry = Registry::open(&dir.join("state.redb")).unwrap();
+    let catalogue = Catalogue::open(dir.join("images")).unwrap();
+    let upgrade = |row: &mut _| upgrade::record(row, &catalogue);
+    let registry = Registry::open(&dir.join("state.redb"), &upgrade).unwrap();
     let store = Store::open(&dir.join("overlays"), overlay::Options::default()).unwrap();
-    let disks = Disks::new(store, Catalogue::open(dir.join("images")).unwrap());
+    upgrade::overlays(&store, &catalogue).unwrap();
+    let disks = Disks::new(store, catalogue);
     Clients::new(config, registry, disks, Arc::default()).unwrap()
 }
 
@@ -415,6 +418,47 @@ fn with_tls_the_script_says_so_and_names_the_identity() {
     let without = script(room("boot"));
     assert!(without.contains(" nbdroot=10.12.0.1:10809/"), "{without}");
     assert!(!without.contains("identity"), "{without}");
+}
+
+/// What a release wrote that knew of one disk a machine: an overlay under its address, boots without an image.
+fn as_before(dir: &Path, record: Record) {
+    let store = Store::open(&dir.join("overlays"), overlay::Options::default()).unwrap();
+    let old = OverlayId::new(MAC.hex()).unwrap();
+    store.rename(&disk_of(MAC), &old).unwrap();
+    let mut row = serde_json::to_value(record).unwrap();
+    row["boots"]["fresh_next"] = false.into();
+    row["boots"]["active"]
+        .as_object_mut()
+        .unwrap()
+        .remove("image");
+    let database = redb::Database::create(dir.join("state.redb")).unwrap();
+    let transaction = database.begin_write().unwrap();
+    let table = redb::TableDefinition::<&str, &[u8]>::new("clients");
+    let bytes = serde_json::to_vec(&row).unwrap();
+    transaction
+        .open_table(table)
+        .unwrap()
+        .insert(MAC.hex().as_str(), bytes.as_slice())
+        .unwrap();
+    transaction.commit().unwrap();
+}
+
+#[test]
+fn what_an_earlier_release_kept_is_taken_over() {
+    let room = room("keep");
+    let boot = room.boot(MAC);
+    write(&room.attach(&boot).unwrap(), 7);
+    let Room { dir, clients } = room;
+    let record = clients.find("r-1").unwrap();
+    drop(clients);
+    as_before(dir.path(), record);
+    for _ in 0..2 {
+        let clients = reopen(dir.path());
+        let dir = tempfile::tempdir().unwrap();
+        let room = Room { dir, clients };
+        assert_eq!(first_byte(&room.attach(&boot).unwrap()), 7);
+        assert_eq!(room.clients.disks.list().unwrap().len(), 1);
+    }
 }
 
 fn snapshot(name: &str) -> overlay::SnapshotName {

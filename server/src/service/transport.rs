@@ -189,6 +189,12 @@ impl Write for &Socket {
             .map(|()| buf.len())
     }
 
+    /// All of it: TLS hands its records over in one call.
+    fn write_vectored(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+        let length = bufs.iter().map(|buf| buf.len()).sum();
+        self.send_all(&mut bufs.to_vec(), false).map(|()| length)
+    }
+
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }

@@ -132,7 +132,12 @@ impl Disk {
     fn survey(&self) -> Blocks {
         let mut blocks = Blocks::default();
         for (volume, sectors) in &self.cache {
-            for (i, _) in sectors.iter().enumerate().filter(|(_, v)| **v != 0) {
+            let platter = &self.platter[volume];
+            for i in 0..SECTORS {
+                let touched = self.loose.contains_key(&(*volume, i));
+                if sectors[i] == 0 && platter[i] == 0 && !touched {
+                    continue;
+                }
                 blocks.insert(*volume, BlockRange::touched(i as u64 * SECTOR, SECTOR));
             }
         }

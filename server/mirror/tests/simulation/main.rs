@@ -53,7 +53,10 @@ fn run_all(first: u64, count: u64) -> (Counts, Vec<(u64, String)>) {
             }
             let (counts, result) = World::new(seed, Lie::None, false).run();
             add(&mut sum, &counts);
-            failures.extend(result.err().map(|what| (seed, what)));
+            if let Err(what) = result {
+                println!("seed {seed}: {what}"); // At once: a long run may be broken off.
+                failures.push((seed, what));
+            }
         }
     };
     let threads = thread::available_parallelism().map_or(1, usize::from);

@@ -6,7 +6,7 @@ use anyhow::Context;
 
 use super::{
     client::{Client, Work},
-    servers::{Images, Kind, Server},
+    servers::{Images, Kind, Server, patiently},
 };
 
 /// What one row of one server came to.
@@ -127,7 +127,7 @@ impl<'i> Subject<'i> {
             let port = self.port;
             self.port += Kind::ALL.len() as u16;
             let server = Server::start(self.kind, self.images, port)?;
-            let client = Client::connect(port, self.kind.export())
+            let client = patiently(|| Client::connect(port, self.kind.export()))
                 .with_context(|| format!("connecting to {}", self.kind.name()))?;
             self.running = Some((server, client));
         }

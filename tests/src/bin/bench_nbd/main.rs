@@ -1,7 +1,9 @@
 //! NBD servers side by side: bootroom, its peers from Debian, and a bare server as the limit.
 //!
-//! `bench_nbd [--quick] [ROW…]` prints one line for each row of the benchmark with the medians of several rounds. All
-//! servers get the same lean load from this program, which runs on one processor while the server runs on another.
+//! `bench_nbd [--quick] [ROW…]` prints one line for each row of the benchmark, when it is done, with the medians of several
+//! rounds in which the servers take turns. All get the same lean load from this program, which runs on one processor while
+//! the server runs on another; processor time is what the server's own threads have run. `--before` compares two builds of
+//! bootroom, the other one named in BOOTROOM_BEFORE; `--tls`, `--clients`, `--idle` and `--cycles` are tables of their own.
 
 mod bare;
 mod client;

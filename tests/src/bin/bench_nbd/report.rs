@@ -9,6 +9,7 @@ use super::{
 };
 
 const PORT: u16 = 21809;
+const TLS_ROUNDS: usize = 3;
 
 /// All rows, or those whose names contain one of `arguments`. Each is printed when it is done. The servers take turns
 /// in every round, so that whatever else the machine does meets all of them.
@@ -197,29 +198,40 @@ pub fn tls() -> anyhow::Result<()> {
         .args(["-f", "-p", "21991", "--tls=on"])
         .arg(format!("--tls-certificates={}", pki.display()));
     theirs.args(["-r", "file"]).arg(images.base());
-    println!("read 1 GiB with nbdcopy: plain s, TLS s, ratio");
-    for (name, command, port) in [("bootroom", ours, 21990), ("nbdkit", theirs, 21991)] {
-        let _server = Server::spawn(command, port)?;
-        let plain = copy(&format!("nbd://localhost:{port}"))?;
-        let secure = copy(&format!(
-            "nbds://localhost:{port}?tls-certificates={}",
-            pki.display()
-        ))?;
-        println!("{name:<10}{plain:>8.2}{secure:>8.2}{:>8.2}", secure / plain);
+    println!("read 1 GiB with nbdcopy: plain s, TLS s, ratio; server CPU s plain, TLS, ratio");
+    let ways = [("bootroom", 21990), ("nbdkit", 21991)];
+    let servers = [Server::spawn(ours, 21990)?, Server::spawn(theirs, 21991)?];
+    let mut copies = [(); 4].map(|()| Vec::new());
+    for _ in 0..TLS_ROUNDS {
+        for (number, copies) in copies.iter_mut().enumerate() {
+            let port = ways[number / 2].1;
+            let uri = match number % 2 {
+                0 => format!("nbd://localhost:{port}"),
+                _ => format!("nbds://localhost:{port}?tls-certificates={}", pki.display()),
+            };
+            copies.push(copy(&servers[number / 2], &uri)?);
+        }
+    }
+    for (number, (name, _)) in ways.into_iter().enumerate() {
+        let (plain, secure) = (median(&copies[number * 2]), median(&copies[number * 2 + 1]));
+        let (times, cpu) = (secure.rate / plain.rate, secure.cpu / plain.cpu);
+        println!(
+            "{name:<10}{:>8.2}{:>8.2}{times:>8.2}{:>12.2}{:>8.2}{cpu:>8.2}",
+            plain.rate, secure.rate, plain.cpu, secure.cpu
+        );
     }
     Ok(())
 }
 
-/// Median seconds of three copies to nowhere.
-fn copy(uri: &str) -> anyhow::Result<f64> {
-    let mut times = Vec::new();
-    for _ in 0..3 {
-        let start = std::time::Instant::now();
-        let mut copy = Command::new("taskset");
-        copy.args(["-c", "1", "nbdcopy", "--connections=1", uri, "null:"]);
-        anyhow::ensure!(copy.status()?.success(), "nbdcopy {uri} failed");
-        times.push(start.elapsed().as_secs_f64());
-    }
-    times.sort_by(f64::total_cmp);
-    Ok(times[1])
+/// A copy to nowhere: seconds that it took, and seconds of the server's processor.
+fn copy(server: &Server, uri: &str) -> anyhow::Result<Figure> {
+    let before = server.cpu_of_all()?;
+    let start = std::time::Instant::now();
+    let mut copy = Command::new("taskset");
+    copy.args(["-c", "1", "nbdcopy", "--connections=1", uri, "null:"]);
+    anyhow::ensure!(copy.status()?.success(), "nbdcopy {uri} failed");
+    Ok(Figure {
+        rate: start.elapsed().as_secs_f64(),
+        cpu: server.cpu_of_all()?.saturating_sub(before).as_secs_f64(),
+    })
 }

@@ -179,8 +179,11 @@ impl Server {
     pub fn start(kind: Kind, images: &Images, port: u16) -> anyhow::Result<Self> {
         let starting = || format!("starting {}", kind.name());
         let mut server = Self::spawn(command(kind, images, port)?, port).with_context(starting)?;
-        if let Ok(pid) = fs::read_to_string(images.dir().join(format!("{port}.pid"))) {
-            server.daemon = Some(pid.trim().parse()?);
+        if matches!(kind, Kind::NbdServer | Kind::NbdServerCow) {
+            // It becomes a daemon, and says who it is once that is done.
+            let file = images.dir().join(format!("{port}.pid"));
+            let pid = patiently(|| Ok(fs::read_to_string(&file)?.trim().parse()?));
+            server.daemon = Some(pid.with_context(starting)?);
         }
         Ok(server)
     }
@@ -242,6 +245,17 @@ impl Server {
             .context("no RssAnon")?;
         let number = line.split_whitespace().nth(1).context("no number")?;
         Ok(number.parse::<u64>()? << 10)
+    }
+}
+
+/// Tries again for some seconds: servers take a moment to start.
+pub fn patiently<T>(mut work: impl FnMut() -> anyhow::Result<T>) -> anyhow::Result<T> {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        match work() {
+            Err(_) if Instant::now() < deadline => thread::sleep(Duration::from_millis(20)),
+            result => return result,
+        }
     }
 }
 

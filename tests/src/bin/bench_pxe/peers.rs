@@ -1,5 +1,6 @@
 //! The servers that are measured.
 
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -38,7 +39,7 @@ impl Peer {
             println!("  ({program} is not installed: no {name})");
             return None;
         }
-        let mut command = namespace.command(program);
+        let mut command = pinned(namespace, program);
         let child = command
             .args(args)
             .stdout(Stdio::null())
@@ -50,8 +51,7 @@ impl Peer {
 
     /// Starts our own server and waits until it is ready.
     pub fn ours(namespace: &Namespace, port: u16, args: &[&str]) -> Self {
-        let mut child = namespace
-            .command(bootserver())
+        let mut child = pinned(namespace, bootserver())
             .args(args)
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -66,6 +66,23 @@ impl Peer {
             child,
         }
     }
+}
+
+/// The processors: servers get the first, the load the second, so that no run is faster for sharing one by chance.
+const SERVER_CPU: &str = "0";
+const LOAD_CPU: usize = 1;
+
+fn pinned(namespace: &Namespace, program: impl AsRef<OsStr>) -> Command {
+    let mut command = namespace.command("taskset");
+    command.args(["-c", SERVER_CPU]).arg(program);
+    command
+}
+
+/// Keeps this process, and what loads it starts, on the load's processor.
+pub fn pin_load() {
+    let mut cpus = rustix::thread::CpuSet::new();
+    cpus.set(LOAD_CPU);
+    rustix::thread::sched_setaffinity(None, &cpus).expect("there are two processors");
 }
 
 /// Whether a program is installed.

@@ -1,0 +1,85 @@
+//! Data directories of the time when a machine had one disk, whichever image it booted.
+//!
+//! An overlay was filed under its machine's address alone; it becomes the disk of the image whose version it lies over.
+//! A boot did not name its image; its version does. Every step leaves either what was or what is to be, so that it can
+//! be cut off anywhere and begun again.
+
+use images::{Catalogue, ImageName, VersionId};
+use overlay::{OverlayId, Store};
+use pxe::Mac;
+use serde_json::{Value, json};
+
+use super::{
+    disks::{overlay_id, version_of},
+    error::{Error, Result},
+};
+
+/// Gives every overlay that has its machine's name only the name that it has now. One whose image is gone stays as it is:
+/// nobody could boot it.
+///
+/// # Errors
+/// When overlays or catalogue cannot be read, or the store cannot rename.
+pub fn overlays(store: &Store, catalogue: &Catalogue) -> Result<()> {
+    let failed = |error| Error::disk("cannot take over the overlays of an earlier release", error);
+    for (old, info) in store.list().map_err(failed)? {
+        let Some(mac) = machine_of(&old) else {
+            continue;
+        };
+        let base = info.map_err(failed)?.base;
+        let Some(image) = image_of(catalogue, version_of(&base)) else {
+            tracing::warn!("overlay {old} stays unused: its image is no longer in the catalogue");
+            continue;
+        };
+        let new = overlay_id(mac, &image);
+        store.rename(&old, &new).map_err(failed)?;
+        tracing::info!("overlay {old} of an earlier release is {new} now");
+    }
+    Ok(())
+}
+
+/// The machine that a name of before stands for: its address in hex, and nothing else.
+fn machine_of(id: &OverlayId) -> Option<Mac> {
+    let hex = id.as_str();
+    let byte = |n: usize| u8::from_str_radix(hex.get(2 * n..2 * n + 2)?, 16).ok();
+    let bytes: Vec<u8> = (0..6).map(byte).collect::<Option<_>>()?;
+    let mac = Mac(bytes.try_into().ok()?);
+    (mac.hex() == hex).then_some(mac)
+}
+
+fn image_of(catalogue: &Catalogue, version: VersionId) -> Option<ImageName> {
+    let version = catalogue.find(version).ok().flatten()?;
+    Some(version.image().clone())
+}
+
+/// Adds to a machine's record what its boots did not say. A boot over a version that is gone is forgotten.
+pub fn record(row: &mut Value, catalogue: &Catalogue) {
+    let boots = &mut row["boots"];
+    let Some(told) = boots["fresh_next"].as_bool() else {
+        return;
+    };
+    let image = |boot: &Value| {
+        let version = serde_json::from_value(boot["version"].clone()).ok()?;
+        image_of(catalogue, version)
+    };
+    let named = |mut boot: Value| {
+        let image = image(&boot)?;
+        boot["image"] = json!(image);
+        Some(boot)
+    };
+    let active = Some(boots["active"].take()).filter(|boot| !boot.is_null());
+    let active = active.and_then(named);
+    let fresh = active.as_ref().filter(|_| told);
+    boots["fresh_next"] = json!(
+        fresh
+            .map(|boot| &boot["image"])
+            .into_iter()
+            .collect::<Vec<_>>()
+    );
+    let pending = boots["pending"].as_array_mut().map(std::mem::take);
+    boots["pending"] = pending
+        .unwrap_or_default()
+        .into_iter()
+        .filter_map(named)
+        .collect();
+    boots["active"] = json!(active);
+}
