@@ -151,6 +151,7 @@ br_identity() {
 }
 
 # br_overlay ROOT: bootroom.overlay=tmpfs[:size=SIZE] puts a layer of memory over the mounted root.
+# Where systemd runs the initramfs, mounts are shared, and the kernel moves no such mount: a second one of it will do.
 br_overlay() {
 	br_mode=$(br_param bootroom.overlay) || return 0
 	case "$br_mode" in
@@ -165,7 +166,7 @@ br_overlay() {
 	mkdir -p "$br_base/base" "$br_base/memory" && modprobe overlay &&
 		mount -t tmpfs -o "size=$br_size,mode=0755" bootroom "$br_base/memory" &&
 		mkdir "$br_base/memory/upper" "$br_base/memory/work" &&
-		mount -n -o move "$1" "$br_base/base" &&
+		{ mount -n -o move "$1" "$br_base/base" 2>/dev/null || mount -n -o bind "$1" "$br_base/base"; } &&
 		mount -t overlay -o "lowerdir=$br_base/base,upperdir=$br_base/memory/upper,workdir=$br_base/memory/work" \
 			bootroom "$1"
 }

@@ -179,7 +179,9 @@ impl Shelf {
         let made = Mode::from_raw_mode(0o755);
         let folder = match folder(root, self.path) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                mkdirat(root, self.path, made)?;
+                // Through the parent as the root sees it: a link in the way must not lead out of it.
+                let (parent, name) = self.path.rsplit_once('/').unwrap_or((".", self.path));
+                mkdirat(&folder(root, parent)?, name, made)?;
                 folder(root, self.path)?
             }
             found => found?,
@@ -356,6 +358,21 @@ mod tests {
         ];
         assert_eq!(left, ours, "the image's own keys are everybody's");
         stage.settle().unwrap();
+    }
+
+    #[test]
+    fn a_link_in_the_way_does_not_lead_out_of_the_root() {
+        let stage = Stage::new("private");
+        fs::rename(stage.path("root/etc"), stage.path("root/kept")).unwrap();
+        let outside = stage.path("outside");
+        fs::create_dir(&outside).unwrap();
+        symlink(&outside, stage.path("root/etc")).unwrap();
+        let inside = stage.path("root").join(outside.strip_prefix("/").unwrap());
+        fs::create_dir_all(&inside).unwrap();
+        stage.settle().unwrap();
+        assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
+        let key = inside.join("ssh/ssh_host_ed25519_key");
+        assert_eq!(fs::read_to_string(key).unwrap(), "private");
     }
 
     #[test]

@@ -26,10 +26,10 @@ const SHORTEST: usize = 300;
 
 /// How long an answer is waited for; doubles with every silence, up to [`LONGEST_PAUSE`].
 const ANSWER_PATIENCE: Duration = Duration::from_secs(4);
-/// Longest pause between two attempts while a known lease runs out: a server that comes back is found in time.
+/// Longest pause between two attempts: a server that comes back is found before a lease of half an hour has run out.
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
-/// Longest pause while nobody has ever answered: an address without a lease, perhaps.
-const LONGEST_PAUSE_UNKNOWN: Duration = Duration::from_secs(3600);
+/// How often a lease that never ends is asked for all the same.
+const ENDLESS: Duration = Duration::from_secs(3600);
 /// Over how long a room full of machines spreads its first requests, and how soon they begin.
 const FIRST_SPREAD: Duration = Duration::from_secs(8);
 const FIRST_PAUSE: Duration = Duration::from_secs(2);
@@ -197,7 +197,7 @@ impl Schedule {
         server: Ipv4Addr,
         now: Now,
     ) {
-        let half = time.map_or(LONGEST_PAUSE_UNKNOWN, |time| time / 2);
+        let half = time.map_or(ENDLESS, |time| time / 2);
         let pause = renew.filter(|renew| *renew < half).unwrap_or(half);
         self.next = now.after(pause.max(SHORTEST_PAUSE));
         self.ends = Some(time.map(|time| now.after(time)));
@@ -215,13 +215,8 @@ impl Schedule {
                 Naming::Hardware => Naming::Identifier,
             };
         }
-        let longest = if unknown {
-            LONGEST_PAUSE_UNKNOWN
-        } else {
-            LONGEST_PAUSE
-        };
         let pause = ANSWER_PATIENCE * 2u32.saturating_pow(self.failures.min(16));
-        self.next = now.after(pause.min(longest).max(SHORTEST_PAUSE));
+        self.next = now.after(pause.min(LONGEST_PAUSE).max(SHORTEST_PAUSE));
         let over = self.ends.flatten().is_some_and(|end| end <= now);
         // A first refusal may be about the name only.
         let refused = denied && self.failures > 1;
@@ -331,8 +326,8 @@ mod tests {
         }
         assert_eq!(
             schedule.next(),
-            at(190_000 + 3600),
-            "an address without a lease costs a packet an hour"
+            at(190_000 + 300),
+            "a server that comes back is found in time"
         );
     }
 

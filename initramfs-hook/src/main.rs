@@ -59,7 +59,8 @@ fn kernel_plan() -> Result<Plan> {
     Plan::parse(&std::fs::read_to_string("/proc/cmdline").map_err(unreadable)?)
 }
 
-/// Name and hardware address of the interface by which the first disk is reached.
+/// Name and hardware address of the interface by which the first disk is reached: towards the first of its servers to
+/// which there is a way.
 fn interface() -> Result<String> {
     let plan = kernel_plan()?;
     let missing = |what: &str| Error::new(Kind::Network, what);
@@ -67,9 +68,16 @@ fn interface() -> Result<String> {
         .disks
         .first()
         .ok_or_else(|| missing("the kernel command line asks for no disk"))?;
-    let server = net::resolve(&disk.target.servers)?[0].address;
-    let found = net::interface_towards(server)
-        .map_err(|e| Error::with(Kind::Network, format!("there is no way to {server}"), e))?;
+    let places = net::resolve(&disk.target.servers)?;
+    let mut ways = places.iter().map(|place| {
+        let server = place.address;
+        net::interface_towards(server)
+            .map_err(|e| Error::with(Kind::Network, format!("there is no way to {server}"), e))
+    });
+    let first = ways
+        .next()
+        .unwrap_or_else(|| Err(missing("no server is known")));
+    let found = first.or_else(|error| ways.find_map(Result::ok).ok_or(error))?;
     let (name, mac) = found.ok_or_else(|| missing("no Ethernet interface leads to the disk"))?;
     let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
     Ok(format!("{name} {mac}"))

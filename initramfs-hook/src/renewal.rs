@@ -78,6 +78,10 @@ impl Renewal {
     /// A socket for this exchange alone: a DHCP client that the system runs for another interface finds the port free.
     fn begin(&mut self, now: Now) -> Option<(Level, String)> {
         self.xid = self.xid.wrapping_add(1);
+        // It may have been renamed since.
+        if let Ok(Some((name, _))) = sys::interface_of(self.holder.address.into()) {
+            self.interface = name;
+        }
         let (server, naming) = self.schedule.ask();
         let request = lease::request(&self.holder, self.xid, naming);
         let sent = open(&self.interface).and_then(|socket| {

@@ -26,7 +26,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// Fetches all that `target` holds from the first of `places` that answers; tries for as long as `patience`, or for ever.
 ///
 /// # Errors
-/// [`Kind::Network`]: no server answered. Others: one did, and will not give it out.
+/// [`Kind::Network`]: no server answered. Others: one did, and none gives it out.
 pub fn fetch(
     target: &Target,
     places: &[Place],
@@ -35,12 +35,17 @@ pub fn fetch(
 ) -> Result<Vec<u8>> {
     let end = patience.map(|patience| clock::now().after(patience));
     loop {
-        let mut reason = None;
+        let (mut reason, mut refusal) = (None, None);
         for place in places {
             match fetch_from(target, place, security) {
+                Ok(content) => return Ok(content),
                 Err(error) if error.kind() == Kind::Network => reason = Some(error),
-                answer => return answer,
+                // The next one may know this boot.
+                Err(error) => refusal = Some(error),
             }
+        }
+        if let Some(refusal) = refusal {
+            return Err(refusal);
         }
         if let Some(reason) = reason.filter(|_| end.is_some_and(|end| clock::now() >= end)) {
             return Err(reason);

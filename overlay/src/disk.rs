@@ -3,7 +3,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, IoSliceMut};
 use std::ops::Range;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -36,12 +36,12 @@ impl Storage for HostDisk {
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn StoredFile>> {
         let mut options = OpenOptions::new();
         options.read(true).write(mode != OpenMode::Read);
-        options.create_new(mode == OpenMode::CreateNew);
+        options.create_new(mode == OpenMode::CreateNew).mode(0o600);
         Ok(Arc::new(DiskFile::new(options.open(path)?)))
     }
 
     fn create_dir(&self, path: &Path) -> io::Result<()> {
-        fs::create_dir(path)
+        fs::DirBuilder::new().mode(0o700).create(path)
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {

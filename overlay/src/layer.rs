@@ -421,6 +421,13 @@ impl Layer {
     pub(crate) fn sync(&self) -> Result<()> {
         let _one = self.syncing.lock();
         self.usable()?;
+        let unwinding = Unwinding(self);
+        let result = self.sync_alone();
+        std::mem::forget(unwinding);
+        result
+    }
+
+    fn sync_alone(&self) -> Result<()> {
         let synced_once = self.synced_once.load(Ordering::Relaxed);
         let unsynced = self.unsynced.swap(false, Ordering::AcqRel);
         if !unsynced && synced_once && self.durable.is_clean() {
@@ -449,5 +456,14 @@ impl Layer {
             .context(|| format!("syncing the {what} of {}", self.name))
             .inspect_err(|_| self.set_failed())
             .map_err(|e| e.with_kind(ErrorKind::SyncFailed))
+    }
+}
+
+/// A sync that is left by a panic has forgotten what it was to make durable: nothing may be promised after it.
+struct Unwinding<'a>(&'a Layer);
+
+impl Drop for Unwinding<'_> {
+    fn drop(&mut self) {
+        self.0.set_failed();
     }
 }

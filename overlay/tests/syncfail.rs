@@ -65,6 +65,34 @@ fn after_a_failed_sync_the_last_good_flush_is_what_counts() {
     disk.write(&[4; 4096], 0, Durability::Disk).unwrap();
 }
 
+#[test]
+fn nothing_is_promised_after_a_sync_that_a_panic_cut_off() {
+    let dir = tempfile::tempdir().unwrap();
+    let base: Arc<dyn Base> = file_base(dir.path(), &pattern(1 << 20, 1));
+    let broken = Arc::new(AtomicBool::new(false));
+    let breaks = broken.clone();
+    let host = Hooked::host(move |call, path: &Path| {
+        let data = path.extension().is_some_and(|ext| ext == "data");
+        assert!(
+            !(call == Call::Sync && data && breaks.load(Ordering::Relaxed)),
+            "a mistake"
+        );
+        Ok(())
+    });
+    let store = store_on(dir.path(), host);
+    let disk = store
+        .create(&id("pc"), spec(1 << 20, &base))
+        .unwrap()
+        .attach();
+    disk.write(&[1; 4096], 0, Durability::Disk).unwrap();
+    disk.write(&[2; 4096], 8192, Durability::Process).unwrap();
+    broken.store(true, Ordering::Relaxed);
+    let flush = std::panic::AssertUnwindSafe(|| disk.flush());
+    assert!(std::panic::catch_unwind(flush).is_err());
+    broken.store(false, Ordering::Relaxed);
+    assert_eq!(disk.flush().unwrap_err().kind(), ErrorKind::SyncFailed);
+}
+
 fn on_sim(sim: &Arc<Sim>) -> Attachment {
     let options = Options {
         host: sim.clone(),

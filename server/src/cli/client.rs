@@ -9,6 +9,7 @@ use images::Progress;
 use super::image::progress::Shown;
 use crate::{
     clients::Reset,
+    clients::disks::overlay_id,
     config::units::{ByteSize, Retention},
     control::{
         client::Control,
@@ -231,13 +232,13 @@ async fn trace(named: &Named) -> anyhow::Result<Exit> {
 
 /// The machine's disks that are meant to last, by what is configured now or was when the disk was made; of `image` only,
 /// if one is named.
-fn lasting<'a>(client: &'a ClientView, image: Option<&str>) -> Vec<&'a DiskView> {
-    let meant = |disk: &&DiskView| match image {
-        Some(image) => disk.image.as_deref() == Some(image),
-        None => Some(&disk.overlay) == client.overlay.as_ref(),
-    };
+fn lasting<'a>(client: &'a ClientView, image: Option<&images::ImageName>) -> Vec<&'a DiskView> {
+    // By its name: a disk whose image is gone does not tell which that was.
+    let named = image.map(|image| overlay_id(client.mac, image).to_string());
+    let meant =
+        |disk: &&DiskView| Some(&disk.overlay) == named.as_ref().or(client.overlay.as_ref());
     let configured = client.retention != Some(Retention::Boot);
-    let lasts = |disk: &&DiskView| disk.lasts == Some(true) || configured;
+    let lasts = |disk: &&DiskView| disk.lasts != Some(false) || configured;
     client.disks.iter().filter(meant).filter(lasts).collect()
 }
 
@@ -245,10 +246,10 @@ async fn reset(options: &ResetOptions) -> anyhow::Result<Exit> {
     let Named { name, target } = &options.named;
     let control = target.control()?;
     let client = fetch(&control, name).await?;
-    let image = options.image.as_ref().map(images::ImageName::as_str);
-    if !lasting(&client, image).is_empty() && !options.yes && !confirm(name)? {
+    if !lasting(&client, options.image.as_ref()).is_empty() && !options.yes && !confirm(name)? {
         bail!("nothing was done");
     }
+    let image = options.image.as_ref();
     let image = image.map_or_else(String::new, |image| format!("&image={image}"));
     let path = format!("/v1/clients/{name}/reset?now={}{image}", options.now);
     let answer = control.post(&path).await?;

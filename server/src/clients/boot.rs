@@ -132,7 +132,8 @@ impl Admission {
 impl Boots {
     /// The boot whose script was fetched for the same version only just now.
     pub fn just_fetched(&self, version: VersionId, now: SystemTime) -> Option<&Boot> {
-        let boot = self.pending.last().filter(|boot| boot.version == version)?;
+        let mut newest_first = self.pending.iter().rev();
+        let boot = newest_first.find(|boot| boot.version == version)?;
         let age = now.duration_since(boot.fetched).ok()?;
         (age < SAME_BOOT).then_some(boot)
     }
@@ -168,9 +169,19 @@ impl Boots {
             .iter()
             .position(|pending| pending.token == boot.token);
         self.pending.drain(..place.map_or(0, |place| place + 1));
+        // What the boot before was promised, and was not given, is still owed.
+        if let Some(unmade) = self.active.take().filter(|_| self.making) {
+            self.fresh_next.insert(unmade.image);
+        }
         self.making = self.fresh_next.remove(&boot.image) || fresh;
         self.active = Some(boot);
         self.shut_down = false;
+    }
+
+    /// Whether a further boot of `image` was promised a fresh disk.
+    pub fn owes_fresh(&self, image: &ImageName) -> bool {
+        let unmade = self.active.as_ref().filter(|_| self.making);
+        self.fresh_next.contains(image) || unmade.is_some_and(|boot| boot.image == *image)
     }
 
     /// The versions that a script promised and an attach may still ask for.
@@ -247,6 +258,33 @@ mod tests {
         assert_eq!(boots.just_fetched(boot(1).version, at(9)), Some(&boot(1)));
         assert_eq!(boots.just_fetched(boot(1).version, at(10)), None);
         assert_eq!(boots.just_fetched(VersionId::random(), at(1)), None);
+    }
+
+    #[test]
+    fn a_told_reset_outlives_a_boot_that_could_not_be_given_its_disk() {
+        let mut boots = Boots::default();
+        boots.activate(boot(1), false);
+        boots.fresh_next = [boot(1).image].into();
+        boots.activate(boot(2), true);
+        assert!(boots.making && boots.owes_fresh(&boot(2).image));
+        let mut other = boot(3);
+        other.image = "other".parse().unwrap();
+        boots.activate(other, false);
+        assert!(!boots.making && boots.owes_fresh(&boot(2).image));
+        boots.activate(boot(4), false);
+        assert!(boots.making);
+    }
+
+    #[test]
+    fn scripts_fetched_in_turn_do_not_push_one_another_out() {
+        let mut boots = Boots::default();
+        boots.expect(boot(1));
+        let mut other = boot(2);
+        other.version = VersionId::random();
+        boots.expect(other.clone());
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1);
+        assert_eq!(boots.just_fetched(boot(1).version, now), Some(&boot(1)));
+        assert_eq!(boots.just_fetched(other.version, now), Some(&other));
     }
 
     #[test]

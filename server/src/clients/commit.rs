@@ -35,7 +35,7 @@ impl Clients {
     ) -> Result<Version> {
         let mac = self.find(name)?.mac;
         let _turn = Turn::take(self, mac)?;
-        let (overlay, base, view) = self.freeze(name, mac)?;
+        let (overlay, base, view) = self.freeze(name, &image)?;
         let failed = |error| Error::disk(format!("cannot publish the disk of {name}"), error);
         let catalogue = self.disks.catalogue();
         let staging = catalogue.stage(VersionId::random()).map_err(failed)?;
@@ -53,27 +53,39 @@ impl Clients {
         catalogue.publish(staged).map_err(failed)
     }
 
-    /// The machine's disk as it is now, and the version that it lies over. No boot begins in between: it could put
-    /// another disk over another version in this one's place.
-    fn freeze(&self, name: &str, mac: Mac) -> Result<(Arc<Overlay>, Version, View)> {
-        let lock = self.lock_of(mac);
-        let _deciding = lock.lock();
-        let image = self.current_image(&self.find(name)?)?;
-        let overlay = self.disks.open_existing(&overlay_id(mac, &image))?;
-        let base = self.disks.base_of(&overlay)?;
+    /// The machine's disk of `image`, or else the one that is meant by its name alone, as it is now, and the version that
+    /// it lies over. A machine that comes back to its disk is not kept waiting: a fresh disk that is made meanwhile is
+    /// noticed instead.
+    fn freeze(&self, name: &str, image: &ImageName) -> Result<(Arc<Overlay>, Version, View)> {
+        let record = self.find(name)?;
+        let same = overlay_id(record.mac, image);
+        let id = match self.disks.info(&same)? {
+            Some(_) => same,
+            None => self.main_disk(&record)?,
+        };
+        let overlay = self.disks.open_existing(&id)?;
         drop_snapshot(&overlay);
-        let name = snapshot_name();
-        let since = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
-        overlay
-            .snapshot(&name, since.as_secs())
-            .map_err(|e| failed(&overlay, e))?;
-        let view = overlay
-            .snapshot_view(&name)
-            .map_err(|e| failed(&overlay, e))?;
-        Ok((overlay, base, view))
+        let before = overlay.info().incarnation;
+        let base = self.disks.base_of(&overlay)?;
+        let view = take_view(&overlay)?;
+        if overlay.info().incarnation == before {
+            return Ok((overlay, base, view));
+        }
+        drop_snapshot(&overlay);
+        let text = format!("{name} was given a fresh disk at this moment: try again");
+        Err(Error::new(ErrorKind::NotBootable, text))
     }
+}
+
+fn take_view(overlay: &Overlay) -> Result<View> {
+    let name = snapshot_name();
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    overlay
+        .snapshot(&name, since.as_secs())
+        .map_err(|e| failed(overlay, e))?;
+    overlay.snapshot_view(&name).map_err(|e| failed(overlay, e))
 }
 
 /// The right to commit one machine; given back at the end.

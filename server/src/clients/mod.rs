@@ -25,7 +25,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use images::ImageName;
-use overlay::{Attachment, OverlayInfo};
+use overlay::{Attachment, OverlayId, OverlayInfo};
 use parking_lot::Mutex;
 use pxe::Mac;
 
@@ -200,7 +200,7 @@ impl Clients {
     /// When what it should boot is not there; the message is fit for its screen.
     pub fn script(&self, record: &Record, profile: &Profile, place: Place) -> Result<Script> {
         let image = profile.image.as_ref().ok_or_else(no_image)?;
-        let fresh = record.boots.fresh_next.contains(&image.image);
+        let fresh = record.boots.owes_fresh(&image.image);
         let version = self
             .disks
             .version_to_boot(record.mac, image, profile.retention, fresh)?;
@@ -221,8 +221,21 @@ impl Clients {
         Ok(Script::new(record, profile, &version, token, place))
     }
 
-    /// The image whose disk is meant when nobody says which: that of the machine's last boot, or the one that is
-    /// configured.
+    /// The disk that is meant when nobody says of which image: that of the configured one, the same whatever the machine
+    /// booted last; or, where it has none of that, that of its last boot.
+    ///
+    /// # Errors
+    /// When there is neither.
+    pub fn main_disk(&self, record: &Record) -> Result<OverlayId> {
+        let configured = self.profile(record.mac).and_then(|profile| profile.image);
+        let main = configured.map(|image| overlay_id(record.mac, &image.image));
+        match main.filter(|id| !matches!(self.disks.info(id), Ok(None))) {
+            Some(id) => Ok(id),
+            None => Ok(overlay_id(record.mac, &self.current_image(record)?)),
+        }
+    }
+
+    /// The image of the machine's last boot, or the one that is configured.
     ///
     /// # Errors
     /// When there is neither.
@@ -323,7 +336,7 @@ impl Clients {
             let id = overlay_id(record.mac, &boot.image);
             matches!(self.disks.info(&id), Ok(None))
         };
-        record.boots.fresh_next.contains(&boot.image) || at_every_boot || none_yet()
+        record.boots.owes_fresh(&boot.image) || at_every_boot || none_yet()
     }
 
     /// Opens the disk of the boot that name and token stand for, and evicts whoever had it.
@@ -419,10 +432,10 @@ impl Clients {
         self.not_committing(name, mac)?;
         // First the token, on disk: a machine that lost its connection must not come back to another disk.
         self.registry.update(mac, |record| {
+            record.boots.pending.retain(|boot| boot.image != image);
             record.boots.fresh_next.insert(image);
             if booted {
                 record.boots.active = None;
-                record.boots.pending.clear();
                 record.boots.making = false;
             }
         })?;
@@ -457,6 +470,7 @@ impl Clients {
         for (id, _) in self.disks.of_machine(mac)? {
             self.disks.delete(&id)?;
         }
+        self.identities.forget(&self.config(), mac, name)?;
         self.registry.remove(mac)?;
         self.trace.forget(mac);
         Ok(mac)

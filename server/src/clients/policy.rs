@@ -195,7 +195,8 @@ impl Policy for BootPolicy {
         true
     }
 
-    fn event(&self, event: Event) {
+    fn event(&self, mut event: Event) {
+        keep_secret(&mut event.what);
         let trace = self.clients.trace();
         if let Happening::OtherServer { server } = event.what {
             trace.note_server(server, event.at);
@@ -236,7 +237,6 @@ fn describe(what: Happening) -> Option<(&'static str, String)> {
         Happening::Nak { reason } => ("refused", reason),
         Happening::NotServed { reason } => ("ignored", reason),
         Happening::Exhausted => ("refused", "no free address is left in the range".into()),
-        // The rest of its path is secret.
         Happening::TransferStart { path, size, .. } if is_identity(&path) => {
             (IDENTITY, format!("{size} bytes"))
         }
@@ -248,7 +248,6 @@ fn describe(what: Happening) -> Option<(&'static str, String)> {
             file_step(protocol, &path)?,
             format!("{path} ({size} bytes)"),
         ),
-        Happening::NotFound { path, .. } if is_identity(&path) => ("missing", IDENTITY.into()),
         Happening::NotFound { path, .. } => ("missing", path),
         Happening::OtherServer { server } => (
             "other-dhcp",
@@ -256,6 +255,18 @@ fn describe(what: Happening) -> Option<(&'static str, String)> {
         ),
         _ => return None,
     })
+}
+
+/// What follows in the path of an identity opens a disk: it is for nobody's eyes.
+fn keep_secret(what: &mut Happening) {
+    if let Happening::TransferStart { path, .. }
+    | Happening::TransferProgress { path, .. }
+    | Happening::TransferEnd { path, .. }
+    | Happening::NotFound { path, .. } = what
+        && is_identity(path)
+    {
+        *path = IDENTITY.into();
+    }
 }
 
 fn is_identity(path: &str) -> bool {

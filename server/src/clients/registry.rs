@@ -3,7 +3,14 @@
 //! One table, `clients`: MAC (12 hex digits) → JSON of [`Record`]. A change is on disk (redb commits with fsync)
 //! before it is seen, so that a token handed out, or a name given, outlives the server.
 
-use std::{collections::HashMap, path::Path, time::SystemTime};
+use std::{
+    collections::HashMap,
+    fs::{OpenOptions, Permissions},
+    io,
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    time::SystemTime,
+};
 
 use parking_lot::{Mutex, RwLock};
 use pxe::Mac;
@@ -13,7 +20,7 @@ use serde_json::Value;
 
 use super::boot::Boots;
 use super::error::{Error, Result};
-use crate::config::units::ClientName;
+use crate::{config::units::ClientName, files::PRIVATE};
 
 const CLIENTS: TableDefinition<&str, &[u8]> = TableDefinition::new("clients");
 
@@ -55,6 +62,7 @@ impl Registry {
     /// When it cannot be read, or is held by another server.
     pub fn open(path: &Path, upgrade: &dyn Fn(&mut Value)) -> Result<Self> {
         let context = || format!("cannot open the state database {}", path.display());
+        private(path).map_err(|error| Error::state(context(), error))?;
         let database = Database::create(path).map_err(|error| Error::state(context(), error))?;
         let records = load(&database, upgrade).map_err(|error| error.within(context()))?;
         let names = records
@@ -213,6 +221,13 @@ impl Registry {
         let context = || format!("cannot record {mac} in the state database");
         commit().map_err(|error| Error::state(context(), error))
     }
+}
+
+/// Sees to it that nobody else on this host reads the tokens in it.
+fn private(path: &Path) -> io::Result<()> {
+    let mut options = OpenOptions::new();
+    let file = options.read(true).append(true).create(true).open(path)?;
+    file.set_permissions(Permissions::from_mode(PRIVATE))
 }
 
 fn load(database: &Database, upgrade: &dyn Fn(&mut Value)) -> Result<HashMap<Mac, Record>> {

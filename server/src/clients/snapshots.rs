@@ -10,9 +10,7 @@ use overlay::{
 };
 use pxe::Mac;
 
-use super::{
-    Clients, Error, ErrorKind, Result, boot::Token, commit, disks::overlay_id, fresh_token,
-};
+use super::{Clients, Error, ErrorKind, Result, boot::Token, commit, fresh_token};
 use crate::config::exports::TlsMode;
 
 /// Opened snapshots that are remembered; the oldest gives way.
@@ -46,7 +44,7 @@ impl Clients {
     /// # Errors
     /// When there is no such machine, or its overlay cannot be read.
     pub fn snapshots(&self, client: &str) -> Result<Vec<Snapshot>> {
-        let (_, disk) = self.current_disk(client)?;
+        let (_, disk) = self.main_disk_of(client)?;
         let info = self.disks.info(&disk)?;
         Ok(info.map(|info| info.snapshots).unwrap_or_default())
     }
@@ -68,7 +66,7 @@ impl Clients {
     /// # Errors
     /// When there is no such machine or snapshot, or no room for the copies.
     pub fn drop_snapshot(&self, client: &str, name: &SnapshotName) -> Result<()> {
-        let (_, disk) = self.current_disk(client)?;
+        let (_, disk) = self.main_disk_of(client)?;
         drop_one(&*self.disks.open_existing(&disk)?, name)
     }
 
@@ -146,23 +144,20 @@ impl Clients {
         })
     }
 
-    /// Does something with a machine's disk while no boot can put another in its place.
+    /// Does something with a machine's disk. No boot waits for it: one that makes the disk afresh takes the snapshots away
+    /// with all the rest.
     fn with_disk<T>(
         &self,
         client: &str,
         work: impl FnOnce(Mac, &Overlay) -> Result<T>,
     ) -> Result<T> {
-        let lock = self.lock_of(self.find(client)?.mac);
-        let _deciding = lock.lock();
-        let (mac, disk) = self.current_disk(client)?;
+        let (mac, disk) = self.main_disk_of(client)?;
         work(mac, &*self.disks.open_existing(&disk)?)
     }
 
-    /// The disk that is meant when only the machine is named.
-    fn current_disk(&self, client: &str) -> Result<(Mac, OverlayId)> {
+    fn main_disk_of(&self, client: &str) -> Result<(Mac, OverlayId)> {
         let record = self.find(client)?;
-        let image = self.current_image(&record)?;
-        Ok((record.mac, overlay_id(record.mac, &image)))
+        Ok((record.mac, self.main_disk(&record)?))
     }
 }
 

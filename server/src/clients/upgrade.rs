@@ -14,25 +14,27 @@ use super::{
     error::{Error, Result},
 };
 
-/// Gives every overlay that has its machine's name only the name that it has now. One whose image is gone stays as it is:
-/// nobody could boot it.
+/// Gives every overlay that has its machine's name only the name that it has now. One that is damaged or whose image is
+/// gone stays as it is: it concerns its own machine only.
 ///
 /// # Errors
-/// When overlays or catalogue cannot be read, or the store cannot rename.
+/// When the overlays cannot be listed.
 pub fn overlays(store: &Store, catalogue: &Catalogue) -> Result<()> {
     let failed = |error| Error::disk("cannot take over the overlays of an earlier release", error);
     for (old, info) in store.list().map_err(failed)? {
         let Some(mac) = machine_of(&old) else {
             continue;
         };
-        let base = info.map_err(failed)?.base;
-        let Some(image) = image_of(catalogue, version_of(&base)) else {
-            tracing::warn!("overlay {old} stays unused: its image is no longer in the catalogue");
+        let image = info.map(|info| image_of(catalogue, version_of(&info.base)));
+        let Ok(Some(image)) = image else {
+            tracing::warn!("overlay {old} stays unused: it is damaged, or its image is gone");
             continue;
         };
         let new = overlay_id(mac, &image);
-        store.rename(&old, &new).map_err(failed)?;
-        tracing::info!("overlay {old} of an earlier release is {new} now");
+        match store.rename(&old, &new) {
+            Ok(()) => tracing::info!("overlay {old} of an earlier release is {new} now"),
+            Err(error) => tracing::warn!("overlay {old} stays unused: {error}"),
+        }
     }
     Ok(())
 }

@@ -9,7 +9,7 @@ use overlay::Store;
 
 use super::{Exit, Place};
 use crate::cli::{ask, block_on};
-use crate::config::Config;
+use crate::config::{Config, exports::Source};
 use crate::control::client::{Control, Unreachable};
 use crate::control::model::BindingView;
 
@@ -61,11 +61,15 @@ fn check_config(config: Option<&Config>, wanted: &ImageRef) -> anyhow::Result<()
         .iter()
         .map(|(name, client)| (format!("clients.{name}"), &client.settings));
     let names_it = |settings: &crate::config::Settings| {
-        settings
-            .image
-            .as_ref()
-            .is_some_and(|image| &image.value == wanted)
+        let menu = settings.menu.iter().flat_map(|menu| menu.images());
+        let mut images = settings.image.iter().chain(menu);
+        images.any(|image| &image.value == wanted)
     };
+    let exports = config.exports.iter();
+    let mut exported = exports.filter(|(_, one)| one.spec.source == Source::Image(wanted.clone()));
+    if let Some((name, _)) = exported.next() {
+        bail!("the configuration names {wanted} in [exports.{name}]: change that first");
+    }
     match groups
         .chain(clients)
         .find(|(_, settings)| names_it(settings))

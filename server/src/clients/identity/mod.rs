@@ -95,6 +95,25 @@ impl Identities {
         Ok(())
     }
 
+    /// Throws away what is kept of the machine `mac`, and withdraws its certificate: another may get the name.
+    ///
+    /// # Errors
+    /// What cannot be removed or withdrawn.
+    pub fn forget(&self, config: &Config, mac: Mac, name: &str) -> Result<()> {
+        let _making = self.making.lock();
+        let folder = self.folder.join(mac.hex());
+        match fs::remove_dir_all(&folder) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(cannot("remove", &folder, error));
+            }
+            _ => {}
+        }
+        match SiteTls::of(config) {
+            Some(site) => site.revoke(name),
+            None => Ok(()),
+        }
+    }
+
     /// The private host key of the machine `record`.
     ///
     /// # Errors

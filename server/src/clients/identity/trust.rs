@@ -9,7 +9,7 @@ use crate::{
         exports::{ClientCertificates, ListenPlace, ListenerTls, TlsMode, TlsSettings},
     },
     files::{PRIVATE, PUBLIC},
-    pki::Pki,
+    pki::{ErrorKind as PkiError, Pki},
 };
 
 /// A file of the agent's folder for TLS (initramfs-hook/src/security.rs): name, permissions, content.
@@ -50,6 +50,18 @@ impl SiteTls {
         };
         let made = pki.ensure(&self.hosts);
         made.map_err(|error| Error::identity("cannot make the certificates for TLS", error))
+    }
+
+    /// Withdraws the certificate of the machine `name`, if it has one. Counts from the next reload on.
+    pub(super) fn revoke(&self, name: &str) -> Result<()> {
+        let Some(pki) = self.pki() else { return Ok(()) };
+        match pki.revoke(name) {
+            Err(error) if error.kind() != PkiError::Missing => {
+                let context = format!("cannot withdraw the certificate of {name}");
+                Err(Error::identity(context, error))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn pki(&self) -> Option<Pki> {
