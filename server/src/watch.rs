@@ -15,8 +15,8 @@ use crate::{clients::Clients, config::DhcpMode, trace::Step};
 const GLANCE: Duration = Duration::from_secs(2);
 /// How often other DHCP servers are looked for. A machine that takes another's address is noticed at once.
 const SEARCH: Duration = Duration::from_secs(600);
-/// How long their answers are waited for.
-const WAIT: Duration = Duration::from_secs(3);
+/// How long their answers are waited for: dnsmasq alone tries for 3 s whether an address is free.
+const WAIT: Duration = Duration::from_secs(5);
 
 /// Looks until `stop`.
 pub async fn run(clients: Arc<Clients>, stop: CancellationToken) -> anyhow::Result<()> {
