@@ -345,18 +345,27 @@ impl Store {
         self.host.sync_dir(&self.dir).context(naming)
     }
 
-    /// All overlays by name, also those whose base is missing; one that cannot be read is listed with the reason.
+    /// The names of all overlays, in order; nothing of them is read.
     ///
     /// # Errors
     /// [`ErrorKind::Io`] if the folder cannot be listed.
-    pub fn list(&self) -> Result<Vec<(OverlayId, Result<OverlayInfo>)>> {
+    pub fn ids(&self) -> Result<Vec<OverlayId>> {
         let names = self.names()?;
         let mut ids: Vec<_> = names
             .into_iter()
             .filter_map(|n| OverlayId::new(n).ok())
             .collect();
         ids.sort_unstable();
-        Ok(ids
+        Ok(ids)
+    }
+
+    /// All overlays by name, also those whose base is missing; one that cannot be read is listed with the reason.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`] if the folder cannot be listed.
+    pub fn list(&self) -> Result<Vec<(OverlayId, Result<OverlayInfo>)>> {
+        Ok(self
+            .ids()?
             .into_iter()
             .map(|id| (id.clone(), self.info(&id)))
             .collect())

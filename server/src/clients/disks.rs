@@ -64,18 +64,18 @@ impl Disks {
     /// # Errors
     /// When the directory of overlays cannot be read.
     pub fn list(&self) -> Result<Vec<Listed>> {
-        let failed = |error| Error::disk("cannot list the overlays", error);
-        self.store.list().map_err(failed)
+        self.store.list().map_err(unlisted)
     }
 
-    /// The overlays of one machine: one for each image that it has booted.
+    /// The overlays of one machine: one for each image that it has booted. Those of others are not read.
     ///
     /// # Errors
     /// When the directory of overlays cannot be read.
     pub fn of_machine(&self, mac: Mac) -> Result<Vec<Listed>> {
-        let mut all = self.list()?;
-        all.retain(|(id, _)| belongs_to(id, mac));
-        Ok(all)
+        let ids = self.store.ids().map_err(unlisted)?;
+        let own = ids.into_iter().filter(|id| owner(id) == Some(mac));
+        let listed = own.map(|id| (id.clone(), self.store.info(&id)));
+        Ok(listed.collect())
     }
 
     /// Every overlay with the version that it is bound to; one that cannot be read is an error, since what it
@@ -84,10 +84,9 @@ impl Disks {
     /// # Errors
     /// When an overlay cannot be read.
     pub fn bindings(&self) -> Result<Vec<(OverlayId, VersionId)>> {
-        let failed = |error| Error::disk("cannot list the overlays", error);
         let mut bindings = Vec::new();
         for (id, info) in self.list()? {
-            let info = info.map_err(failed)?;
+            let info = info.map_err(unlisted)?;
             bindings.push((id, version_of(&info.base)));
         }
         Ok(bindings)
@@ -251,14 +250,14 @@ impl Disks {
     pub fn machine_in_use(&self, mac: Mac) -> bool {
         let in_use = self.in_use.lock();
         let mut live = in_use.iter().filter(|(_, one)| one.strong_count() > 0);
-        live.any(|(id, _)| belongs_to(id, mac))
+        live.any(|(id, _)| owner(id) == Some(mac))
     }
 
     /// Takes the machine's disks away from whoever has them, but for `kept`: it boots another image now.
     pub fn evict_others(&self, mac: Mac, kept: &OverlayId) {
         let mut others = Vec::new();
         for (id, overlay) in self.in_use.lock().iter() {
-            let other = belongs_to(id, mac) && id != kept;
+            let other = owner(id) == Some(mac) && id != kept;
             others.extend(overlay.upgrade().filter(|_| other));
         }
         others.iter().for_each(|overlay| overlay.evict());
@@ -276,6 +275,10 @@ impl Disks {
             _ => Ok(()),
         }
     }
+}
+
+fn unlisted(error: overlay::Error) -> Error {
+    Error::disk("cannot list the overlays", error)
 }
 
 fn size_of(profile: Option<&Profile>, version: images::Bytes) -> u64 {
@@ -313,9 +316,16 @@ pub fn overlay_id(mac: Mac, image: &ImageName) -> OverlayId {
     })
 }
 
-fn belongs_to(id: &OverlayId, mac: Mac) -> bool {
-    let rest = id.as_str().strip_prefix(mac.hex().as_str());
-    rest.is_some_and(|rest| rest.starts_with('-'))
+/// The machine that an overlay is filed under; none for a name that is not of [`overlay_id`]'s making.
+pub fn owner(id: &OverlayId) -> Option<Mac> {
+    let (mac, _image) = id.as_str().split_once('-')?;
+    mac_of(mac)
+}
+
+/// The address that these digits are, written as [`Mac::hex`] does.
+pub(super) fn mac_of(hex: &str) -> Option<Mac> {
+    let mac: Mac = hex.parse().ok()?;
+    (mac.hex() == hex).then_some(mac)
 }
 
 #[cfg(test)]
@@ -331,7 +341,7 @@ mod tests {
         let names = ["a.b", "a_b", "a-b", "ab", &long, &long[..63]];
         let ids: std::collections::HashSet<_> = names.into_iter().map(id).collect();
         assert_eq!(ids.len(), names.len());
-        assert!(ids.iter().all(|id| belongs_to(id, one)));
-        assert!(!ids.iter().any(|id| belongs_to(id, Mac([0; 6]))));
+        assert!(ids.iter().all(|id| owner(id) == Some(one)));
+        assert!(!ids.iter().any(|id| owner(id) == Some(Mac([0; 6]))));
     }
 }

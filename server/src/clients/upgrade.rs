@@ -5,12 +5,11 @@
 //! be cut off anywhere and begun again.
 
 use images::{Catalogue, ImageName, VersionId};
-use overlay::{OverlayId, Store};
-use pxe::Mac;
+use overlay::Store;
 use serde_json::{Value, json};
 
 use super::{
-    disks::{overlay_id, version_of},
+    disks::{mac_of, overlay_id, version_of},
     error::{Error, Result},
 };
 
@@ -21,11 +20,13 @@ use super::{
 /// When the overlays cannot be listed.
 pub fn overlays(store: &Store, catalogue: &Catalogue) -> Result<()> {
     let failed = |error| Error::disk("cannot take over the overlays of an earlier release", error);
-    for (old, info) in store.list().map_err(failed)? {
-        let Some(mac) = machine_of(&old) else {
+    for old in store.ids().map_err(failed)? {
+        let Some(mac) = mac_of(old.as_str()) else {
             continue;
         };
-        let image = info.map(|info| image_of(catalogue, version_of(&info.base)));
+        let image = store
+            .info(&old)
+            .map(|info| image_of(catalogue, version_of(&info.base)));
         let Ok(Some(image)) = image else {
             tracing::warn!("overlay {old} stays unused: it is damaged, or its image is gone");
             continue;
@@ -37,15 +38,6 @@ pub fn overlays(store: &Store, catalogue: &Catalogue) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// The machine that a name of before stands for: its address in hex, and nothing else.
-fn machine_of(id: &OverlayId) -> Option<Mac> {
-    let hex = id.as_str();
-    let byte = |n: usize| u8::from_str_radix(hex.get(2 * n..2 * n + 2)?, 16).ok();
-    let bytes: Vec<u8> = (0..6).map(byte).collect::<Option<_>>()?;
-    let mac = Mac(bytes.try_into().ok()?);
-    (mac.hex() == hex).then_some(mac)
 }
 
 fn image_of(catalogue: &Catalogue, version: VersionId) -> Option<ImageName> {

@@ -10,7 +10,7 @@ use crate::{
     clients::{
         Clients,
         directory::Profile,
-        disks::{Listed, overlay_id},
+        disks::{Listed, overlay_id, owner},
         error::{Error, Result},
         registry::Record,
     },
@@ -138,12 +138,7 @@ pub fn clients(from: &Sources) -> Result<Vec<ClientView>> {
     let records = from.clients.records();
     let mut of: HashMap<Mac, Vec<Listed>> = HashMap::new();
     for (id, info) in overlays {
-        let owner = id
-            .as_str()
-            .split('-')
-            .next()
-            .and_then(|mac| mac.parse().ok());
-        if let Some(mac) = owner {
+        if let Some(mac) = owner(&id) {
             of.entry(mac).or_default().push((id, info));
         }
     }

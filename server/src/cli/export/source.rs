@@ -94,7 +94,7 @@ fn direct(options: &ExportOptions, version: Option<&VersionDisk>) -> anyhow::Res
 fn overlaid(base: Arc<dyn Base>, folder: &Path) -> anyhow::Result<Opened> {
     let store = Store::open(folder, overlay::Options::default())?;
     let id = OverlayId::new("export")?;
-    let known = store.list()?.iter().any(|(other, _)| *other == id);
+    let known = store.ids()?.contains(&id);
     let overlay = match known {
         true => store.open_overlay(&id, &|wanted: &BaseId| {
             (wanted == base.id()).then(|| base.clone())
