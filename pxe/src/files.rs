@@ -118,6 +118,12 @@ impl Roots {
             .fold(roots, |roots, (path, file)| roots.with_file(*path, *file))
     }
 
+    /// The file of a distribution's package that [`Roots::loaders`] serves as `path`.
+    pub fn loader_file(path: &str) -> Option<&'static Path> {
+        let found = LOADERS.iter().find(|(name, _)| *name == path);
+        found.map(|(_, file)| Path::new(*file))
+    }
+
     /// Serves `file` as `path`.
     pub fn with_file(mut self, path: impl Into<String>, file: impl Into<PathBuf>) -> Self {
         self.files.push(Mapping {

@@ -345,10 +345,7 @@ fn grub_quoted(text: &str) -> String {
 /// `http://HOST/PATH` as GRUB names it: by TFTP, since Debian's signed GRUB has no HTTP, and Secure Boot lets it load no
 /// modules.
 fn grub_path(url: &str) -> String {
-    let named = url
-        .strip_prefix("http://")
-        .and_then(|rest| rest.split_once('/'));
-    let Some((host, path)) = named else {
+    let Some((host, path)) = host_and_path(url) else {
         return grub_quoted(url);
     };
     let host = host.split(':').next().unwrap_or(host);
@@ -356,9 +353,12 @@ fn grub_path(url: &str) -> String {
 }
 
 fn tftp_path(url: &str) -> &str {
-    url.strip_prefix("http://")
-        .and_then(|rest| rest.split_once('/'))
-        .map_or(url, |(_, path)| path)
+    host_and_path(url).map_or(url, |(_, path)| path)
+}
+
+/// What stands before and behind the first slash of an `http` URL.
+fn host_and_path(url: &str) -> Option<(&str, &str)> {
+    url.strip_prefix("http://")?.split_once('/')
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use pxe::dhcp::{FoundServer, find_servers};
+use pxe::dhcp::{FoundServer, OFFERS_WITHIN, find_servers};
 use tokio::{task, time};
 use tokio_util::sync::CancellationToken;
 
@@ -15,8 +15,6 @@ use crate::{clients::Clients, config::DhcpMode, trace::Step};
 const GLANCE: Duration = Duration::from_secs(2);
 /// How often other DHCP servers are looked for. A machine that takes another's address is noticed at once.
 const SEARCH: Duration = Duration::from_secs(600);
-/// How long their answers are waited for: dnsmasq alone tries for 3 s whether an address is free.
-const WAIT: Duration = Duration::from_secs(5);
 
 /// Looks until `stop`.
 pub async fn run(clients: Arc<Clients>, stop: CancellationToken) -> anyhow::Result<()> {
@@ -52,7 +50,7 @@ fn search(clients: &Clients) {
     if config.dhcp.mode == DhcpMode::Off {
         return;
     }
-    let found = match find_servers(interface, rand::random(), WAIT) {
+    let found = match find_servers(interface, rand::random(), OFFERS_WITHIN) {
         Ok(found) => found,
         Err(error) => return tracing::warn!("cannot look for other DHCP servers: {error}"),
     };

@@ -17,5 +17,5 @@ pub use self::redb::RedbLeases;
 pub use config::{DhcpConfig, Mode, Range, Subnet};
 pub use lease::{Lease, LeaseChange, LeaseLog, Leases, NoLog, UnixTime};
 pub use reply::{Destination, Reply};
-pub use search::{FoundServer, find_servers};
+pub use search::{FoundServer, OFFERS_WITHIN, find_servers};
 pub use service::{Dhcp, DhcpControl};

@@ -24,6 +24,9 @@ pub struct FoundServer {
     pub offered: Ipv4Addr,
 }
 
+/// How long to wait for other servers' offers: dnsmasq alone tries for 3 s whether an address is free.
+pub const OFFERS_WITHIN: Duration = Duration::from_secs(5);
+
 /// Asks on `interface` and collects offers for `wait`; blocks. Takes no lease. `xid` should be random. Needs
 /// CAP_NET_RAW; disturbs no DHCP client or server on this host, but does not see a server on it either.
 pub fn find_servers(interface: &str, xid: u32, wait: Duration) -> Result<Vec<FoundServer>> {

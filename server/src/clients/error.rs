@@ -44,16 +44,24 @@ impl Error {
         }
     }
 
+    fn caused(
+        kind: ErrorKind,
+        context: impl Into<String>,
+        source: impl Into<Box<dyn StdError + Send + Sync>>,
+    ) -> Self {
+        Error {
+            kind,
+            context: context.into(),
+            source: Some(source.into()),
+        }
+    }
+
     /// A failure of the state database.
     pub fn state(
         context: impl Into<String>,
         source: impl Into<Box<dyn StdError + Send + Sync>>,
     ) -> Self {
-        Error {
-            kind: ErrorKind::State,
-            context: context.into(),
-            source: Some(source.into()),
-        }
+        Self::caused(ErrorKind::State, context, source)
     }
 
     /// A failure of the overlay store or the catalogue.
@@ -61,11 +69,7 @@ impl Error {
         context: impl Into<String>,
         source: impl Into<Box<dyn StdError + Send + Sync>>,
     ) -> Self {
-        Error {
-            kind: ErrorKind::Disk,
-            context: context.into(),
-            source: Some(source.into()),
-        }
+        Self::caused(ErrorKind::Disk, context, source)
     }
 
     /// A failure about a machine's keys or certificates.
@@ -73,11 +77,7 @@ impl Error {
         context: impl Into<String>,
         source: impl Into<Box<dyn StdError + Send + Sync>>,
     ) -> Self {
-        Error {
-            kind: ErrorKind::Identity,
-            context: context.into(),
-            source: Some(source.into()),
-        }
+        Self::caused(ErrorKind::Identity, context, source)
     }
 
     /// There is no such client.

@@ -66,8 +66,7 @@ impl Clients {
     /// # Errors
     /// When there is no such machine or snapshot, or no room for the copies.
     pub fn drop_snapshot(&self, client: &str, name: &SnapshotName) -> Result<()> {
-        let (_, disk) = self.main_disk_of(client)?;
-        drop_one(&*self.disks.open_existing(&disk)?, name)
+        self.with_disk(client, |_, overlay| drop_one(overlay, name))
     }
 
     /// Makes a name under which [`Clients::opened_snapshot`] finds the snapshot, until the server stops; says where

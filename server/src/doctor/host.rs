@@ -2,13 +2,12 @@
 
 use std::{
     fs,
-    path::Path,
     process::Command,
     time::{Duration, SystemTime},
 };
 
 use images::Catalogue;
-use pxe::Loader;
+use pxe::{Loader, files::Roots};
 use rustix::{
     fs::statvfs,
     process::{Resource, geteuid, getrlimit},
@@ -52,28 +51,22 @@ pub fn configuration(config: &Config) -> Vec<Finding> {
     problems.into_iter().map(finding).collect()
 }
 
-/// The boot loaders that the configuration needs, with the packages that have them.
+/// The boot loaders that the configuration needs, as firmware asks for them, with the packages that have them.
 const LOADERS: [(Loader, &str, &[&str]); 3] = [
     (
         Loader::Ipxe,
         "ipxe",
-        &["/usr/lib/ipxe/undionly.kpxe", "/usr/lib/ipxe/ipxe.efi"],
+        &["ipxe/undionly.kpxe", "ipxe/ipxe.efi"],
     ),
     (
         Loader::Grub,
         "shim-signed grub-efi-amd64-signed",
-        &[
-            "/usr/lib/shim/shimx64.efi.signed",
-            "/usr/lib/grub/x86_64-efi-signed/grubnetx64.efi.signed",
-        ],
+        &["grub/shimx64.efi", "grub/grubx64.efi"],
     ),
     (
         Loader::Pxelinux,
         "pxelinux syslinux-common",
-        &[
-            "/usr/lib/PXELINUX/pxelinux.0",
-            "/usr/lib/syslinux/modules/bios/ldlinux.c32",
-        ],
+        &["pxelinux/pxelinux.0", "pxelinux/ldlinux.c32"],
     ),
 ];
 
@@ -88,8 +81,9 @@ pub fn loaders(config: &Config) -> Vec<Finding> {
         if loader != Loader::Ipxe && !wanted.contains(&loader) {
             continue;
         }
-        for file in files.iter().filter(|file| !Path::new(file).exists()) {
-            let message = format!("the boot loader {file} is not there");
+        let files = files.iter().filter_map(|file| Roots::loader_file(file));
+        for file in files.filter(|file| !file.exists()) {
+            let message = format!("the boot loader {} is not there", file.display());
             findings.push(Finding::bad(
                 "loaders",
                 message,
@@ -210,5 +204,16 @@ fn synchronised() -> Option<bool> {
         b"yes\n" => Some(true),
         b"no\n" => Some(false),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_loader_is_one_that_is_served() {
+        let mut files = LOADERS.iter().flat_map(|(_, _, files)| *files);
+        assert!(files.all(|file| Roots::loader_file(file).is_some()));
     }
 }

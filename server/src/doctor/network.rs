@@ -1,15 +1,13 @@
 //! The interface, the ways to networks behind relays, and other DHCP servers.
 
-use std::{process::Command, time::Duration};
+use std::process::Command;
 
-use pxe::dhcp::{FoundServer, find_servers};
+use pxe::dhcp::{FoundServer, OFFERS_WITHIN, find_servers};
 use serde_json::Value;
 
 use super::Finding;
 use crate::config::{Config, DhcpMode};
 
-/// How long other servers' answers are waited for: dnsmasq alone tries for 3 s whether an address is free.
-const WAIT: Duration = Duration::from_secs(5);
 /// What Ethernet carries, and all that firmware reckons with.
 const MTU: u64 = 1500;
 
@@ -137,7 +135,7 @@ pub fn routes(config: &Config) -> Vec<Finding> {
 pub fn other_servers(config: &Config) -> Vec<Finding> {
     let interface = &config.server.interface.value;
     let mode = config.dhcp.mode;
-    let found = match find_servers(interface, rand::random(), WAIT) {
+    let found = match find_servers(interface, rand::random(), OFFERS_WITHIN) {
         Ok(found) => found,
         Err(error) => {
             let error = anyhow::Error::from(error);

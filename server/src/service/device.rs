@@ -91,17 +91,24 @@ pub trait Device: Send + Sync {
     /// The kernel could not read what [`Device::resident`] gave: give none of it any more, to anybody.
     fn distrust(&self) {}
 
-    /// Stores `data` at `offset`.
-    fn write(&self, data: &[u8], offset: u64) -> Result<(), Fault>;
+    /// Stores `data` at `offset`. This, trim and zero are left as they are by a device of which the handshake says that it
+    /// is read-only: requests that write are refused before they come here.
+    fn write(&self, _data: &[u8], _offset: u64) -> Result<(), Fault> {
+        read_only()
+    }
 
     /// Makes everything answered so far durable.
     fn flush(&self) -> Result<(), Fault>;
 
     /// Forgets the contents of `range`.
-    fn trim(&self, range: Range<u64>) -> Result<(), Fault>;
+    fn trim(&self, _range: Range<u64>) -> Result<(), Fault> {
+        read_only()
+    }
 
     /// Makes `range` read as zeros; with `only_fast` fails with NotSupported when that would mean writing them.
-    fn zero(&self, range: Range<u64>, may_hole: bool, only_fast: bool) -> Result<(), Fault>;
+    fn zero(&self, _range: Range<u64>, _may_hole: bool, _only_fast: bool) -> Result<(), Fault> {
+        read_only()
+    }
 
     /// Fetches `range` into memory.
     fn cache(&self, _range: Range<u64>) -> Result<(), Fault> {
@@ -127,6 +134,11 @@ pub trait Device: Send + Sync {
     fn writes_wait(&self) -> bool {
         false
     }
+}
+
+fn read_only<T>() -> Result<T, Fault> {
+    let text = "it is read-only";
+    Err(Fault::Request(IoError::NotPermitted, text.into()))
 }
 
 /// Something that a name stands for.

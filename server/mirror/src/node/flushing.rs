@@ -130,6 +130,10 @@ impl Node {
         self.primary.as_mut()?.flushes.get_mut(&ticket)
     }
 
+    fn take_flush(&mut self, ticket: Ticket) -> Option<Flush> {
+        self.primary.as_mut()?.flushes.remove(&ticket)
+    }
+
     pub(super) fn flush_acknowledged(&mut self, ticket: Ticket) {
         if let Some(flush) = self.flush_mut(ticket) {
             flush.there = Half::Done;
@@ -156,11 +160,7 @@ impl Node {
         if self.flush_mut(ticket).filter(both).is_none() {
             return;
         }
-        let Some(flush) = self
-            .primary
-            .as_mut()
-            .and_then(|p| p.flushes.remove(&ticket))
-        else {
+        let Some(flush) = self.take_flush(ticket) else {
             return;
         };
         if let Some(id) = flush.request {
@@ -180,11 +180,7 @@ impl Node {
 
     /// This server's disk did not take it. What was sent since the last good flush stays in mind.
     fn flush_failed(&mut self, ticket: Ticket) {
-        let Some(flush) = self
-            .primary
-            .as_mut()
-            .and_then(|p| p.flushes.remove(&ticket))
-        else {
+        let Some(flush) = self.take_flush(ticket) else {
             return;
         };
         self.dirty.put_back(flush.volume, flush.batch);

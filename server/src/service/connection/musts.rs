@@ -10,14 +10,12 @@ use std::{
 use nbd::{
     Command, CommandFlags, ContextId, Cookie, HeaderStyle, IoError, Reply, ReplyBody, ReplyDecoder,
 };
-use overlay::{
-    BaseId, Digest, Durability, Options, OverlayId, OverlaySpec, Retention, Store, ZeroBase,
-};
+use overlay::{Durability, Store};
 
 use super::*;
 use crate::service::{
     Export,
-    devices::{FileExport, OverlayExport},
+    devices::{FileExport, OverlayExport, fixture::overlay_over_zeros},
     registry::Registry,
     transport::Socket,
 };
@@ -38,16 +36,7 @@ struct Disk {
 }
 
 fn disk() -> Disk {
-    let dir = tempfile::tempdir().unwrap();
-    let (version, digest) = (uuid::Uuid::nil(), Digest([0; 32]));
-    let spec = OverlaySpec {
-        size: SIZE,
-        quota: None,
-        retention: Retention::Keep,
-        base: Arc::new(ZeroBase::new(BaseId { version, digest })),
-    };
-    let store = Store::open(dir.path(), Options::default()).unwrap();
-    let overlay = store.create(&OverlayId::new("pc").unwrap(), spec).unwrap();
+    let (dir, store, overlay) = overlay_over_zeros(SIZE);
     let attachment = overlay.attach();
     let mut content = vec![0; SIZE as usize];
     for (at, length) in [(5000, 60_000), (1 << 20, 100), (2_000_000, 1 << 20)] {

@@ -41,14 +41,6 @@ impl Export for SecretExport {
 
 struct Memory(Arc<[u8]>);
 
-/// The handshake says that it is read-only, and requests that write are refused before they come here.
-fn read_only<T>() -> Result<T, Fault> {
-    Err(Fault::Request(
-        IoError::NotPermitted,
-        "it is read-only".into(),
-    ))
-}
-
 impl Device for Memory {
     fn read(&self, buf: &mut [u8], offset: u64) -> Result<(), Fault> {
         let start = usize::try_from(offset).unwrap_or(usize::MAX);
@@ -62,20 +54,8 @@ impl Device for Memory {
         self.read(buf, offset).map(|()| true)
     }
 
-    fn write(&self, _data: &[u8], _offset: u64) -> Result<(), Fault> {
-        read_only()
-    }
-
     fn flush(&self) -> Result<(), Fault> {
         Ok(())
-    }
-
-    fn trim(&self, _range: Range<u64>) -> Result<(), Fault> {
-        read_only()
-    }
-
-    fn zero(&self, _range: Range<u64>, _may_hole: bool, _only_fast: bool) -> Result<(), Fault> {
-        read_only()
     }
 
     fn status(&self, range: Range<u64>, _most: usize) -> Result<Vec<Extent>, Fault> {

@@ -2,6 +2,8 @@
 
 mod directory;
 mod file;
+#[cfg(test)]
+pub mod fixture;
 mod flushes;
 mod memory;
 mod overlaid;

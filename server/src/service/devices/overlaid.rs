@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    ops::{ControlFlow, Range},
+    ops::Range,
     os::fd::{AsFd, BorrowedFd},
     path::Path,
     sync::{
@@ -194,19 +194,8 @@ impl Device for OverlayDevice {
     }
 
     fn status(&self, range: Range<u64>, most: usize) -> Result<Vec<Extent>, Fault> {
-        let mut extents = Vec::new();
-        let mut found = |run: Run| {
-            extents.push(extent(&run));
-            if extents.len() < most {
-                ControlFlow::Continue(())
-            } else {
-                ControlFlow::Break(())
-            }
-        };
-        self.attachment
-            .block_status(range, &mut found)
-            .map_err(|error| self.fault(&error))?;
-        Ok(extents)
+        snapshot::extents(most, |found| self.attachment.block_status(range, found))
+            .map_err(|error| self.fault(&error))
     }
 
     fn changed(

@@ -6,7 +6,7 @@ use std::{
 };
 
 use nbd::{ExportInfo, IoError, Refusal, TransmissionFlags};
-use overlay::{Attempt, SnapshotId, SnapshotName, View};
+use overlay::{Attempt, Run, SnapshotId, SnapshotName, View};
 
 use super::overlaid::{extent, fault, overlay_info};
 use crate::service::{Device, Export, Extent, Fault, device::DIRTY_BITMAP};
@@ -88,23 +88,30 @@ pub(super) fn changed_runs(
     tell: impl FnOnce(Hear<'_>) -> overlay::Result<()>,
 ) -> overlay::Result<Vec<(u64, bool)>> {
     let mut runs = Vec::new();
-    tell(&mut |run, changed| {
-        runs.push((run.end - run.start, changed));
-        match runs.len() < most {
-            true => ControlFlow::Continue(()),
-            false => ControlFlow::Break(()),
-        }
-    })?;
+    tell(&mut |run, changed| push_up_to(most, &mut runs, (run.end - run.start, changed)))?;
     Ok(runs)
 }
 
-struct SnapshotDevice(Arc<View>);
-
-/// The handshake says that it is read-only, and requests that write are refused before they come here.
-fn read_only<T>() -> Result<T, Fault> {
-    let text = "a snapshot does not change";
-    Err(Fault::Request(IoError::NotPermitted, text.into()))
+/// The first `most` extents that `tell` tells of.
+pub(super) fn extents(
+    most: usize,
+    tell: impl FnOnce(&mut dyn FnMut(Run) -> ControlFlow<()>) -> overlay::Result<()>,
+) -> overlay::Result<Vec<Extent>> {
+    let mut extents = Vec::new();
+    tell(&mut |run| push_up_to(most, &mut extents, extent(&run)))?;
+    Ok(extents)
 }
+
+/// Says when `most` have been taken.
+fn push_up_to<T>(most: usize, taken: &mut Vec<T>, one: T) -> ControlFlow<()> {
+    taken.push(one);
+    match taken.len() < most {
+        true => ControlFlow::Continue(()),
+        false => ControlFlow::Break(()),
+    }
+}
+
+struct SnapshotDevice(Arc<View>);
 
 impl Device for SnapshotDevice {
     fn read(&self, buf: &mut [u8], offset: u64) -> Result<(), Fault> {
@@ -116,34 +123,12 @@ impl Device for SnapshotDevice {
         Ok(attempt.map_err(|error| fault(&error))? == Attempt::Done)
     }
 
-    fn write(&self, _data: &[u8], _offset: u64) -> Result<(), Fault> {
-        read_only()
-    }
-
     fn flush(&self) -> Result<(), Fault> {
         Ok(())
     }
 
-    fn trim(&self, _range: Range<u64>) -> Result<(), Fault> {
-        read_only()
-    }
-
-    fn zero(&self, _range: Range<u64>, _may_hole: bool, _only_fast: bool) -> Result<(), Fault> {
-        read_only()
-    }
-
     fn status(&self, range: Range<u64>, most: usize) -> Result<Vec<Extent>, Fault> {
-        let mut extents = Vec::new();
-        let mut found = |run| {
-            extents.push(extent(&run));
-            match extents.len() < most {
-                true => ControlFlow::Continue(()),
-                false => ControlFlow::Break(()),
-            }
-        };
-        let status = self.0.block_status(range, &mut found);
-        status.map_err(|error| fault(&error))?;
-        Ok(extents)
+        extents(most, |found| self.0.block_status(range, found)).map_err(|error| fault(&error))
     }
 
     fn changed(
@@ -164,29 +149,19 @@ mod tests {
         Command, CommandFlags, ContextId, Cookie, HeaderStyle, MetaContext, Operation, ReplyBody,
         ReplyDecoder, Request,
     };
-    use overlay::{
-        BaseId, Digest, Durability, Options, Overlay, OverlayId, OverlaySpec, Retention, Store,
-        ZeroBase,
-    };
+    use overlay::{Durability, Overlay, Store};
 
     use super::*;
-    use crate::service::{devices::OverlayExport, jobs::Job};
+    use crate::service::{
+        devices::{OverlayExport, fixture::overlay_over_zeros},
+        jobs::Job,
+    };
 
     const SIZE: u64 = 1 << 20;
 
     /// A disk of which the second block changed since `monday`; the changes are the device's to tell.
     fn disk() -> (tempfile::TempDir, Store, Arc<Overlay>) {
-        let dir = tempfile::tempdir().unwrap();
-        let version = uuid::Uuid::nil();
-        let digest = Digest([0; 32]);
-        let spec = OverlaySpec {
-            size: SIZE,
-            quota: None,
-            retention: Retention::Keep,
-            base: Arc::new(ZeroBase::new(BaseId { version, digest })),
-        };
-        let store = Store::open(dir.path(), Options::default()).unwrap();
-        let overlay = store.create(&OverlayId::new("pc").unwrap(), spec).unwrap();
+        let (dir, store, overlay) = overlay_over_zeros(SIZE);
         let monday = SnapshotName::new("monday").unwrap();
         overlay.snapshot(&monday, 0).unwrap();
         let written = overlay.attach().write(&[1; 512], 4096, Durability::Process);
