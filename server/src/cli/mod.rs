@@ -12,6 +12,7 @@ mod pki;
 mod reload;
 mod serve;
 mod snapshot;
+mod standby;
 mod status;
 mod witness;
 
@@ -109,6 +110,9 @@ enum Command {
     /// Keep the record by which a pair of servers decides who is primary
     #[command(hide = true)] // Until servers can be a pair.
     Witness(witness::WitnessOptions),
+    /// Look after a pair of servers
+    #[command(subcommand, hide = true)] // Until servers can be a pair.
+    Standby(standby::StandbyCommand),
     /// Boot a room of virtual machines on this computer
     Demo(DemoOptions),
 }
@@ -157,6 +161,7 @@ pub fn run() -> ExitCode {
         Command::Snapshot(command) => snapshot::run(command),
         Command::Overlay(command) => overlay_check::run(command),
         Command::Witness(options) => witness::run(options),
+        Command::Standby(command) => standby::run(command),
         Command::Demo(options) => return finish_demo(demo::run(options)),
     };
     match outcome {
