@@ -26,7 +26,14 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    clients::{BootPolicy, Clients, disks::Disks, identity::SiteTls, registry::Registry, upgrade},
+    clients::{
+        BootPolicy, Clients,
+        disks::Disks,
+        identity::SiteTls,
+        registry::{RedbRows, Registry},
+        upgrade,
+        versions::OpenVersions,
+    },
     config::{Config, DhcpMode},
     control::{self, ControlSocket},
     exports::{ClientExports, NamedExports, RoomExports},
@@ -293,14 +300,16 @@ fn open_leases(data: &Path) -> anyhow::Result<Arc<Leases>> {
 fn open_clients(config: Config) -> anyhow::Result<Clients> {
     let catalogue = Catalogue::open(config.server.images())?;
     let state = config.server.data.value.join("state.redb");
-    let registry = Registry::open(&state, &|row| upgrade::record(row, &catalogue))?;
+    let rows = Arc::new(RedbRows::open(&state)?);
+    let registry = Registry::open(rows, &|row| upgrade::record(row, &catalogue))?;
     let options = overlay::Options {
         low_water: low_water(),
         ..Default::default()
     };
     let store = Store::open(&config.server.overlays(), options)?;
     upgrade::overlays(&store, &catalogue)?;
-    let disks = Disks::new(store, catalogue);
+    let versions = OpenVersions::of(catalogue);
+    let disks = Disks::new(Arc::new(store), Arc::new(versions));
     Ok(Clients::new(
         config,
         registry,
