@@ -107,8 +107,7 @@ enum Command {
     /// Make and withdraw certificates for TLS
     #[command(subcommand)]
     Pki(pki::PkiCommand),
-    /// Keep the record by which a pair of servers decides who is primary
-    #[command(hide = true)] // Until servers can be a pair.
+    /// Keep the record by which a pair of servers decides who is primary, on a third box
     Witness(witness::WitnessOptions),
     /// Look after a pair of servers
     #[command(subcommand, hide = true)] // Until servers can be a pair.

@@ -1,9 +1,12 @@
-//! What carries the `mirror` crate's state machines: so far the witness, and by what the three know each other.
+//! What carries the `mirror` crate's state machines: the pair of servers, and the witness.
 
+pub mod asking;
 mod clock;
+pub mod driver;
 mod link;
-#[allow(dead_code)] // The pair itself is being built.
+pub mod pair;
 pub mod secret;
+pub mod served;
 mod state;
 mod store;
 pub mod witness;

@@ -21,7 +21,7 @@ use std::{
 use anyhow::{Context, bail};
 use mirror::NodeId;
 use rustls::{
-    ClientConfig, CommonState, ServerConfig,
+    CertificateError, ClientConfig, CommonState, OtherError, ServerConfig,
     client::{AlwaysResolvesClientRawPublicKeys, Resumption},
     crypto::{CryptoProvider, ring},
     pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName},
@@ -206,6 +206,15 @@ impl PairSecret {
         all.find(|role| self.public(*role) == key)
     }
 
+    /// A name for the pair that gives nothing away.
+    pub fn fingerprint(&self) -> String {
+        let mut hash = blake3::Hasher::new();
+        for role in PairRole::ALL {
+            hash.update(self.public(role));
+        }
+        hash.finalize().to_hex()[..16].to_owned()
+    }
+
     fn public(&self, role: PairRole) -> &CertificateDer<'static> {
         &self.key(role).cert[0]
     }
@@ -217,6 +226,20 @@ impl PairSecret {
             wanted,
             self.provider.signature_verification_algorithms,
         )
+    }
+}
+
+/// Says in words what went wrong with a handshake, if that was it.
+pub fn explain(error: io::Error) -> anyhow::Error {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
+    match inner {
+        Some(rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(why)))) => {
+            anyhow::anyhow!("{why}")
+        }
+        // Why, the other side has in its log.
+        Some(rustls::Error::AlertReceived(_)) => anyhow::Error::from(error)
+            .context("the other side refuses this one: has it the same secret?"),
+        _ => error.into(),
     }
 }
 
@@ -238,7 +261,7 @@ fn write_new(path: &Path, text: &str) -> io::Result<()> {
 }
 
 fn parse(text: &str) -> Option<Vec<u8>> {
-    if text.len() > LONGEST || text.len() % 2 != 0 {
+    if text.len() > LONGEST || !text.len().is_multiple_of(2) {
         return None;
     }
     let digits: Option<Vec<u32>> = text.chars().map(|digit| digit.to_digit(16)).collect();

@@ -64,7 +64,7 @@ impl Met {
 
     /// What the client and the server say against each other.
     fn quarrel(self) -> (String, String) {
-        let server = self.server.err().expect("the server is content");
+        let server = self.server.expect_err("the server is content");
         let client = match self.client {
             // A TLS 1.3 client is done before the server has looked at its key.
             Ok(mut stream) => stream.read(&mut [0]).unwrap_err().to_string(),
