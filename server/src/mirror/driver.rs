@@ -22,17 +22,21 @@ use std::{
     time::Duration,
 };
 
-use mirror::{Command, Event, Fault, Message, Node, NodeId, Notice, Reply, RequestId, Status, Ticket, Work, Yield};
+use mirror::{
+    Command, Event, Fault, Message, Node, NodeId, Notice, Reply, RequestId, Status, Ticket, Work,
+    Yield,
+};
 use parking_lot::Mutex;
 use tokio::sync::{broadcast, watch};
 
-use super::{asking::Witnesses, clock, link::Outgoing, store::PairStore};
+use super::{asking::WitnessClient, clock, link::Outgoing, store::PairStore};
 use crate::service::pool::Pool;
 use actions::Todo;
 use gate::Gate;
-use persist::Persister;
 
+pub use actions::say;
 pub use gate::Deposed;
+pub use persist::Persister;
 pub use requests::{Attached, Change, Unmade};
 
 /// Called with the end of a request.
@@ -59,7 +63,7 @@ pub struct Mirror {
     pool: Arc<Pool>,
     outgoing: OnceLock<Arc<Outgoing>>,
     persister: Persister,
-    witness: OnceLock<Witnesses>,
+    witness: OnceLock<WitnessClient>,
     reign: watch::Sender<Reign>,
     notices: broadcast::Sender<Notice>,
     stop: AtomicBool,
@@ -106,7 +110,7 @@ impl Mirror {
     pub fn begin(
         self: &Arc<Self>,
         outgoing: Arc<Outgoing>,
-        witness: Option<Witnesses>,
+        witness: Option<WitnessClient>,
     ) -> std::io::Result<()> {
         let _ = self.outgoing.set(outgoing);
         if let Some(witness) = witness {
@@ -263,7 +267,8 @@ impl Mirror {
         let own = self.clone();
         let lane = self.pool.lane(&actions::lane_of(&work));
         let task = Box::new(move || {
-            let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| own.work(ticket, work)));
+            let done =
+                std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| own.work(ticket, work)));
             let done = done.unwrap_or(Event::Done(ticket, Err(Fault::Broken)));
             own.feed(vec![done]);
         });

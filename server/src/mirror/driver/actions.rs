@@ -24,7 +24,8 @@ impl Mirror {
             Action::Persist(id, state) => self.persister.put(id, *state),
             Action::Reply(id, reply) => {
                 let waiting = core.waiting.remove(&id);
-                todo.replies.extend(waiting.map(|completion| (completion, reply)));
+                todo.replies
+                    .extend(waiting.map(|completion| (completion, reply)));
             }
             Action::CloseClients => self.close_clients(core, todo),
             Action::Note(notice) => self.note(notice),
@@ -112,9 +113,13 @@ pub fn say(notice: Notice) -> String {
 fn say_why_not(why: mirror::WhyNot) -> &'static str {
     use mirror::WhyNot::{Empty, Inconsistent, Lagging, Outdated, RolledBack};
     match why {
-        Inconsistent => "this server was being brought up when it lost the other one, so its disks are half old and half new",
+        Inconsistent => {
+            "this server was being brought up when it lost the other one, so its disks are half old and half new"
+        }
         Outdated => "the other server has gone on without this one, or is the primary now",
-        RolledBack => "this server lost power, and the other one may hold writes that this one lost",
+        RolledBack => {
+            "this server lost power, and the other one may hold writes that this one lost"
+        }
         Lagging => "in mode \"async\" this server may lack writes that the other one answered",
         Empty => "this server has never had data of the pair",
     }

@@ -1,6 +1,9 @@
 //! Whether answers may leave, for threads that ask at each of them.
 
-use std::sync::atomic::{AtomicU64, Ordering::{Acquire, Release}};
+use std::sync::atomic::{
+    AtomicU64,
+    Ordering::{Acquire, Release},
+};
 
 use mirror::Moment;
 use parking_lot::{Condvar, Mutex};

@@ -55,7 +55,9 @@ impl Desk {
             match self.file.save(&state) {
                 Ok(()) => persisted(id),
                 Err(error) => {
-                    tracing::error!("the state of the pair cannot be written: {error}; it is tried again");
+                    tracing::error!(
+                        "the state of the pair cannot be written: {error}; it is tried again"
+                    );
                     self.again(id, state);
                 }
             }

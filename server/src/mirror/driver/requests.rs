@@ -42,18 +42,18 @@ pub enum Unmade {
     #[error("this server is not the primary")]
     NotPrimary,
     /// The pair cannot answer now: no witness and no standby are reached.
-    #[error("neither the other server nor the witness answers: nothing may be changed until one of them does")]
+    #[error(
+        "neither the other server nor the witness answers: nothing may be changed until one of them does"
+    )]
     Suspended,
 }
 
-impl From<Reply> for Result<(), Unmade> {
-    fn from(reply: Reply) -> Self {
-        match reply {
-            Reply::Done => Ok(()),
-            Reply::NoSpace => Err(Unmade::NoSpace),
-            Reply::Failed => Err(Unmade::Failed),
-            Reply::NotPrimary | Reply::Evicted => Err(Unmade::NotPrimary),
-        }
+fn outcome(reply: Reply) -> Result<(), Unmade> {
+    match reply {
+        Reply::Done => Ok(()),
+        Reply::NoSpace => Err(Unmade::NoSpace),
+        Reply::Failed => Err(Unmade::Failed),
+        Reply::NotPrimary | Reply::Evicted => Err(Unmade::NotPrimary),
     }
 }
 
@@ -107,24 +107,16 @@ impl Mirror {
             Some(limit) => told.recv_timeout(limit).map_err(|_| Unmade::Suspended)?,
             None => told.recv().map_err(|_| Unmade::NotPrimary)?,
         };
-        reply.into()
+        outcome(reply)
     }
 
     /// Asks for changes in their order, and does not wait for them.
-    pub fn submit(
-        self: &Arc<Self>,
-        from: Option<(VolumeId, ConnectionId)>,
-        changes: Vec<Change>,
-    ) {
+    pub fn submit(self: &Arc<Self>, from: Option<(VolumeId, ConnectionId)>, changes: Vec<Change>) {
         let events = self.admit(from, changes);
         self.feed(events);
     }
 
-    fn admit(
-        &self,
-        from: Option<(VolumeId, ConnectionId)>,
-        changes: Vec<Change>,
-    ) -> Vec<Event> {
+    fn admit(&self, from: Option<(VolumeId, ConnectionId)>, changes: Vec<Change>) -> Vec<Event> {
         let mut core = self.core.lock();
         let mut events = Vec::with_capacity(changes.len());
         for Change { ask, done } in changes {

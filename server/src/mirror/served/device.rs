@@ -7,9 +7,7 @@ use nbd::IoError;
 
 use crate::{
     mirror::driver::{Attached, Change as Asked, Completion, Mirror},
-    service::{
-        Change, Deferred, Device, Ended, Extent, Fault, Segment, devices::OverlayDevice,
-    },
+    service::{Change, Deferred, Device, Ended, Extent, Fault, Segment, devices::OverlayDevice},
 };
 
 /// One connection's use of a volume.
@@ -79,7 +77,10 @@ impl PairDevice {
     /// Makes a change and waits for its end.
     fn make(&self, change: Change) -> Result<(), Fault> {
         let (tell, told) = mpsc::sync_channel(1);
-        self.begin(vec![(change, Box::new(move |result| drop(tell.send(result))))]);
+        self.begin(vec![(
+            change,
+            Box::new(move |result| drop(tell.send(result))),
+        )]);
         told.recv().unwrap_or(Err(Fault::Gone))
     }
 }
@@ -102,7 +103,9 @@ fn outcome(reply: Reply) -> Result<(), Fault> {
 impl Deferred for PairDevice {
     fn begin(&self, changes: Vec<(Change, Ended)>) {
         let changes = changes.into_iter();
-        let asked = changes.map(|(change, ended)| self.ask(change, ended)).collect();
+        let asked = changes
+            .map(|(change, ended)| self.ask(change, ended))
+            .collect();
         let from = Some((self.attached.volume, self.attached.connection));
         self.mirror.submit(from, asked);
     }

@@ -70,9 +70,9 @@ impl PairOverlays {
         let (volume, _) = self.volume(id)?;
         let failed = |error| Error::disk(format!("cannot open overlay {id}"), error);
         let overlay = self.mirror.store().volumes.overlay(volume);
-        overlay.map_err(failed)?.ok_or_else(|| {
-            Error::new(ErrorKind::Disk, format!("overlay {id} was deleted"))
-        })
+        overlay
+            .map_err(failed)?
+            .ok_or_else(|| Error::new(ErrorKind::Disk, format!("overlay {id} was deleted")))
     }
 
     /// Takes or drops a snapshot on both.
@@ -185,11 +185,15 @@ impl Overlays for PairOverlays {
         let attached = self.mirror.attach(volume, ATTACH).map_err(failed)?;
         let failed = |error| Error::disk(format!("cannot open overlay {id}"), error);
         let attachment = self.mirror.store().volumes.attachment(volume);
-        let attachment = attachment.map_err(failed)?.ok_or_else(|| {
-            Error::new(ErrorKind::Disk, format!("overlay {id} was deleted"))
-        })?;
+        let attachment = attachment
+            .map_err(failed)?
+            .ok_or_else(|| Error::new(ErrorKind::Disk, format!("overlay {id} was deleted")))?;
         let disk = OverlayDevice::new(attachment, suspects).holding(held);
-        Ok(Arc::new(PairDevice::new(disk, self.mirror.clone(), attached)))
+        Ok(Arc::new(PairDevice::new(
+            disk,
+            self.mirror.clone(),
+            attached,
+        )))
     }
 
     fn keep_keys(&self) -> Result<()> {
