@@ -238,7 +238,7 @@ impl Catalogue {
         Ok(image)
     }
 
-    fn names(&self) -> Result<Vec<ImageName>> {
+    pub(crate) fn names(&self) -> Result<Vec<ImageName>> {
         let entries = layout::entries(&self.root)?.into_iter();
         let dirs = entries.filter(|(_, path)| path.is_dir());
         Ok(dirs.filter_map(|(name, _)| name.parse().ok()).collect())
@@ -247,10 +247,7 @@ impl Catalogue {
     /// One more than any number ever given, and made durable, so that `debian@3` always means
     /// the same build, also after version 3 was removed.
     fn next_number(&self, image: &ImageName) -> Result<VersionNumber> {
-        let path = self.image_dir(image).join(layout::LAST);
-        let recorded = fs::read_to_string(&path).ok();
-        let recorded = recorded.and_then(|text| text.trim().parse::<VersionNumber>().ok());
-        let last = self.numbers(image)?.into_iter().chain(recorded).max();
+        let last = self.last_number(image)?;
         let next = last
             .map_or(1, VersionNumber::get)
             .checked_add(u32::from(last.is_some()));
@@ -260,8 +257,20 @@ impl Catalogue {
                 format!("image {image} has no version number left"),
             )
         })?;
-        layout::replace(&path, format!("{next}\n").as_bytes())?;
+        self.note_last(image, next)?;
         Ok(next)
+    }
+
+    /// The highest number ever given, if any was.
+    pub(crate) fn last_number(&self, image: &ImageName) -> Result<Option<VersionNumber>> {
+        let recorded = fs::read_to_string(self.image_dir(image).join(layout::LAST)).ok();
+        let recorded = recorded.and_then(|text| text.trim().parse().ok());
+        Ok(self.numbers(image)?.into_iter().chain(recorded).max())
+    }
+
+    pub(crate) fn note_last(&self, image: &ImageName, last: VersionNumber) -> Result<()> {
+        let path = self.image_dir(image).join(layout::LAST);
+        layout::replace(&path, format!("{last}\n").as_bytes())
     }
 
     /// Moves the staging to its place under `number`.

@@ -25,6 +25,8 @@ pub enum ErrorKind {
     NotFound,
     /// The version is served, current, or has overlays bound to it.
     InUse,
+    /// Two servers know different versions under the same name, or one under different names.
+    Conflict,
     /// What is on disk is not what was published, or cannot be read.
     Damaged,
     /// Written by a newer bootroom.

@@ -3,11 +3,13 @@
 //! ```text
 //! .lock                    flock: held while the catalogue changes
 //! .staging-UUID/           an unfinished version; flocked by whoever works on it
+//! .copy-UUID/              a version on its way from another server; flocked by whoever copies
 //! .trash-UUID/             a version being removed
 //! NAME/NUMBER/             a version: disk.raw, vmlinuz, initrd.img, version.json
 //! NAME/current             symlink to the NUMBER that the bare NAME means
 //! NAME/.current.new        the same, not valid yet
 //! NAME/.last               the highest number ever given, in decimal
+//! NAME/.removed            UUIDs of versions that were removed, one a line, the newest last
 //! ```
 //!
 //! Publishing: sync the four files and the staging directory; record the number in `.last`;
@@ -15,16 +17,22 @@
 //! A crash between any two steps leaves either a staging directory, which nobody has locked any
 //! more and the next staging removes, or a complete version.
 //!
-//! Removing: rename `NAME/NUMBER` to `.trash-UUID`, sync, then delete at leisure; a version is
+//! A copy is published in the same order, under the number that it has on the other server. Cut short,
+//! its directory stays, so that the next try need not begin anew; nothing but a copy looks at it.
+//!
+//! Removing: record the UUID in `.removed`; rename `NAME/NUMBER` to `.trash-UUID`, sync, then delete at leisure; a version is
 //! never seen half deleted.
 
 use std::fs::{self, File, TryLockError};
 use std::io::Write;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::error::{Error, ErrorKind, IoContext, Result};
+
+/// Published files are never written again.
+const READ_ONLY: u32 = 0o444;
 
 /// File names of a version.
 pub(crate) const DISK: &str = "disk.raw";
@@ -37,8 +45,11 @@ pub(crate) const CURRENT: &str = "current";
 pub(crate) const NEW_CURRENT: &str = ".current.new";
 /// The highest number given.
 pub(crate) const LAST: &str = ".last";
+/// The versions that were here once.
+pub(crate) const REMOVED: &str = ".removed";
 /// Begin the names of directories that are not versions.
 pub(crate) const STAGING: &str = ".staging-";
+pub(crate) const COPY: &str = ".copy-";
 pub(crate) const TRASH: &str = ".trash-";
 
 /// Makes a file's or directory's content durable.
@@ -46,6 +57,31 @@ pub(crate) fn sync(path: &Path) -> Result<()> {
     File::open(path)
         .and_then(|file| file.sync_all())
         .at("sync", path)
+}
+
+/// Writes the record of the version in `dir` and makes everything there durable; it is ready to
+/// be seen then.
+pub(crate) fn seal(dir: &Path, record: &[u8]) -> Result<()> {
+    let path = dir.join(RECORD);
+    let mut file = File::create_new(&path).at("write", &path)?;
+    file.write_all(record).at("write", &path)?;
+    for name in [DISK, KERNEL, INITRD, RECORD] {
+        let path = dir.join(name);
+        let read_only = fs::Permissions::from_mode(READ_ONLY);
+        fs::set_permissions(&path, read_only).at("protect", &path)?;
+        sync(&path)?;
+    }
+    sync(dir)
+}
+
+/// The atomic step: from here on the version that was made in `dir` exists.
+pub(crate) fn become_version(dir: &Path, place: &Path) -> Result<()> {
+    // A rename onto an empty directory would succeed; a number must never be given twice.
+    if place.exists() {
+        let context = format!("{} exists already", place.display());
+        return Err(Error::new(ErrorKind::InUse, context));
+    }
+    fs::rename(dir, place).at("publish", place)
 }
 
 /// Makes a directory if it is not there, and durable in its parent.

@@ -28,6 +28,7 @@
 pub mod build;
 mod cancel;
 mod catalogue;
+mod copies;
 mod digest;
 mod disk;
 mod error;
@@ -43,6 +44,7 @@ mod version;
 
 pub use cancel::Cancel;
 pub use catalogue::{Catalogue, Damaged, Image};
+pub use copies::{Copied, Copying, Original, Part};
 pub use disk::VersionDisk;
 pub use error::{Error, ErrorKind, Result};
 pub use ids::{Bytes, ImageName, ImageRef, VersionId, VersionNumber};

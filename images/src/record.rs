@@ -32,7 +32,7 @@ use crate::ids::{Bytes, ImageName, VersionId, VersionNumber};
 pub const FORMAT: u32 = 1;
 
 /// No honest record is larger; a damaged one must not fill memory.
-const RECORD_MAX: u64 = 64 << 10;
+pub(crate) const RECORD_MAX: u64 = 64 << 10;
 
 /// Size and content of one file of a version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,6 +56,15 @@ pub(crate) struct Record {
     pub initrd: FileRecord,
 }
 
+/// The bytes of the record in an open file, all that can be honest of them.
+pub(crate) fn text_of(file: &File, path: &Path) -> Result<Vec<u8>> {
+    let mut text = Vec::new();
+    file.take(RECORD_MAX)
+        .read_to_end(&mut text)
+        .at("read", path)?;
+    Ok(text)
+}
+
 /// Read first, so that a newer format is named as such whatever else it holds.
 #[derive(Deserialize)]
 struct FormatOnly {
@@ -65,14 +74,10 @@ struct FormatOnly {
 impl Record {
     /// Reads the record from an open file; `path` is for messages.
     pub fn read(file: &File, path: &Path) -> Result<Self> {
-        let mut text = Vec::new();
-        file.take(RECORD_MAX)
-            .read_to_end(&mut text)
-            .at("read", path)?;
-        Self::parse(&text, path)
+        Self::parse(&text_of(file, path)?, path)
     }
 
-    fn parse(text: &[u8], path: &Path) -> Result<Self> {
+    pub fn parse(text: &[u8], path: &Path) -> Result<Self> {
         let FormatOnly { format } = serde_json::from_slice(text).map_err(|e| damaged(path, e))?;
         if format > FORMAT {
             return Err(Error::new(

@@ -5,9 +5,12 @@ use std::path::Path;
 
 use crate::catalogue::Catalogue;
 use crate::error::{Error, ErrorKind, IoContext, Result};
-use crate::ids::{ImageRef, VersionId};
+use crate::ids::{ImageName, ImageRef, VersionId};
 use crate::layout::{self, ChangeLock};
 use crate::version::Version;
+
+/// Removed versions of an image that are remembered.
+const REMEMBERED: usize = 256;
 
 /// An overlay on disk and the version that it is bound to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,6 +41,7 @@ impl Catalogue {
         check_overlays(&version, bindings)?;
         self.check_current(&version, force)?;
         let _unused = lock_unused(&version)?;
+        self.note_removed(&version);
         let trash = self
             .root()
             .join(format!("{}{}", layout::TRASH, version.id()));
@@ -47,6 +51,40 @@ impl Catalogue {
             tracing::warn!(%error, "the version is removed; the next start frees its space");
         }
         Ok(version)
+    }
+
+    /// The versions that were here and were removed, of all images, the newest last; so that a
+    /// server that holds copies can tell them from versions that never were here.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`] when a directory cannot be read.
+    pub fn removed(&self) -> Result<Vec<VersionId>> {
+        let names = self.names()?;
+        Ok(names
+            .iter()
+            .flat_map(|name| self.removed_of(name))
+            .collect())
+    }
+
+    fn removed_of(&self, image: &ImageName) -> Vec<VersionId> {
+        let path = self.image_dir(image).join(layout::REMOVED);
+        let text = fs::read_to_string(path).unwrap_or_default();
+        let ids = text.lines().filter_map(|line| line.parse().ok());
+        ids.map(VersionId::from_uuid).collect()
+    }
+
+    /// Removing frees space, so it must go on where there is none to note it; other servers then
+    /// keep their copies.
+    fn note_removed(&self, version: &Version) {
+        let mut ids = self.removed_of(version.image());
+        ids.retain(|id| *id != version.id());
+        ids.push(version.id());
+        let newest = &ids[ids.len().saturating_sub(REMEMBERED)..];
+        let text: String = newest.iter().map(|id| format!("{id}\n")).collect();
+        let path = self.image_dir(version.image()).join(layout::REMOVED);
+        if let Err(error) = layout::replace(&path, text.as_bytes()) {
+            tracing::warn!(%error, "other servers will keep their copies of {version}");
+        }
     }
 
     fn check_current(&self, version: &Version, force: bool) -> Result<()> {

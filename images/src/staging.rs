@@ -1,8 +1,6 @@
 //! A version in the making.
 
 use std::fs::{self, File};
-use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -16,8 +14,6 @@ use crate::record::{FileRecord, Record};
 
 /// Smallest unit of a disk: a version's size is a multiple of the overlay's block.
 const BLOCK: u64 = 4096;
-/// Published files are never written again.
-const READ_ONLY: u32 = 0o444;
 
 /// A directory in which a version is made. Dropped before it is published, it vanishes; left by
 /// a crash, the next [`crate::Catalogue::open`] removes it.
@@ -135,20 +131,12 @@ impl Staging {
         progress: &dyn Progress,
         cancel: &Cancel,
     ) -> Result<Staged> {
-        check_text(&details)?;
+        check_cmdline(&details.cmdline)?;
         progress.phase("Working out digests");
         let kernel = measure(&self.kernel_path(), progress, cancel)?;
         let initrd = measure(&self.initrd_path(), progress, cancel)?;
         let disk = measure(&self.disk_path(), progress, cancel)?;
-        if !disk.size.get().is_multiple_of(BLOCK) {
-            return Err(Error::new(
-                ErrorKind::Invalid,
-                format!(
-                    "the disk has {} bytes, no multiple of {BLOCK}",
-                    disk.size.get()
-                ),
-            ));
-        }
+        check_disk_size(disk.size)?;
         progress.phase("Writing to disk");
         self.sync_files()?;
         Ok(Staged {
@@ -167,26 +155,12 @@ impl Staging {
 
     /// Writes the record and makes everything in the directory durable.
     pub(crate) fn seal(&self, record: &Record) -> Result<()> {
-        let path = self.dir.join(layout::RECORD);
-        let mut file = File::create_new(&path).at("write", &path)?;
-        file.write_all(&record.to_json()).at("write", &path)?;
-        for name in [layout::DISK, layout::KERNEL, layout::INITRD, layout::RECORD] {
-            let path = self.dir.join(name);
-            let read_only = fs::Permissions::from_mode(READ_ONLY);
-            fs::set_permissions(&path, read_only).at("protect", &path)?;
-            layout::sync(&path)?;
-        }
-        layout::sync(&self.dir)
+        layout::seal(&self.dir, &record.to_json())
     }
 
     /// The atomic step: from here on the version exists.
     pub(crate) fn become_version(mut self, place: &Path) -> Result<()> {
-        // A rename onto an empty directory would succeed; a number must never be given twice.
-        if place.exists() {
-            let context = format!("{} exists already", place.display());
-            return Err(Error::new(ErrorKind::InUse, context));
-        }
-        fs::rename(&self.dir, place).at("publish", place)?;
+        layout::become_version(&self.dir, place)?;
         self.published = true;
         Ok(())
     }
@@ -216,12 +190,21 @@ impl Staged {
 }
 
 /// Boot scripts are lines: a line break in one field would begin a command of its own.
-fn check_text(details: &Details) -> Result<()> {
-    if details.cmdline.chars().any(char::is_control) {
+pub(crate) fn check_cmdline(cmdline: &str) -> Result<()> {
+    if cmdline.chars().any(char::is_control) {
         let context = "a kernel command line cannot hold a line break or another control character";
         return Err(Error::new(ErrorKind::Invalid, context));
     }
     Ok(())
+}
+
+/// An overlay's blocks must not end beside the disk's.
+pub(crate) fn check_disk_size(size: Bytes) -> Result<()> {
+    if size.get().is_multiple_of(BLOCK) {
+        return Ok(());
+    }
+    let context = format!("the disk has {} bytes, no multiple of {BLOCK}", size.get());
+    Err(Error::new(ErrorKind::Invalid, context))
 }
 
 fn measure(path: &Path, progress: &dyn Progress, cancel: &Cancel) -> Result<FileRecord> {

@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 use overlay::Digest;
 
 use crate::cancel::Cancel;
+use crate::copies::Part;
 use crate::digest;
 use crate::disk::VersionDisk;
 use crate::error::{Error, ErrorKind, IoContext, Result};
@@ -25,7 +26,7 @@ pub struct Version {
     record: Record,
 }
 
-/// A kernel or an initrd: a file to serve over HTTP.
+/// One file of a version, such as a kernel to serve over HTTP.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BootFile {
     /// Where it is.
@@ -134,6 +135,15 @@ impl Version {
         self.boot_file(layout::INITRD, self.record.initrd)
     }
 
+    /// One of its files.
+    pub fn file(&self, part: Part) -> BootFile {
+        match part {
+            Part::Disk => self.boot_file(layout::DISK, self.record.disk),
+            Part::Kernel => self.kernel(),
+            Part::Initrd => self.initrd(),
+        }
+    }
+
     fn boot_file(&self, name: &str, record: FileRecord) -> BootFile {
         BootFile {
             path: self.dir.join(name),
@@ -156,12 +166,8 @@ impl Version {
     /// # Errors
     /// [`ErrorKind::Damaged`] names the file that differs, is cut short or cannot be read.
     pub fn verify(&self, progress: &dyn Progress, cancel: &Cancel) -> Result<()> {
-        let files = [
-            ("kernel", self.kernel()),
-            ("initrd", self.initrd()),
-            ("disk", self.boot_file(layout::DISK, self.record.disk)),
-        ];
-        for (name, file) in files {
+        for part in Part::ALL {
+            let (name, file) = (part.name(), self.file(part));
             progress.phase(&format!("Verifying the {name} of {self}"));
             let found = digest::of_file(&file.path, file.size, progress, cancel)?;
             if found != file.digest {

@@ -3,6 +3,8 @@
 pub mod asking;
 mod clock;
 pub mod driver;
+mod images;
+mod late_base;
 mod link;
 pub mod pair;
 pub mod secret;

@@ -3,7 +3,7 @@
 use std::{path::Path, sync::Arc};
 
 use anyhow::Context;
-use images::{Catalogue, VersionId};
+use ::images::{Catalogue, VersionId};
 use mirror::{BLOCK, BlockRange, Durable, Incarnation, Message, Node, VolumeId};
 use overlay::{Base, BaseId, OverlayInfo, Store};
 use pxe::RedbLeases;
@@ -13,6 +13,8 @@ use super::{
     asking::WitnessClient,
     clock,
     driver::{Mirror, Persister},
+    images,
+    late_base::LateBase,
     link::{self, Doors, Ends, Outgoing, Stream},
     secret::PairSecret,
     state::{Found, StateFile},
@@ -115,10 +117,15 @@ impl Doors for Pair {
         self.mirror.link_down();
     }
 
-    fn images(&self, _stream: Stream) -> anyhow::Result<()> {
-        Ok(())
+    fn images(&self, mut stream: Stream) -> anyhow::Result<()> {
+        stream.sock.set_read_timeout(Some(SLOW))?;
+        stream.sock.set_write_timeout(Some(SLOW))?;
+        images::serve(self.versions.catalogue(), &mut stream, &|| false)
     }
 }
+
+/// How long the other server may be silent while it copies images.
+const SLOW: std::time::Duration = std::time::Duration::from_secs(60);
 
 fn boot_id() -> anyhow::Result<Uuid> {
     let path = Path::new("/proc/sys/kernel/random/boot_id");
@@ -150,8 +157,12 @@ fn base(versions: &Arc<OpenVersions>, id: BaseId, size: u64) -> Arc<dyn Base> {
     if let Ok(disk) = versions.open(version) {
         return disk;
     }
-    let _ = size;
-    Arc::new(overlay::ZeroBase::new(id))
+    let versions = versions.clone();
+    let find = move || {
+        let found = versions.open(version).ok();
+        found.map(|disk| disk as Arc<dyn Base>)
+    };
+    Arc::new(LateBase::new(id, size, Box::new(find)))
 }
 
 /// What is not here any more differs from what the other server has.
