@@ -109,6 +109,7 @@ impl Room {
                 address,
                 http_port: 80,
                 nbd_port: 10809,
+                other: None,
             },
             lease: script::Lease {
                 address: Ipv4Addr::new(10, 12, 0, 100),

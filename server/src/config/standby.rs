@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     str::FromStr,
 };
@@ -27,6 +27,8 @@ const LAG: usize = 4096;
 pub struct Standby {
     /// Where the other server listens for this one.
     pub peer: Located<SocketAddr>,
+    /// The other server's address as the machines reach it.
+    pub address: IpAddr,
     /// Where this server listens for the other one.
     pub listen: SocketAddr,
     /// The file by which the servers and the witness know each other.
@@ -53,13 +55,14 @@ impl Standby {
         let plain = |one: &Self| {
             let Standby {
                 peer,
+                address,
                 listen,
                 secret,
                 mode,
                 alone,
                 witness,
             } = one.clone();
-            (peer.value, listen, secret, mode, alone, witness)
+            (peer.value, address, listen, secret, mode, alone, witness)
         };
         plain(self) == plain(new)
     }
@@ -73,6 +76,7 @@ pub fn read(
 ) -> Option<Standby> {
     let peer: Option<Located<SocketAddr>> =
         section.required("peer", "\"10.12.0.2:7012\"", problems);
+    let address = section.optional::<IpAddr>("address", problems);
     let listen = section.optional::<SocketAddr>("listen", problems);
     let secret = section.optional::<PathBuf>("secret", problems);
     let mode = section.optional::<ModeName>("mode", problems);
@@ -84,6 +88,7 @@ pub fn read(
     let own = SocketAddr::from((server.ip(), peer.value.port()));
     let lag = lag.and_then(|lag| usize::try_from(lag).ok()).unwrap_or(LAG);
     Some(Standby {
+        address: address.map_or(peer.value.ip(), |address| address.value),
         listen: listen.map_or(own, |listen| listen.value),
         secret: secret.map_or_else(|| DEFAULT_SECRET.into(), |secret| secret.value),
         mode: match mode.map(|mode| mode.value) {

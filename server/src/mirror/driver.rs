@@ -188,9 +188,19 @@ impl Mirror {
         self.feed(vec![Event::Command(command)]);
     }
 
+    /// Whether the other server is primary.
+    pub fn follows(&self) -> bool {
+        self.core.lock().node.follows()
+    }
+
     /// Says whether this server has what it needs to be a standby besides what the other one sends it.
     pub fn prepare(&self, prepared: bool) {
         self.core.lock().node.prepare(prepared);
+    }
+
+    /// Whether it was told to.
+    pub fn is_stopped(&self) -> bool {
+        self.stop.load(Relaxed)
     }
 
     /// Ends its threads. What is not answered by now never is.

@@ -11,4 +11,5 @@ pub mod secret;
 pub mod served;
 mod state;
 mod store;
+pub mod supplies;
 pub mod witness;

@@ -2,10 +2,11 @@
 
 use std::{path::Path, sync::Arc};
 
-use anyhow::Context;
 use ::images::{Catalogue, VersionId};
+use anyhow::Context;
 use mirror::{BLOCK, BlockRange, Durable, Incarnation, Message, Node, VolumeId};
 use overlay::{Base, BaseId, OverlayInfo, Store};
+use parking_lot::Mutex;
 use pxe::RedbLeases;
 use uuid::Uuid;
 
@@ -22,6 +23,7 @@ use super::{
         PairStore,
         volumes::{Lost, Volumes},
     },
+    supplies::{Supplies, SuppliesView},
 };
 use crate::{
     clients::{registry::RedbRows, upgrade, versions::OpenVersions},
@@ -40,6 +42,8 @@ pub struct Pair {
     pub settings: Standby,
     /// Who decides.
     witness: bool,
+    /// What there is to say of image versions on their way.
+    pub supplies: Mutex<SuppliesView>,
 }
 
 impl Pair {
@@ -76,6 +80,7 @@ impl Pair {
             versions,
             settings: settings.clone(),
             witness: settings.witness.is_some(),
+            supplies: Mutex::default(),
         });
         pair.join(secret)?;
         Ok(pair)
@@ -94,7 +99,7 @@ impl Pair {
         };
         link::listen(self.settings.listen, ends.clone(), self.clone())?;
         let own = self.mirror.clone();
-        let outgoing = Outgoing::start(ends, move |up| {
+        let outgoing = Outgoing::start(ends.clone(), move |up| {
             if !up {
                 own.link_down();
             }
@@ -104,7 +109,8 @@ impl Pair {
             let answered = Box::new(move |answer| answered.witnessed(answer));
             WitnessClient::start(place, secret, self.settings.me(), answered)
         });
-        Ok(self.mirror.begin(outgoing, witness.transpose()?)?)
+        self.mirror.begin(outgoing, witness.transpose()?)?;
+        Supplies::start(self.clone(), ends)
     }
 }
 

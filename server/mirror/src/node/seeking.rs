@@ -48,6 +48,11 @@ impl Node {
         self.say_hello();
     }
 
+    /// Whether the other server is primary, as far as this one knows.
+    pub fn follows(&self) -> bool {
+        self.standby.is_some() || self.recent_peer().is_some_and(|peer| peer.primary)
+    }
+
     /// Whether it wants no session now.
     fn rests(&self) -> bool {
         self.now < self.rest_until || !self.prepared
