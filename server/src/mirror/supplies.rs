@@ -91,9 +91,6 @@ impl Supplies {
 
     /// What came, and what did not. With everything here this server may be a standby.
     fn note(&self, outcome: &Outcome) {
-        for version in &outcome.copied {
-            tracing::info!("image version {version:?} is here now");
-        }
         let lacking = lacking(self.pair.versions.catalogue(), &outcome.listing);
         let lacking = lacking.unwrap_or_default();
         let complete = lacking.is_empty() && outcome.failed.is_empty();
