@@ -29,7 +29,9 @@ use mirror::{
 use parking_lot::Mutex;
 use tokio::sync::{broadcast, watch};
 
-use super::{asking::WitnessClient, clock, link::Outgoing, store::PairStore};
+use super::{
+    asking::WitnessClient, chronicle::Chronicle, clock, link::Outgoing, store::PairStore,
+};
 use crate::service::pool::Pool;
 use actions::Todo;
 use gate::Gate;
@@ -66,6 +68,7 @@ pub struct Mirror {
     witness: OnceLock<WitnessClient>,
     reign: watch::Sender<Reign>,
     notices: broadcast::Sender<Notice>,
+    chronicle: Chronicle,
     stop: AtomicBool,
 }
 
@@ -99,6 +102,7 @@ impl Mirror {
                 ours: false,
             }),
             notices: broadcast::Sender::new(256),
+            chronicle: Chronicle::default(),
             stop: AtomicBool::new(false),
         })
     }
@@ -156,6 +160,16 @@ impl Mirror {
     /// What happens, from now on.
     pub fn notices(&self) -> broadcast::Receiver<Notice> {
         self.notices.subscribe()
+    }
+
+    /// What happened lately.
+    pub fn chronicle(&self) -> &Chronicle {
+        &self.chronicle
+    }
+
+    /// What this server knows to differ from the other one, or may.
+    pub fn differing(&self) -> mirror::Blocks {
+        self.core.lock().node.differing().clone()
     }
 
     /// Messages of the other server.

@@ -112,7 +112,7 @@ async fn serve_as_one_of_two(
     rehearse(&config)?;
     let pair = Pair::open(&config, standby, low_water())?;
     tracing::info!("bootroom {}: {standby}", env!("CARGO_PKG_VERSION"));
-    let mut front = Front::open(socket, Desk::of(pair.clone()));
+    let mut front = Front::open(socket, Desk::of(pair.clone(), (&config.server).into()));
     let mut follower = Follower {
         reigns: pair.mirror.reigns(),
         desk: front.desk.clone(),

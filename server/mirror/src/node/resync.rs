@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::{
-    BlockRange, Blocks, Fault, Item, Mode, Notice, Seq, SessionId, Ticket, VolumeId, Work, Yield,
+    BlockRange, Blocks, Fault, Item, Mode, Moment, Notice, Seq, SessionId, Ticket, VolumeId, Work, Yield,
     operation::Footprint,
 };
 
@@ -15,14 +15,29 @@ use super::{
 };
 
 /// How far the resync of a session is.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Resync {
+    pub(super) begun: Moment,
+    /// Blocks that the standby was found to hold, or has been sent.
+    pub(super) done: u64,
     /// Surveys that have not come: this server's, the standby's.
     surveys: (bool, bool),
     /// The standby has the metadata.
     metadata: bool,
     /// Flushes of what was sent, when all is sent.
     round: Option<BTreeSet<Ticket>>,
+}
+
+impl Resync {
+    pub(super) fn beginning(begun: Moment) -> Self {
+        Self {
+            begun,
+            done: 0,
+            surveys: (false, false),
+            metadata: false,
+            round: None,
+        }
+    }
 }
 
 impl Node {
@@ -214,6 +229,9 @@ impl Node {
         self.dirty.unsent.remove(volume, range);
         if let Some(seq) = seq {
             self.dirty.push(volume, seq, range);
+        }
+        if let Some(session) = self.session_mut() {
+            session.resync.done += range.blocks();
         }
     }
 

@@ -60,11 +60,12 @@ impl Mirror {
             Notice::SplitBrain | Notice::StrangeWitness | Notice::StandbyFailed => {
                 tracing::error!("{}", say(notice));
             }
-            Notice::PeerLost | Notice::Deposed(_) | Notice::NotPromotable(_) => {
+            Notice::PeerLost | Notice::Deposed(_) | Notice::NotPromotable(_) | Notice::NotHandedOver => {
                 tracing::warn!("{}", say(notice));
             }
             _ => tracing::info!("{}", say(notice)),
         }
+        self.chronicle.note(notice);
         let _ = self.notices.send(notice);
     }
 }
@@ -106,6 +107,7 @@ pub fn say(notice: Notice) -> String {
              place. `bootroom standby accept-witness` if that is right"
             .into(),
         Notice::NotPromotable(why) => format!("not promoted: {}", say_why_not(why)),
+        Notice::NotHandedOver => "the other server does not take over: it does not hold everything yet".into(),
         Notice::StandbyFailed => "the disk of this standby failed; it starts again in a moment".into(),
     }
 }
