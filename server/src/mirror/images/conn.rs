@@ -10,7 +10,7 @@ use anyhow::{Context, bail};
 use super::wire::{Answer, FRAME_HEAD, Head, Malformed, Question};
 
 /// A peer that says nothing for this long in the middle of something has gone.
-const SILENCE: Duration = Duration::from_secs(60);
+const SILENCE: Duration = Duration::from_secs(120);
 
 /// One side of a conversation.
 ///
