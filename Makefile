@@ -17,7 +17,7 @@ help:
 	@echo 'make fuzz       every decoder, ten million inputs each (RUNS=… for fewer; nightly Rust)'
 	@echo 'make sim        the pair of servers through 1,000,000 seeds of failures'
 	@echo 'make build      target/release/bootroom and the client package'
-	@echo 'make install    these and a systemd service (DESTDIR and PREFIX are heeded)'
+	@echo 'make install    these and systemd services (DESTDIR and PREFIX are heeded)'
 	@echo 'make fmt lint   format; clippy, shellcheck'
 
 build:
@@ -28,7 +28,9 @@ install: build
 	install -D -m 755 $(BOOTROOM) $(DESTDIR)$(PREFIX)/bin/bootroom
 	install -D -m 644 $(DEB) $(DESTDIR)/usr/share/bootroom/bootroom-client.deb
 	install -d $(DESTDIR)/etc/systemd/system
-	sed 's|/usr/local/bin|$(PREFIX)/bin|' server/packaging/bootroom.service > $(DESTDIR)/etc/systemd/system/bootroom.service
+	for unit in bootroom bootroom-witness; do \
+		sed 's|/usr/local/bin|$(PREFIX)/bin|' server/packaging/$$unit.service > $(DESTDIR)/etc/systemd/system/$$unit.service || exit 1; \
+	done
 
 deb:
 	initramfs-hook/packaging/build-deb.sh

@@ -12,6 +12,7 @@ nbdkit nbd-server nbd-client libnbd-bin python3-libnbd fio
 isc-dhcp-client isc-dhcp-relay udhcpc dhcpcd5 dnsmasq-base
 atftp tftp-hpa busybox-static
 shellcheck strace openssl openssh-client cpio kmod util-linux
+etcd-server gnutls-bin b3sum xxd
 "
 
 missing=

@@ -1,47 +1,42 @@
 //! One server: its services, wired together, from start to a stop that loses nothing.
 
-use std::{
-    collections::HashSet,
-    path::Path,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use anyhow::Context;
-use images::Catalogue;
-use overlay::Store;
 use parking_lot::Mutex;
 use pxe::{
     Leases, Policy,
-    dhcp::{Dhcp, DhcpConfig, RedbLeases, Subnet},
+    dhcp::{Dhcp, DhcpConfig, Subnet},
     files::Roots,
     http::{Http, HttpConfig},
     quiet::Quiet,
     tftp::{Tftp, TftpConfig},
 };
-use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
-    task::JoinSet,
-};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     clients::{BootPolicy, Clients, disks::Disks, identity::SiteTls, registry::Registry, upgrade},
     config::{Config, DhcpMode},
-    control::{self, ControlSocket},
+    control::{Desk, Sources},
     exports::{ClientExports, NamedExports, RoomExports},
     service::{self, Limits, Listener, Service, ServiceOptions, tls::Tls},
     trace::Trace,
     watch,
 };
 
+mod data;
 mod exports;
 mod listeners;
 mod reload;
+mod roles;
+mod signals;
 
+pub use data::Data;
 use listeners::Listeners;
 pub use listeners::tls_states;
 pub use reload::{Reloaded, Reloader};
+pub use roles::serve;
 
 /// Everything that serves a room, bound and ready.
 pub struct Room {
@@ -51,20 +46,32 @@ pub struct Room {
     tftp: Tftp,
     http: Http,
     quiet: Option<Quiet>,
-    control: ControlSocket,
     disks: Listeners,
     named: Arc<NamedExports>,
 }
 
+/// How a room ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Farewell {
+    /// What was asked is answered and flushed.
+    Orderly,
+    /// Another server answers: nobody is told anything.
+    AtOnce,
+}
+
 impl Room {
-    /// Opens the data directory and takes every port.
+    /// Takes every port, for the machines whose `data` are.
     ///
     /// # Errors
     /// What cannot be opened or taken, and why.
-    pub fn open(config: Config) -> anyhow::Result<Self> {
-        let control = ControlSocket::bind(&config.server.control)?;
-        let leases = open_leases(&config.server.data.value)?;
-        let clients = Arc::new(open_clients(config)?);
+    pub fn open(config: Config, data: Data) -> anyhow::Result<Self> {
+        let leases = Leases::open(data.leases).context("cannot read the leases")?;
+        let registry = Registry::open(data.rows, &|row| {
+            upgrade::record(row, data.versions.catalogue());
+        })?;
+        let disks = Disks::new(data.overlays, data.versions);
+        let clients = Clients::new(config, registry, disks, Arc::new(Trace::default()))?;
+        let clients = Arc::new(clients);
         let config = clients.config();
         let policy: Arc<dyn Policy> = Arc::new(BootPolicy::new(clients.clone()));
         let dhcp = match config.dhcp.mode {
@@ -82,6 +89,7 @@ impl Room {
         http.port = config.server.http_port;
         if let Some(site) = SiteTls::of(&config) {
             site.prepare()?;
+            clients.disks().overlays().keep_keys()?;
         }
         http.roots = roots(&config);
         let quiet = config.server.quiet_ipv6.then(|| Quiet::bind(interface));
@@ -94,15 +102,18 @@ impl Room {
             clients,
             leases,
             dhcp,
-            control,
         })
     }
 
-    /// Serves until SIGTERM or SIGINT, then stops in order: no new boots and no control, then the disks, whose last answers are flushed.
+    /// Serves until `farewell` says how to stop: no new boots and no control, then the disks.
     ///
     /// # Errors
     /// When a service fails while it should serve.
-    pub async fn serve(self) -> anyhow::Result<()> {
+    pub async fn serve(
+        self,
+        desk: &Desk,
+        farewell: impl Future<Output = Farewell>,
+    ) -> anyhow::Result<()> {
         let stop = CancellationToken::new();
         let mut services = JoinSet::new();
         let control = self.dhcp.as_ref().map(Dhcp::control);
@@ -124,28 +135,46 @@ impl Room {
             disks: disks.clone(),
             one_at_a_time: Mutex::default(),
         });
-        let sources = control::Sources {
-            clients: self.clients.clone(),
-            leases: self.leases,
-            disks: disks.clone(),
-            reloader: reloader.clone(),
-            started: Instant::now(),
-        };
-        services.spawn(control::serve(self.control, sources, stop.clone()));
         if let Some(quiet) = self.quiet {
             services.spawn(named("IPv6", quiet.run(stop.clone().cancelled_owned())));
         }
         services.spawn(watch::run(self.clients.clone(), stop.clone()));
-        let signals = Signals::register()?;
         announce(&self.clients.config());
-        let outcome = signals.wait(&mut services, &reloader).await;
-        let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+        desk.open(Sources {
+            clients: self.clients,
+            leases: self.leases,
+            disks: disks.clone(),
+            reloader,
+            started: desk.started(),
+        });
+        let outcome = tokio::select! {
+            farewell = farewell => Ok(farewell),
+            Some(ended) = services.join_next() => Err(ended_early(ended)),
+        };
+        desk.close();
         stop.cancel();
+        let at_once = matches!(outcome, Ok(Farewell::AtOnce));
+        let disks = tokio::task::spawn_blocking(move || match at_once {
+            true => disks.abandon(DRAIN),
+            false => drain(&disks),
+        });
         while services.join_next().await.is_some() {}
-        if !tokio::task::spawn_blocking(move || disks.drain(DRAIN)).await? {
-            tracing::warn!("some clients did not take their answers in {DRAIN:?} and were cut off");
-        }
-        outcome
+        disks.await?;
+        outcome.map(drop)
+    }
+}
+
+fn ended_early(ended: Result<anyhow::Result<()>, tokio::task::JoinError>) -> anyhow::Error {
+    match ended {
+        Ok(Ok(())) => anyhow::anyhow!("a service ended by itself"),
+        Ok(Err(error)) => error,
+        Err(error) => error.into(),
+    }
+}
+
+fn drain(disks: &Service) {
+    if !disks.drain(DRAIN) {
+        tracing::warn!("some clients did not take their answers in {DRAIN:?} and were cut off");
     }
 }
 
@@ -236,77 +265,6 @@ fn announce(config: &Config) {
         server.interface.value
     );
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-}
-
-/// What a server is told. Registered before anyone is told that it is ready.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    hangup: Signal,
-}
-
-impl Signals {
-    fn register() -> anyhow::Result<Self> {
-        let terminate = signal(SignalKind::terminate())?;
-        let interrupt = signal(SignalKind::interrupt())?;
-        let hangup = signal(SignalKind::hangup())?;
-        Ok(Signals {
-            terminate,
-            interrupt,
-            hangup,
-        })
-    }
-
-    /// A signal ends it well; a service that ends by itself does not.
-    async fn wait(
-        mut self,
-        services: &mut JoinSet<anyhow::Result<()>>,
-        reloader: &Arc<Reloader>,
-    ) -> anyhow::Result<()> {
-        loop {
-            tokio::select! {
-                _ = self.terminate.recv() => {
-                    tracing::info!("SIGTERM: stopping");
-                    return Ok(());
-                }
-                _ = self.interrupt.recv() => {
-                    tracing::info!("SIGINT: stopping");
-                    return Ok(());
-                }
-                _ = self.hangup.recv() => reload::on_signal(reloader.clone()),
-                Some(ended) = services.join_next() => {
-                    ended??;
-                    anyhow::bail!("a service ended by itself");
-                }
-            }
-        }
-    }
-}
-
-fn open_leases(data: &Path) -> anyhow::Result<Arc<Leases>> {
-    let path = data.join("leases.redb");
-    let log = RedbLeases::open(&path).with_context(|| format!("cannot open {}", path.display()))?;
-    let leases = Leases::open(Box::new(log));
-    leases.with_context(|| format!("cannot read the leases in {}", path.display()))
-}
-
-fn open_clients(config: Config) -> anyhow::Result<Clients> {
-    let catalogue = Catalogue::open(config.server.images())?;
-    let state = config.server.data.value.join("state.redb");
-    let registry = Registry::open(&state, &|row| upgrade::record(row, &catalogue))?;
-    let options = overlay::Options {
-        low_water: low_water(),
-        ..Default::default()
-    };
-    let store = Store::open(&config.server.overlays(), options)?;
-    upgrade::overlays(&store, &catalogue)?;
-    let disks = Disks::new(store, catalogue);
-    Ok(Clients::new(
-        config,
-        registry,
-        disks,
-        Arc::new(Trace::default()),
-    )?)
 }
 
 /// Below this much free space no new overlay is made and only lasting ones grow.

@@ -1,8 +1,10 @@
-//! The witness beside a client of another make: Python's TLS, and bytes put together by the page that describes them.
+//! The witness beside a client of another make: keys by b3sum and openssl, GnuTLS, and bytes put together by the page that
+//! describes them (server/mirror/PROTOCOL.md).
 
 use std::{
     fs,
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Read, Write},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::Duration,
@@ -10,27 +12,8 @@ use std::{
 
 use bootroom_tests::{binary, deadline::wait_for};
 
-/// Asks once. Arguments: port, folder of certificates, certificate, what to send in hex. Prints the answer in hex, or
-/// nothing when the connection ended without one.
-const ASK: &str = r#"
-import socket, ssl, sys
-port, pki, name, data = sys.argv[1:]
-tls = ssl.create_default_context(cafile=pki + "/ca.pem")
-tls.minimum_version = ssl.TLSVersion.TLSv1_3
-if name != "none":
-    tls.load_cert_chain(f"{pki}/clients/{name}.pem", f"{pki}/clients/{name}.key")
-plain = socket.create_connection(("127.0.0.1", int(port)), timeout=20)
-try:
-    with tls.wrap_socket(plain, server_hostname="127.0.0.1") as s:
-        s.sendall(bytes.fromhex(data))
-        head = s.recv(4)
-        body = b""
-        while head and len(body) < int.from_bytes(head, "little"):
-            body += s.recv(4096)
-        print(body.hex())
-except (ssl.SSLError, ConnectionError):
-    pass
-"#;
+/// What GnuTLS may use: TLS 1.3 and raw public keys, both ways.
+const PRIORITY: &str = "NORMAL:-VERS-ALL:+VERS-TLS1.3:-CTYPE-ALL:+CTYPE-CLI-RAWPK:+CTYPE-SRV-RAWPK";
 
 const A: u8 = 0;
 const B: u8 = 1;
@@ -60,25 +43,43 @@ impl Site {
         let site = Self {
             dir: tempfile::tempdir_in("/var/tmp").unwrap(),
         };
-        let pki = site.pki();
-        let pki = pki.to_str().unwrap();
-        done(&mut binary::command(&[
-            "pki",
-            "init",
-            "--dir",
-            pki,
-            "--host",
-            "127.0.0.1",
-        ]));
-        for name in ["server-a", "server-b", "r12-01"] {
-            done(&mut binary::command(&["pki", "issue", name, "--dir", pki]));
+        site.make_secret("secret");
+        site.make_secret("other");
+        for (name, secret, role) in [
+            ("server-a", "secret", "server A"),
+            ("server-b", "secret", "server B"),
+            ("witness", "secret", "the witness"),
+            ("stranger", "other", "server A"),
+        ] {
+            site.make_key(name, secret, role);
         }
-        fs::write(site.dir.path().join("ask.py"), ASK).unwrap();
         site
     }
 
-    fn pki(&self) -> PathBuf {
-        self.dir.path().join("pki")
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn make_secret(&self, name: &str) {
+        let path = self.path(name);
+        done(&mut binary::command(&[
+            "standby",
+            "secret",
+            path.to_str().unwrap(),
+        ]));
+    }
+
+    /// A private key and a public one, as the page says that they are made.
+    fn make_key(&self, name: &str, secret: &str, role: &str) {
+        let dir = self.dir.path().display();
+        let context = format!("bootroom 2026-11-28 pair: key of {role}");
+        let head = "302e020100300506032b657004220420";
+        let script = format!(
+            "cd {dir}; set -e; xxd -r -p {secret} > raw; key=$(b3sum --no-names --derive-key '{context}' raw)
+             echo {head}$key | xxd -r -p | openssl pkey -inform DER -out {name}.key
+             openssl pkey -in {name}.key -pubout -out {name}.pub"
+        );
+        done(Command::new("sh").args(["-c", &script]));
     }
 
     fn state(&self) -> PathBuf {
@@ -86,20 +87,9 @@ impl Site {
     }
 
     fn command(&self) -> Command {
-        let mut command = binary::command(&[
-            "witness",
-            "--listen",
-            "127.0.0.1:0",
-            "--a",
-            "server-a",
-            "--b",
-            "server-b",
-        ]);
-        command
-            .arg("--state")
-            .arg(self.state())
-            .arg("--pki")
-            .arg(self.pki());
+        let mut command = binary::command(&["witness", "--listen", "127.0.0.1:0"]);
+        command.arg("--state").arg(self.state());
+        command.arg("--secret").arg(self.path("secret"));
         command.stdin(Stdio::null());
         command
     }
@@ -114,20 +104,31 @@ impl Site {
         Witness { child, port, said }
     }
 
-    /// Sends bytes under a certificate; the answer's bytes, if there is one.
-    fn send(&self, witness: &Witness, certificate: &str, bytes: &[u8]) -> Option<Vec<u8>> {
-        let mut python = Command::new("/usr/bin/python3");
-        python
-            .arg(self.dir.path().join("ask.py"))
-            .arg(&witness.port);
-        python.arg(self.pki()).arg(certificate).arg(hex(bytes));
-        let printed = done(&mut python);
-        let text = printed.trim();
-        let pairs = (0..text.len()).step_by(2);
-        let bytes: Vec<u8> = pairs
-            .map(|i| u8::from_str_radix(&text[i..i + 2], 16).unwrap())
-            .collect();
-        (!bytes.is_empty()).then_some(bytes)
+    /// Sends bytes as who has this key; the answer's bytes, if there is one.
+    fn send(&self, witness: &Witness, name: &str, bytes: &[u8]) -> Option<Vec<u8>> {
+        let mut gnutls = Command::new("gnutls-cli");
+        gnutls.args([
+            "--port",
+            &witness.port,
+            "--insecure",
+            "--priority",
+            PRIORITY,
+        ]);
+        if name != "none" {
+            let key = |end: &str| self.path(&format!("{name}.{end}"));
+            gnutls.arg("--rawpkkeyfile").arg(key("key"));
+            gnutls.arg("--rawpkfile").arg(key("pub"));
+        }
+        gnutls.args(["--logfile", "/dev/null", "127.0.0.1"]);
+        gnutls.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = gnutls.stderr(Stdio::null()).spawn().unwrap();
+        let mut input = child.stdin.take().unwrap();
+        // It may be gone already, with a connection that was refused.
+        let _ = input.write_all(bytes);
+        let answer = frame(child.stdout.take().unwrap());
+        let _ = child.kill();
+        child.wait().unwrap();
+        answer
     }
 
     fn ask(
@@ -136,8 +137,8 @@ impl Site {
         from: u8,
         swap: Option<(u64, u64, (u64, u8, u8))>,
     ) -> Option<Answer> {
-        let certificate = if from == A { "server-a" } else { "server-b" };
-        let answer = self.send(witness, certificate, &request(from, swap))?;
+        let name = if from == A { "server-a" } else { "server-b" };
+        let answer = self.send(witness, name, &request(from, swap))?;
         Some(read(&answer))
     }
 }
@@ -162,8 +163,13 @@ fn done(command: &mut Command) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+/// One frame's content; `None` if the stream ends before.
+fn frame(mut stream: impl Read) -> Option<Vec<u8>> {
+    let mut head = [0; 4];
+    stream.read_exact(&mut head).ok()?;
+    let mut content = vec![0; u32::from_le_bytes(head) as usize];
+    stream.read_exact(&mut content).ok()?;
+    Some(content)
 }
 
 fn request(from: u8, swap: Option<(u64, u64, (u64, u8, u8))>) -> Vec<u8> {
@@ -236,13 +242,10 @@ fn one_record_that_survives_and_obeys_two_servers_only() {
 
 fn strangers_are_turned_away(site: &Site, witness: &Witness) {
     let good = request(A, None);
-    for certificate in ["none", "r12-01", "server-b"] {
-        assert_eq!(
-            site.send(witness, certificate, &good),
-            None,
-            "{certificate}"
-        );
+    for name in ["none", "stranger", "witness", "server-b"] {
+        assert_eq!(site.send(witness, name, &good), None, "{name}");
     }
+    assert!(site.send(witness, "server-a", &good).is_some());
     let mut long = good.clone();
     long[0..4].copy_from_slice(&100_000u32.to_le_bytes());
     let mut trailing = good.clone();
@@ -256,6 +259,24 @@ fn strangers_are_turned_away(site: &Site, witness: &Witness) {
     ] {
         assert_eq!(site.send(witness, "server-a", &bad), None, "{bad:?}");
     }
+}
+
+#[test]
+fn it_is_in_the_help_and_keeps_to_a_secret_that_is_one() {
+    let site = Site::new();
+    assert!(done(&mut binary::command(&["--help"])).contains("  witness "));
+    let help = done(&mut binary::command(&["witness", "--help"]));
+    assert!(
+        help.contains("Examples:") && help.contains("--secret"),
+        "{help}"
+    );
+    let secret = site.path("secret");
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o644)).unwrap();
+    let refused = site.command().output().unwrap();
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("chmod 600"));
+    let again = binary::command(&["standby", "secret", secret.to_str().unwrap()]).output();
+    assert_eq!(again.unwrap().status.code(), Some(1));
 }
 
 #[test]

@@ -31,7 +31,18 @@ impl RedbLeases {
         }
     }
 
-    fn read(&self) -> std::result::Result<Vec<Lease>, redb::Error> {
+    /// All that was written.
+    pub fn read(&self) -> Result<Vec<Lease>> {
+        self.rows().map_err(|e| failed("read", &self.path, e))
+    }
+
+    /// Writes `changes`, in order, all or none of them, and returns once a power cut cannot undo them.
+    pub fn write(&self, changes: &[LeaseChange]) -> Result<()> {
+        self.put(changes)
+            .map_err(|e| failed("write", &self.path, e))
+    }
+
+    fn rows(&self) -> std::result::Result<Vec<Lease>, redb::Error> {
         let transaction = self.database.begin_read()?;
         let table = match transaction.open_table(LEASES) {
             Ok(table) => table,
@@ -46,7 +57,7 @@ impl RedbLeases {
         Ok(leases)
     }
 
-    fn write(&self, changes: &[LeaseChange]) -> std::result::Result<(), redb::Error> {
+    fn put(&self, changes: &[LeaseChange]) -> std::result::Result<(), redb::Error> {
         let transaction = self.database.begin_write()?;
         {
             let mut table = transaction.open_table(LEASES)?;
@@ -65,12 +76,11 @@ impl RedbLeases {
 
 impl LeaseLog for RedbLeases {
     fn load(&mut self) -> Result<Vec<Lease>> {
-        self.read().map_err(|e| failed("read", &self.path, e))
+        self.read()
     }
 
     fn commit(&mut self, changes: &[LeaseChange]) -> Result<()> {
         self.write(changes)
-            .map_err(|e| failed("write", &self.path, e))
     }
 }
 

@@ -12,6 +12,7 @@ mod pki;
 mod reload;
 mod serve;
 mod snapshot;
+mod standby;
 mod status;
 mod witness;
 
@@ -106,9 +107,11 @@ enum Command {
     /// Make and withdraw certificates for TLS
     #[command(subcommand)]
     Pki(pki::PkiCommand),
-    /// Keep the record by which a pair of servers decides who is primary
-    #[command(hide = true)] // Until servers can be a pair.
+    /// Keep the record by which a pair of servers decides who is primary, on a third box
     Witness(witness::WitnessOptions),
+    /// Look after a pair of servers
+    #[command(subcommand, hide = true)] // Until servers can be a pair.
+    Standby(standby::StandbyCommand),
     /// Boot a room of virtual machines on this computer
     Demo(DemoOptions),
 }
@@ -157,6 +160,7 @@ pub fn run() -> ExitCode {
         Command::Snapshot(command) => snapshot::run(command),
         Command::Overlay(command) => overlay_check::run(command),
         Command::Witness(options) => witness::run(options),
+        Command::Standby(command) => standby::run(command),
         Command::Demo(options) => return finish_demo(demo::run(options)),
     };
     match outcome {

@@ -7,7 +7,7 @@ use clap::Args;
 use super::{Exit, load};
 use crate::{
     config::{self, host},
-    room::Room,
+    room,
 };
 
 /// Arguments of `serve`.
@@ -31,11 +31,10 @@ pub fn run(options: &ServeOptions) -> anyhow::Result<Exit> {
         .enable_all()
         .build()?;
     let outcome = runtime.block_on(async {
-        let room = Room::open(config.clone()).map_err(|error| {
+        room::serve(config.clone()).await.map_err(|error| {
             let problem = host::port_problem(&config, &error);
             problem.map_or(error, |problem| refuse(vec![problem]))
-        });
-        room?.serve().await
+        })
     });
     // Only an answer to a client that no longer listens can still be under way.
     runtime.shutdown_background();

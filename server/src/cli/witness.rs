@@ -5,47 +5,45 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 use anyhow::Context;
 use clap::Args;
 use tokio::{net::TcpListener, sync::mpsc};
-use tokio_rustls::TlsAcceptor;
 
 use super::Exit;
-use crate::{
-    mirror::witness::{Keeper, Pair, serve},
-    service::tls::{TlsFiles, server_config},
+use crate::mirror::{
+    secret::PairSecret,
+    witness::{Keeper, serve},
 };
+
+const EXAMPLES: &str = "\
+Examples:
+  bootroom standby secret /etc/bootroom/pair.secret   once, on one box; the same file goes to all three
+  bootroom witness --listen 10.12.0.9:7013
+  bootroom witness --listen [fd00::9]:7013 --secret pair.secret --state /srv/witness
+
+It may run on any box that is not one of the two servers, and needs next to nothing. Stopped or gone, it stops nobody:
+it is asked only when one of the servers cannot reach the other. Its state must never be restored from a backup.";
 
 /// Arguments of `witness`.
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub struct WitnessOptions {
     /// Address and port to listen on
     #[arg(long, value_name = "ADDRESS:PORT")]
     listen: SocketAddr,
+    /// The secret of the pair, as `bootroom standby secret` makes it
+    #[arg(long, value_name = "FILE", default_value = "/etc/bootroom/pair.secret")]
+    secret: PathBuf,
     /// Folder of the record
     #[arg(long, value_name = "DIR", default_value = "/var/lib/bootroom-witness")]
     state: PathBuf,
-    /// Certificates, as `bootroom pki` makes them
-    #[arg(long, value_name = "DIR", default_value = "/etc/bootroom/pki")]
-    pki: PathBuf,
-    /// Name in the certificate of server A
-    #[arg(long, value_name = "NAME")]
-    a: String,
-    /// Name in the certificate of server B
-    #[arg(long, value_name = "NAME")]
-    b: String,
 }
 
 /// Keeps the record until it is stopped, or its disk fails.
 pub fn run(options: &WitnessOptions) -> anyhow::Result<Exit> {
     super::serve::start_log();
-    if options.a == options.b {
-        anyhow::bail!(
-            "--a and --b name the same certificate: each server of the pair needs its own"
-        );
-    }
-    let tls = server_config(&TlsFiles::in_folder(&options.pki, true))?;
-    super::block_on(keep(options, TlsAcceptor::from(Arc::new(tls))))
+    let secret = PairSecret::read(&options.secret)?;
+    super::block_on(keep(options, Arc::new(secret)))
 }
 
-async fn keep(options: &WitnessOptions, tls: TlsAcceptor) -> anyhow::Result<Exit> {
+async fn keep(options: &WitnessOptions, secret: Arc<PairSecret>) -> anyhow::Result<Exit> {
     let (failed, mut failure) = mpsc::channel(1);
     let keeper = Arc::new(Keeper::open(&options.state, failed)?);
     let listener = TcpListener::bind(options.listen).await;
@@ -58,12 +56,8 @@ async fn keep(options: &WitnessOptions, tls: TlsAcceptor) -> anyhow::Result<Exit
         listener.local_addr()?
     );
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-    let pair = Pair {
-        a: options.a.clone(),
-        b: options.b.clone(),
-    };
     tokio::select! {
-        () = serve(listener, tls, pair, keeper) => Ok(Exit::Failed),
+        () = serve(listener, secret, keeper) => Ok(Exit::Failed),
         error = failure.recv() => Err(error.unwrap_or_else(|| anyhow::anyhow!("the record is gone"))),
     }
 }

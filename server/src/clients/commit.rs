@@ -14,7 +14,7 @@ use images::{Cancel, Details, ImageName, Progress, Staging, Version, VersionId};
 use overlay::{ErrorKind as OverlayError, Overlay, SnapshotName, View};
 use pxe::Mac;
 
-use super::{Clients, Error, ErrorKind, Result, disks::overlay_id};
+use super::{Clients, Error, ErrorKind, Result, disks::overlay_id, overlays::Held};
 
 /// The snapshot that a commit copies from; one that a crash left is dropped by the next commit.
 const SNAPSHOT: &str = "commit";
@@ -56,7 +56,7 @@ impl Clients {
     /// The machine's disk of `image`, or else the one that is meant by its name alone, as it is now, and the version that
     /// it lies over. A machine that comes back to its disk is not kept waiting: a fresh disk that is made meanwhile is
     /// noticed instead.
-    fn freeze(&self, name: &str, image: &ImageName) -> Result<(Arc<Overlay>, Version, View)> {
+    fn freeze(&self, name: &str, image: &ImageName) -> Result<(Arc<Held>, Version, View)> {
         let record = self.find(name)?;
         let same = overlay_id(record.mac, image);
         let id = match self.disks.info(&same)? {

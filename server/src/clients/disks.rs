@@ -16,35 +16,43 @@ use pxe::Mac;
 use super::{
     directory::Profile,
     error::{Error, ErrorKind, Result},
+    overlays::{Held, Overlays},
+    versions::OpenVersions,
 };
 use crate::config::units::Retention;
 
 /// Overlays and the versions below them.
 pub struct Disks {
-    store: Store,
-    catalogue: Catalogue,
-    /// Versions that somebody uses: all overlays of a version share one open disk and its memory map.
-    open_versions: Mutex<HashMap<VersionId, Weak<VersionDisk>>>,
-    in_use: Mutex<HashMap<OverlayId, Weak<Overlay>>>,
+    overlays: Arc<dyn Overlays>,
+    versions: Arc<OpenVersions>,
+    in_use: Mutex<HashMap<OverlayId, Weak<Held>>>,
 }
 
 /// An overlay, as its store lists it.
 pub type Listed = (OverlayId, overlay::Result<OverlayInfo>);
 
 impl Disks {
-    /// Serves the overlays of `store` over the versions of `catalogue`.
-    pub fn new(store: Store, catalogue: Catalogue) -> Self {
+    /// Serves `overlays` over `versions`.
+    pub fn new(overlays: Arc<dyn Overlays>, versions: Arc<OpenVersions>) -> Self {
         Disks {
-            store,
-            catalogue,
-            open_versions: Mutex::default(),
+            overlays,
+            versions,
             in_use: Mutex::default(),
         }
     }
 
+    /// What makes, changes and serves overlays.
+    pub fn overlays(&self) -> &Arc<dyn Overlays> {
+        &self.overlays
+    }
+
+    fn store(&self) -> &Store {
+        self.overlays.store()
+    }
+
     /// The versions.
     pub fn catalogue(&self) -> &Catalogue {
-        &self.catalogue
+        self.versions.catalogue()
     }
 
     /// What is known of an overlay; nothing if there is none.
@@ -52,7 +60,7 @@ impl Disks {
     /// # Errors
     /// When there is one that cannot be read.
     pub fn info(&self, id: &OverlayId) -> Result<Option<OverlayInfo>> {
-        match self.store.info(id) {
+        match self.store().info(id) {
             Ok(info) => Ok(Some(info)),
             Err(error) if error.kind() == OverlayError::NotFound => Ok(None),
             Err(error) => Err(Error::disk(format!("cannot read overlay {id}"), error)),
@@ -64,7 +72,7 @@ impl Disks {
     /// # Errors
     /// When the directory of overlays cannot be read.
     pub fn list(&self) -> Result<Vec<Listed>> {
-        self.store.list().map_err(unlisted)
+        self.store().list().map_err(unlisted)
     }
 
     /// The overlays of one machine: one for each image that it has booted. Those of others are not read.
@@ -72,9 +80,9 @@ impl Disks {
     /// # Errors
     /// When the directory of overlays cannot be read.
     pub fn of_machine(&self, mac: Mac) -> Result<Vec<Listed>> {
-        let ids = self.store.ids().map_err(unlisted)?;
+        let ids = self.store().ids().map_err(unlisted)?;
         let own = ids.into_iter().filter(|id| owner(id) == Some(mac));
-        let listed = own.map(|id| (id.clone(), self.store.info(&id)));
+        let listed = own.map(|id| (id.clone(), self.store().info(&id)));
         Ok(listed.collect())
     }
 
@@ -109,25 +117,14 @@ impl Disks {
             false => self.info(&overlay_id(mac, &image.image))?,
         };
         match bound {
-            Some(info) => self.find(version_of(&info.base)),
+            Some(info) => self.versions.find(version_of(&info.base)),
             None => self.resolve(image),
         }
     }
 
     fn resolve(&self, image: &ImageRef) -> Result<Version> {
         let failed = |error| Error::disk(format!("cannot boot image {image}"), error);
-        self.catalogue.resolve(image).map_err(failed)
-    }
-
-    fn find(&self, id: VersionId) -> Result<Version> {
-        let failed = |error| Error::disk("cannot read the image catalogue", error);
-        self.catalogue.find(id).map_err(failed)?.ok_or_else(|| {
-            let context = format!(
-                "image version {id} is no longer in the catalogue: restore it, or `bootroom client reset` \
-                 gives the client a fresh disk over the current version"
-            );
-            Error::new(ErrorKind::NotBootable, context)
-        })
+        self.catalogue().resolve(image).map_err(failed)
     }
 
     /// A version's disk, which all that use it share.
@@ -135,16 +132,7 @@ impl Disks {
     /// # Errors
     /// When it is not in the catalogue any more, or damaged.
     pub fn open_version(&self, id: VersionId) -> Result<Arc<VersionDisk>> {
-        let mut open = self.open_versions.lock();
-        if let Some(disk) = open.get(&id).and_then(Weak::upgrade) {
-            return Ok(disk);
-        }
-        let version = self.find(id)?;
-        let failed = |error| Error::disk(format!("cannot open {version}"), error);
-        let disk = Arc::new(version.open().map_err(failed)?);
-        open.retain(|_, disk| disk.strong_count() > 0);
-        open.insert(id, Arc::downgrade(&disk));
-        Ok(disk)
+        self.versions.open(id)
     }
 
     /// Size in bytes of the disk that a boot gets.
@@ -161,7 +149,7 @@ impl Disks {
         let existing = if fresh { None } else { self.info(id)? };
         match existing {
             Some(info) => Ok(info.size),
-            None => Ok(size_of(profile, self.find(version)?.size())),
+            None => Ok(size_of(profile, self.versions.find(version)?.size())),
         }
     }
 
@@ -174,7 +162,7 @@ impl Disks {
         id: &OverlayId,
         profile: Option<&Profile>,
         version: VersionId,
-    ) -> Result<Arc<Overlay>> {
+    ) -> Result<Arc<Held>> {
         let base = self.open_version(version)?;
         let limits = limits_of(profile);
         let spec = OverlaySpec {
@@ -183,40 +171,39 @@ impl Disks {
             retention: limits.retention,
             base,
         };
-        let made = match self.info(id) {
-            Ok(None) => self.store.create(id, spec),
-            _ => self.store.reset(id, spec),
-        };
-        let made = made.map_err(|error| Error::disk(format!("cannot make overlay {id}"), error))?;
-        Ok(self.note(made))
+        Ok(self.hold(Held::new(self.overlays.make(id, spec)?)))
     }
 
-    /// Remembers which overlay is in use.
-    fn note(&self, overlay: Arc<Overlay>) -> Arc<Overlay> {
-        let weak = Arc::downgrade(&overlay);
-        self.in_use.lock().insert(overlay.id().clone(), weak);
-        overlay
+    /// Remembers which overlay is in use. A hold that there is already is shared.
+    fn hold(&self, held: Arc<Held>) -> Arc<Held> {
+        let mut in_use = self.in_use.lock();
+        let known = in_use.get(held.id()).and_then(Weak::upgrade);
+        let same = known.filter(|known| Arc::ptr_eq(known.overlay(), held.overlay()));
+        let held = same.unwrap_or(held);
+        in_use.insert(held.id().clone(), Arc::downgrade(&held));
+        held
     }
 
     /// An overlay, opened without taking it over.
     ///
     /// # Errors
     /// When it is not there, or cannot be opened.
-    pub fn open_existing(&self, id: &OverlayId) -> Result<Arc<Overlay>> {
+    pub fn open_existing(&self, id: &OverlayId) -> Result<Arc<Held>> {
         if self.info(id)?.is_none() {
             let context = "its disk is not there: it was reset, or has never booted";
             return Err(Error::new(ErrorKind::NotBootable, context));
         }
-        Ok(self.note(self.open(id)?))
+        Ok(self.hold(Held::new(self.open(id)?)))
     }
 
     /// Holds a machine's overlay to what the configuration says by now. A host that cannot note it is no reason to
     /// keep the machine from its disk: the old limits stay then.
     pub fn apply_limits(&self, overlay: &Overlay, profile: &Profile) {
-        if let Err(error) = overlay.set_limits(limits_of(Some(profile))) {
+        if let Err(error) = self.overlays.set_limits(overlay, limits_of(Some(profile))) {
             tracing::warn!(
-                "overlay {}: its limits stay as they were: {error}",
-                overlay.id()
+                "overlay {}: its limits stay as they were: {}",
+                overlay.id(),
+                error.with_causes()
             );
         }
     }
@@ -226,7 +213,7 @@ impl Disks {
     /// # Errors
     /// When it is no longer in the catalogue.
     pub fn base_of(&self, overlay: &Overlay) -> Result<Version> {
-        self.find(version_of(&overlay.info().base))
+        self.versions.find(version_of(&overlay.info().base))
     }
 
     fn open(&self, id: &OverlayId) -> Result<Arc<Overlay>> {
@@ -236,8 +223,7 @@ impl Disks {
                 .ok()
                 .map(|d| d as Arc<dyn Base>)
         };
-        let failed = |error| Error::disk(format!("cannot open overlay {id}"), error);
-        self.store.open_overlay(id, &resolve).map_err(failed)
+        self.overlays.open(id, &resolve)
     }
 
     /// Whether a connection, or a commit, has the overlay now.
@@ -260,7 +246,7 @@ impl Disks {
             let other = owner(id) == Some(mac) && id != kept;
             others.extend(overlay.upgrade().filter(|_| other));
         }
-        others.iter().for_each(|overlay| overlay.evict());
+        others.iter().for_each(|held| self.overlays.evict(held));
     }
 
     /// Throws an overlay away; it need not be there.
@@ -268,12 +254,7 @@ impl Disks {
     /// # Errors
     /// When the store cannot.
     pub fn delete(&self, id: &OverlayId) -> Result<()> {
-        match self.store.delete(id) {
-            Err(error) if error.kind() != OverlayError::NotFound => {
-                Err(Error::disk(format!("cannot delete overlay {id}"), error))
-            }
-            _ => Ok(()),
-        }
+        self.overlays.delete(id)
     }
 }
 

@@ -22,6 +22,8 @@ pub enum ErrorKind {
     Disk,
     /// A machine's keys or certificates cannot be had.
     Identity,
+    /// Another server serves the room now.
+    Standby,
 }
 
 /// A failure: kind, what was being done, and why.

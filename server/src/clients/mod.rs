@@ -11,11 +11,14 @@ pub mod disks;
 pub mod error;
 pub mod identity;
 mod menus;
+pub mod overlays;
 mod policy;
 pub mod registry;
+mod rows;
 pub mod script;
 pub mod snapshots;
 pub mod upgrade;
+pub mod versions;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -25,7 +28,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use images::ImageName;
-use overlay::{Attachment, OverlayId, OverlayInfo};
+use overlay::{OverlayId, OverlayInfo};
 use parking_lot::Mutex;
 use pxe::Mac;
 
@@ -42,6 +45,7 @@ use directory::Profile;
 use disks::{Disks, overlay_id};
 use error::{Error, ErrorKind, Result};
 use identity::Identities;
+use overlays::Held;
 use registry::{Record, Registry};
 use script::{Place, Script};
 
@@ -264,6 +268,7 @@ impl Clients {
     pub fn identity(&self, token: &str) -> Result<(Mac, Vec<u8>)> {
         let (record, profile) = self.waiting(token)?;
         let initrd = self.identities.initrd(&self.config(), &record, &profile)?;
+        self.disks.overlays().keep_keys()?;
         Ok((record.mac, initrd))
     }
 
@@ -274,7 +279,11 @@ impl Clients {
     pub fn secret(&self, name: &str, token: &str) -> Result<String> {
         let (record, profile) = self.waiting(token)?;
         match profile.has_secret() && record.name.as_str() == name {
-            true => self.identities.secret(&record),
+            true => {
+                let secret = self.identities.secret(&record)?;
+                self.disks.overlays().keep_keys()?;
+                Ok(secret)
+            }
             false => Err(Error::new(ErrorKind::Refused, "no such secret")),
         }
     }
@@ -339,7 +348,7 @@ impl Clients {
         record.boots.owes_fresh(&boot.image) || at_every_boot || none_yet()
     }
 
-    /// Opens the disk of the boot that name and token stand for, and evicts whoever had it.
+    /// Opens the disk of the boot that name and token stand for, to be served to a connection ([`Disks::overlays`]).
     ///
     /// The first attach of a boot makes it the active one. That is on disk before a `boot` client's overlay is
     /// made afresh, and the overlay before the first answer: a crash in between is made good at the next attach.
@@ -347,7 +356,7 @@ impl Clients {
     /// # Errors
     /// [`ErrorKind::Refused`] when they open nothing; [`ErrorKind::Disk`] when the overlay cannot be made or
     /// opened.
-    pub fn attach(&self, name: &str, token: &str) -> Result<Attachment> {
+    pub fn attach(&self, name: &str, token: &str) -> Result<Arc<Held>> {
         let mac = self.admit_as(name, token)?.0.mac;
         let lock = self.lock_of(mac);
         let _deciding = lock.lock();
@@ -376,7 +385,7 @@ impl Clients {
             .update(mac, |record| record.boots.making = false)?;
         self.trace
             .add(Step::new(mac, Some(&record.name), "attached", detail));
-        Ok(overlay.attach())
+        Ok(overlay)
     }
 
     /// A boot of one image ends what the machine did with its disks of others. Those that would be made afresh at
@@ -471,6 +480,7 @@ impl Clients {
             self.disks.delete(&id)?;
         }
         self.identities.forget(&self.config(), mac, name)?;
+        self.disks.overlays().keep_keys()?;
         self.registry.remove(mac)?;
         self.trace.forget(mac);
         Ok(mac)

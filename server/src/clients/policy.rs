@@ -122,6 +122,7 @@ fn place(config: &Config, address: Ipv4Addr) -> Place {
         address,
         http_port: server.http_port,
         nbd_port: server.nbd_port,
+        other: config.standby.as_ref().map(|standby| standby.address),
     }
 }
 

@@ -1,28 +1,17 @@
-//! Every machine that was ever served, and its boots: in memory for answers, in `state.redb` before they are given.
-//!
-//! One table, `clients`: MAC (12 hex digits) → JSON of [`Record`]. A change is on disk (redb commits with fsync)
-//! before it is seen, so that a token handed out, or a name given, outlives the server.
+//! Every machine that was ever served, and its boots: in memory for answers, in [`Rows`] before they are given, so that a
+//! token handed out, or a name given, outlives the server.
 
-use std::{
-    collections::HashMap,
-    fs::{OpenOptions, Permissions},
-    io,
-    os::unix::fs::PermissionsExt,
-    path::Path,
-    time::SystemTime,
-};
+use std::{collections::HashMap, sync::Arc, time::SystemTime};
 
 use parking_lot::{Mutex, RwLock};
 use pxe::Mac;
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::boot::Boots;
 use super::error::{Error, Result};
-use crate::{config::units::ClientName, files::PRIVATE};
-
-const CLIENTS: TableDefinition<&str, &[u8]> = TableDefinition::new("clients");
+pub use super::rows::{RedbRows, Rows};
+use crate::config::units::ClientName;
 
 /// Machines that are remembered at most.
 const MOST_CLIENTS: usize = 20_000;
@@ -47,7 +36,7 @@ pub struct Record {
 
 /// All records.
 pub struct Registry {
-    database: Database,
+    rows: Arc<dyn Rows>,
     records: RwLock<HashMap<Mac, Record>>,
     names: RwLock<HashMap<ClientName, Mac>>,
     /// Held over read, decide, write: two new machines must not get one name.
@@ -55,22 +44,19 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// Opens or makes the database at `path`. `upgrade` brings records of earlier releases up to date, and must leave alone
-    /// those that are.
+    /// Takes up what is in `rows`. `upgrade` brings records of earlier releases up to date, and must leave alone those that
+    /// are.
     ///
     /// # Errors
-    /// When it cannot be read, or is held by another server.
-    pub fn open(path: &Path, upgrade: &dyn Fn(&mut Value)) -> Result<Self> {
-        let context = || format!("cannot open the state database {}", path.display());
-        private(path).map_err(|error| Error::state(context(), error))?;
-        let database = Database::create(path).map_err(|error| Error::state(context(), error))?;
-        let records = load(&database, upgrade).map_err(|error| error.within(context()))?;
+    /// When they cannot be read.
+    pub fn open(rows: Arc<dyn Rows>, upgrade: &dyn Fn(&mut Value)) -> Result<Self> {
+        let records = decode(rows.load()?, upgrade)?;
         let names = records
             .values()
             .map(|record| (record.name.clone(), record.mac))
             .collect();
         Ok(Registry {
-            database,
+            rows,
             records: RwLock::new(records),
             names: RwLock::new(names),
             change: Mutex::new(()),
@@ -147,7 +133,7 @@ impl Registry {
         drop(records);
         let record = oldest.ok_or_else(|| Error::full(MOST_CLIENTS))?;
         if record.boots != Boots::default() {
-            self.write(&record.mac, None)?;
+            self.rows.write(&record.mac, None)?;
         }
         self.drop_record(&record);
         Ok(())
@@ -167,7 +153,7 @@ impl Registry {
         let Some(record) = self.get(mac) else {
             return Ok(());
         };
-        self.write(&mac, None)?;
+        self.rows.write(&mac, None)?;
         self.drop_record(&record);
         Ok(())
     }
@@ -190,9 +176,9 @@ impl Registry {
     }
 
     fn store(&self, record: Record) -> Result<Record> {
-        let bytes = serde_json::to_vec(&record);
-        let bytes = bytes.map_err(|error| Error::state("cannot encode a client", error))?;
-        self.write(&record.mac, Some(&bytes))?;
+        let row = serde_json::to_string(&record);
+        let row = row.map_err(|error| Error::state("cannot encode a client", error))?;
+        self.rows.write(&record.mac, Some(&row))?;
         self.keep(record.clone());
         Ok(record)
     }
@@ -205,49 +191,13 @@ impl Registry {
         renamed.and_then(|old| names.remove(&old.name));
         names.insert(name, mac);
     }
-
-    /// Writes a row, or takes it away.
-    fn write(&self, mac: &Mac, row: Option<&[u8]>) -> Result<()> {
-        let commit = || -> std::result::Result<(), redb::Error> {
-            let transaction = self.database.begin_write()?;
-            let mut table = transaction.open_table(CLIENTS)?;
-            match row {
-                Some(row) => drop(table.insert(mac.hex().as_str(), row)?),
-                None => drop(table.remove(mac.hex().as_str())?),
-            }
-            drop(table);
-            Ok(transaction.commit()?)
-        };
-        let context = || format!("cannot record {mac} in the state database");
-        commit().map_err(|error| Error::state(context(), error))
-    }
 }
 
-/// Sees to it that nobody else on this host reads the tokens in it.
-fn private(path: &Path) -> io::Result<()> {
-    let mut options = OpenOptions::new();
-    let file = options.read(true).append(true).create(true).open(path)?;
-    file.set_permissions(Permissions::from_mode(PRIVATE))
-}
-
-fn load(database: &Database, upgrade: &dyn Fn(&mut Value)) -> Result<HashMap<Mac, Record>> {
-    let failed = |error: redb::Error| Error::state("cannot read the clients table", error);
-    let read = || -> std::result::Result<Vec<Vec<u8>>, redb::Error> {
-        let transaction = database.begin_read()?;
-        let table = match transaction.open_table(CLIENTS) {
-            Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
-            other => other?,
-        };
-        let mut rows = Vec::new();
-        for row in table.iter()? {
-            rows.push(row?.1.value().to_vec());
-        }
-        Ok(rows)
-    };
+fn decode(rows: Vec<(Mac, String)>, upgrade: &dyn Fn(&mut Value)) -> Result<HashMap<Mac, Record>> {
     let mut records = HashMap::new();
-    for row in read().map_err(failed)? {
+    for (_, row) in rows {
         let undecodable = |error| Error::state("a client's record does not decode", error);
-        let mut row: Value = serde_json::from_slice(&row).map_err(undecodable)?;
+        let mut row: Value = serde_json::from_str(&row).map_err(undecodable)?;
         upgrade(&mut row);
         let record: Record = serde_json::from_value(row).map_err(undecodable)?;
         records.insert(record.mac, record);
@@ -257,7 +207,13 @@ fn load(database: &Database, upgrade: &dyn Fn(&mut Value)) -> Result<HashMap<Mac
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
+
+    fn open(path: &Path) -> Registry {
+        Registry::open(Arc::new(RedbRows::open(path).unwrap()), &|_| {}).unwrap()
+    }
 
     fn record(last: u8) -> Record {
         Record {
@@ -276,13 +232,13 @@ mod tests {
         let path = dir.path().join("state.redb");
         let mac = record(1).mac;
         {
-            let registry = Registry::open(&path, &|_| {}).unwrap();
+            let registry = open(&path);
             registry.get_or_make(mac, |_| record(1)).unwrap();
             registry
                 .update(mac, |record| record.boots.making = true)
                 .unwrap();
         }
-        let registry = Registry::open(&path, &|_| {}).unwrap();
+        let registry = open(&path);
         assert!(registry.get(mac).unwrap().boots.making);
         assert_eq!(registry.by_name("pc-1").unwrap().mac, mac);
     }
@@ -291,7 +247,7 @@ mod tests {
     fn a_flood_of_addresses_costs_no_disk_and_locks_nobody_out() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("state.redb");
-        let registry = Registry::open(&path, &|_| {}).unwrap();
+        let registry = open(&path);
         registry.get_or_make(record(1).mac, |_| record(1)).unwrap();
         registry
             .update(record(1).mac, |record| record.boots.making = true)
@@ -310,21 +266,13 @@ mod tests {
         }
         assert!(registry.get(record(1).mac).is_some());
         drop(registry);
-        assert_eq!(Registry::open(&path, &|_| {}).unwrap().all().len(), 1);
-    }
-
-    #[test]
-    fn two_servers_cannot_share_a_state_database() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("state.redb");
-        let _first = Registry::open(&path, &|_| {}).unwrap();
-        assert!(Registry::open(&path, &|_| {}).is_err());
+        assert_eq!(open(&path).all().len(), 1);
     }
 
     #[test]
     fn a_new_machine_learns_which_names_are_taken() {
         let dir = tempfile::tempdir().unwrap();
-        let registry = Registry::open(&dir.path().join("state.redb"), &|_| {}).unwrap();
+        let registry = open(&dir.path().join("state.redb"));
         registry.get_or_make(record(1).mac, |_| record(1)).unwrap();
         let second = registry.get_or_make(record(2).mac, |taken| {
             assert!(taken("pc-1") && !taken("pc-2"));

@@ -2,7 +2,10 @@
 //!
 //! The command line is the contract with the initramfs hook; ARCHITECTURE.md has it whole.
 
-use std::{fmt::Write, net::Ipv4Addr};
+use std::{
+    fmt::Write,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+};
 
 use images::Version;
 use pxe::menu::{Target, ipxe_initrd_arguments, ipxe_initrds};
@@ -19,6 +22,8 @@ pub struct Place {
     pub http_port: u16,
     /// TCP port of the disks.
     pub nbd_port: u16,
+    /// The other server of the pair, which has them too.
+    pub other: Option<IpAddr>,
 }
 
 impl Place {
@@ -67,6 +72,10 @@ impl Script {
             place.url(&format!("report/{token}")),
             machine_id(record.mac),
         );
+        if let Some(other) = place.other {
+            let other = SocketAddr::new(other, place.nbd_port);
+            let _ = write!(arguments, " bootroom.servers={other}");
+        }
         if profile.has_secret() {
             let _ = write!(arguments, " bootroom.identity=identity/{name}/{token}");
         }

@@ -58,7 +58,11 @@ impl Clients {
             let text = format!("{name} is a name that the server needs itself: choose another");
             return Err(Error::new(ErrorKind::Refused, text));
         }
-        self.with_disk(client, |_, overlay| take(overlay, name))
+        let overlays = self.disks.overlays();
+        self.with_disk(client, |_, overlay| {
+            let taken = overlays.snapshot(overlay, name, seconds_now());
+            taken.map_err(|error| failed(name, error))
+        })
     }
 
     /// Drops a snapshot. May take as long as copying what only it holds.
@@ -66,7 +70,11 @@ impl Clients {
     /// # Errors
     /// When there is no such machine or snapshot, or no room for the copies.
     pub fn drop_snapshot(&self, client: &str, name: &SnapshotName) -> Result<()> {
-        self.with_disk(client, |_, overlay| drop_one(overlay, name))
+        let overlays = self.disks.overlays();
+        self.with_disk(client, |_, overlay| {
+            let dropped = overlays.drop_snapshot(overlay, name);
+            dropped.map_err(|error| failed(name, error))
+        })
     }
 
     /// Makes a name under which [`Clients::opened_snapshot`] finds the snapshot, until the server stops; says where
@@ -165,11 +173,13 @@ impl Clients {
 /// # Errors
 /// When that name is taken, there are too many, or the disk cannot be synced.
 pub fn take(overlay: &Overlay, name: &SnapshotName) -> Result<Snapshot> {
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    let taken = overlay.snapshot(name, now.as_secs());
+    let taken = overlay.snapshot(name, seconds_now());
     taken.map_err(|error| failed(name, error))
+}
+
+fn seconds_now() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.unwrap_or_default().as_secs()
 }
 
 /// Drops a snapshot of `overlay`.

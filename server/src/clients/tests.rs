@@ -3,10 +3,10 @@
 use std::{net::Ipv4Addr, path::Path};
 
 use images::{Catalogue, Details, ImageName};
-use overlay::{Durability, OverlayId, Store};
+use overlay::{Attachment, Durability, OverlayId, Store};
 use pxe::menu::Language;
 
-use super::*;
+use super::{registry::RedbRows, *};
 
 pub const MAC: Mac = Mac([0x52, 0x54, 0, 0x12, 0, 1]);
 pub const OTHER: Mac = Mac([0x52, 0x54, 0, 0x12, 0, 2]);
@@ -60,10 +60,12 @@ fn reopen(dir: &Path) -> Clients {
     let config = crate::config::load(&dir.join("bootroom.toml")).unwrap();
     let catalogue = Catalogue::open(dir.join("images")).unwrap();
     let upgrade = |row: &mut _| upgrade::record(row, &catalogue);
-    let registry = Registry::open(&dir.join("state.redb"), &upgrade).unwrap();
+    let rows = RedbRows::open(&dir.join("state.redb")).unwrap();
+    let registry = Registry::open(Arc::new(rows), &upgrade).unwrap();
     let store = Store::open(&dir.join("overlays"), overlay::Options::default()).unwrap();
     upgrade::overlays(&store, &catalogue).unwrap();
-    let disks = Disks::new(store, catalogue);
+    let versions = versions::OpenVersions::of(catalogue);
+    let disks = Disks::new(Arc::new(store), Arc::new(versions));
     Clients::new(config, registry, disks, Arc::default()).unwrap()
 }
 
@@ -107,6 +109,7 @@ impl Room {
                 address,
                 http_port: 80,
                 nbd_port: 10809,
+                other: None,
             },
             lease: script::Lease {
                 address: Ipv4Addr::new(10, 12, 0, 100),
@@ -127,8 +130,27 @@ impl Room {
         (name.to_owned(), token.to_owned())
     }
 
-    pub fn attach(&self, (name, token): &(String, String)) -> Result<Attachment> {
-        self.clients.attach(name, token)
+    pub fn attach(&self, (name, token): &(String, String)) -> Result<Attached> {
+        let held = self.clients.attach(name, token)?;
+        let attachment = held.overlay().attach();
+        Ok(Attached {
+            attachment,
+            _held: held,
+        })
+    }
+}
+
+/// What a connection has of its disk.
+pub struct Attached {
+    attachment: Attachment,
+    _held: Arc<Held>,
+}
+
+impl std::ops::Deref for Attached {
+    type Target = Attachment;
+
+    fn deref(&self) -> &Attachment {
+        &self.attachment
     }
 }
 
@@ -136,7 +158,7 @@ fn disk_of(mac: Mac) -> OverlayId {
     overlay_id(mac, &"demo".parse().unwrap())
 }
 
-pub fn refused(attempt: Result<Attachment>) -> bool {
+pub fn refused<T>(attempt: Result<T>) -> bool {
     attempt
         .err()
         .is_some_and(|error| error.kind() == ErrorKind::Refused)

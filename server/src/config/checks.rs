@@ -24,6 +24,7 @@ pub fn check(config: &Config, problems: &mut Vec<Problem>) {
     check_images(config, problems);
     check_menus(config, problems);
     super::exports::check(config, problems);
+    super::standby::check(config, problems);
 }
 
 fn check_server(config: &Config, problems: &mut Vec<Problem>) {

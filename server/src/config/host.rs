@@ -20,7 +20,13 @@ pub fn check(config: &Config) -> Vec<Problem> {
     check_certificates(config, &mut problems);
     check_exports(config, &mut problems);
     check_boot_files(config, &mut problems);
-    if check_data(config, &mut problems) {
+    let secret = config
+        .standby
+        .as_ref()
+        .and_then(super::standby::check_secret);
+    problems.extend(secret);
+    // One of a pair gets its images from the other one.
+    if check_data(config, &mut problems) && config.standby.is_none() {
         check_images(config, &mut problems);
     }
     problems

@@ -13,6 +13,7 @@ mod parse;
 pub mod problem;
 pub mod reader;
 pub mod restart;
+pub mod standby;
 pub mod units;
 
 use std::{
@@ -54,6 +55,8 @@ pub struct Config {
     pub listeners: BTreeMap<String, Listener>,
     /// `[exports.NAME]`.
     pub exports: BTreeMap<String, ExportSettings>,
+    /// `[standby]`: the other server of the pair, if this is one of a pair.
+    pub standby: Option<standby::Standby>,
     /// The files that all of it comes from.
     pub sources: Sources,
 }

@@ -12,6 +12,7 @@ use super::{
     menu,
     problem::{Problem, SourceFile, Sources},
     reader::{Located, Section},
+    standby,
     units::{BadValue, ClientName, NameTemplate},
 };
 
@@ -123,6 +124,8 @@ fn read_roots(roots: &mut Roots<'_>, problems: &mut Vec<Problem>) -> Option<Conf
     let groups = read_groups(roots, problems);
     let clients = read_clients(roots, problems);
     let exports = exports::read_exports(roots, problems);
+    let standby = roots.main().table("standby", problems);
+    let standby = standby.and_then(|section| standby::read(section, server.as_ref(), problems));
     Some(Config {
         server: server?,
         dhcp: dhcp.unwrap_or_default(),
@@ -131,6 +134,7 @@ fn read_roots(roots: &mut Roots<'_>, problems: &mut Vec<Problem>) -> Option<Conf
         tls,
         listeners,
         exports,
+        standby,
         sources: roots.sources.clone(),
     })
 }

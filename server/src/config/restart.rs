@@ -10,6 +10,7 @@ pub fn needs(old: &Config, new: &Config) -> Vec<Problem> {
     check_server(old, new, &mut problems);
     check_listeners(old, new, &mut problems);
     check_dhcp(old, new, &mut problems);
+    check_standby(old, new, &mut problems);
     problems
 }
 
@@ -69,5 +70,21 @@ fn check_dhcp(old: &Config, new: &Config, problems: &mut Vec<Problem>) {
         let at = ranges.first().map(|range| range.span.clone());
         let at = at.unwrap_or_else(|| new.server.address.span.clone());
         problems.push(restart(at, "the mode of [dhcp]"));
+    }
+}
+
+fn check_standby(old: &Config, new: &Config, problems: &mut Vec<Problem>) {
+    let same = match (&old.standby, &new.standby) {
+        (Some(old), Some(new)) => old.is_same(new),
+        (None, None) => true,
+        _ => false,
+    };
+    if !same {
+        let place = new
+            .standby
+            .as_ref()
+            .map(|standby| standby.peer.span.clone());
+        let place = place.unwrap_or_else(|| new.server.address.span.clone());
+        problems.push(restart(place, "[standby]"));
     }
 }

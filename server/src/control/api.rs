@@ -4,6 +4,7 @@ use std::{
     fs, io,
     os::unix::fs::{FileTypeExt, PermissionsExt},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use anyhow::Context;
@@ -22,9 +23,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     commit,
+    desk::Desk,
     model::{CommitRequest, Failure, Forgotten, ReloadAnswer, ResetDone, ResetRequest},
-    snapshots,
-    views::{self, Sources},
+    snapshots, views,
 };
 use crate::{
     clients::error::{Error, ErrorKind, Result},
@@ -34,7 +35,7 @@ use crate::{
 /// What the requests are answered from.
 #[derive(Clone)]
 pub(super) struct Server {
-    pub(super) sources: Sources,
+    pub(super) desk: Arc<Desk>,
     stop: CancellationToken,
 }
 
@@ -90,11 +91,11 @@ fn remove_dead(path: &Path) -> io::Result<()> {
 /// When the socket fails.
 pub async fn serve(
     socket: ControlSocket,
-    sources: Sources,
+    desk: Arc<Desk>,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let server = Server {
-        sources,
+        desk,
         stop: stop.clone(),
     };
     answer_all(socket, routes(server), stop).await
@@ -146,6 +147,7 @@ pub(super) async fn answer<T: Serialize + Send + 'static>(
 fn failure(error: &Error) -> Response {
     let code = match error.kind() {
         ErrorKind::Unknown => StatusCode::NOT_FOUND,
+        ErrorKind::Standby => StatusCode::SERVICE_UNAVAILABLE,
         ErrorKind::Refused | ErrorKind::NotBootable => StatusCode::CONFLICT,
         ErrorKind::Full | ErrorKind::State | ErrorKind::Disk | ErrorKind::Identity => {
             StatusCode::INTERNAL_SERVER_ERROR
@@ -165,25 +167,26 @@ fn refuse(code: StatusCode, error: &str) -> Response {
 }
 
 async fn status(State(server): State<Server>) -> Response {
-    answer(move || views::status(&server.sources)).await
+    answer(move || views::status(&*server.desk.served()?)).await
 }
 
 async fn list(State(server): State<Server>) -> Response {
-    answer(move || views::clients(&server.sources)).await
+    answer(move || views::clients(&*server.desk.served()?)).await
 }
 
 async fn show(State(server): State<Server>, UrlPath(name): UrlPath<String>) -> Response {
     answer(move || {
-        let record = server.sources.clients.find(&name)?;
-        views::client(&server.sources, &record)
+        let sources = server.desk.served()?;
+        views::client(&sources, &sources.clients.find(&name)?)
     })
     .await
 }
 
 async fn trace(State(server): State<Server>, UrlPath(name): UrlPath<String>) -> Response {
     answer(move || {
-        let record = server.sources.clients.find(&name)?;
-        Ok(server.sources.clients.trace().of(record.mac))
+        let sources = server.desk.served()?;
+        let record = sources.clients.find(&name)?;
+        Ok(sources.clients.trace().of(record.mac))
     })
     .await
 }
@@ -195,7 +198,7 @@ async fn reset(
 ) -> Response {
     answer(move || {
         let ResetRequest { image, now } = request;
-        let result = server.sources.clients.reset(&name, image, now)?;
+        let result = server.desk.served()?.clients.reset(&name, image, now)?;
         Ok(ResetDone {
             client: name,
             result,
@@ -206,10 +209,11 @@ async fn reset(
 
 async fn forget(State(server): State<Server>, UrlPath(name): UrlPath<String>) -> Response {
     answer(move || {
-        let mac = server.sources.clients.forget(&name)?;
+        let sources = server.desk.served()?;
+        let mac = sources.clients.forget(&name)?;
         let failed =
             |error| Error::state(format!("{name} is forgotten, but not its address"), error);
-        server.sources.leases.forget(mac).map_err(failed)?;
+        sources.leases.forget(mac).map_err(failed)?;
         Ok(Forgotten { client: name, mac })
     })
     .await
@@ -220,14 +224,21 @@ async fn commit(
     UrlPath(name): UrlPath<String>,
     Json(request): Json<CommitRequest>,
 ) -> Response {
-    let steps = commit::start(server.sources.clients.clone(), name, request, server.stop);
+    let clients = match server.desk.served() {
+        Ok(sources) => sources.clients.clone(),
+        Err(error) => return failure(&error),
+    };
+    let steps = commit::start(clients, name, request, server.stop);
     lines(stream::unfold(steps, async |mut steps| {
         Some((steps.recv().await?, steps))
     }))
 }
 
 async fn reload(State(server): State<Server>) -> Response {
-    let reloader = server.sources.reloader;
+    let reloader = match server.desk.served() {
+        Ok(sources) => sources.reloader.clone(),
+        Err(error) => return failure(&error),
+    };
     match task::spawn_blocking(move || reloader.reload()).await {
         Ok(Ok(done)) => Json(ReloadAnswer::Done(done)).into_response(),
         Ok(Err(error)) => match error.downcast::<Problems>() {
@@ -252,11 +263,14 @@ fn lines<T: Serialize>(items: impl Stream<Item = T> + Send + 'static) -> Respons
 }
 
 async fn bindings(State(server): State<Server>) -> Response {
-    answer(move || views::bindings(&server.sources.clients)).await
+    answer(move || views::bindings(&server.desk.served()?.clients)).await
 }
 
 async fn events(State(server): State<Server>) -> Response {
-    let listener = server.sources.clients.trace().listen();
+    let listener = match server.desk.served() {
+        Ok(sources) => sources.clients.trace().listen(),
+        Err(error) => return failure(&error),
+    };
     lines(stream::unfold(
         (listener, server.stop),
         async |(mut listener, stop)| {

@@ -24,10 +24,12 @@
 mod api;
 pub mod client;
 mod commit;
+mod desk;
 pub mod model;
 mod snapshots;
 mod views;
 
 pub use api::{ControlSocket, serve};
+pub use desk::Desk;
 pub use snapshots::serve_overlay;
 pub use views::Sources;

@@ -55,15 +55,13 @@ pub(super) fn routes() -> Router<Server> {
 type Names = Path<(String, String)>;
 
 async fn list(State(server): State<Server>, Path(client): Path<String>) -> Response {
-    answer(move || server.sources.clients.snapshots(&client).map(views)).await
+    answer(move || server.desk.served()?.clients.snapshots(&client).map(views)).await
 }
 
 async fn take(State(server): State<Server>, Path((client, name)): Names) -> Response {
     answer(move || {
-        let taken = server
-            .sources
-            .clients
-            .take_snapshot(&client, &named(&name)?);
+        let clients = &server.desk.served()?.clients;
+        let taken = clients.take_snapshot(&client, &named(&name)?);
         taken.map(SnapshotView::from)
     })
     .await
@@ -72,7 +70,8 @@ async fn take(State(server): State<Server>, Path((client, name)): Names) -> Resp
 async fn drop_one(State(server): State<Server>, Path((client, name)): Names) -> Response {
     answer(move || {
         let name = named(&name)?;
-        server.sources.clients.drop_snapshot(&client, &name)?;
+        let clients = &server.desk.served()?.clients;
+        clients.drop_snapshot(&client, &name)?;
         Ok(dropped(name))
     })
     .await
@@ -80,7 +79,7 @@ async fn drop_one(State(server): State<Server>, Path((client, name)): Names) -> 
 
 async fn open(State(server): State<Server>, Path((client, name)): Names) -> Response {
     answer(move || {
-        let clients = &server.sources.clients;
+        let clients = &server.desk.served()?.clients;
         let uri = clients.open_snapshot(&client, &named(&name)?)?;
         Ok(OpenedSnapshot { uri })
     })

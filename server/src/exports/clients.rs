@@ -11,7 +11,7 @@ use crate::{
     config::exports::{ClientCertificates, TlsMode},
     service::{
         Device, Export, Exports, Peer,
-        devices::{OverlayDevice, SecretExport, SnapshotExport, Suspects, overlay_info},
+        devices::{SecretExport, SnapshotExport, Suspects, overlay_info},
     },
 };
 
@@ -152,8 +152,9 @@ impl Export for ClientDisk {
     }
 
     fn open(&self) -> Result<Arc<dyn Device>, Refusal> {
-        let attachment = self.clients.attach(&self.client, &self.token);
-        let attachment = attachment.map_err(|error| refusal(&error))?;
-        Ok(Arc::new(OverlayDevice::new(attachment, &self.suspects)))
+        let held = self.clients.attach(&self.client, &self.token);
+        let overlays = self.clients.disks().overlays();
+        let device = held.and_then(|held| overlays.serve(held, &self.suspects));
+        device.map_err(|error| refusal(&error))
     }
 }

@@ -1,7 +1,15 @@
-//! What carries the `mirror` crate's state machines: so far the witness.
+//! What carries the `mirror` crate's state machines: the pair of servers, and the witness.
 
-#[allow(dead_code, unused_imports, reason = "the driver is still to come")]
-pub mod images;
-#[allow(dead_code, unused_imports, reason = "the driver is still to come")]
-pub mod late_base;
+pub mod asking;
+mod clock;
+pub mod driver;
+mod images;
+mod late_base;
+mod link;
+pub mod pair;
+pub mod secret;
+pub mod served;
+mod state;
+mod store;
+pub mod supplies;
 pub mod witness;

@@ -1,5 +1,6 @@
 //! The transmission phase of one connection.
 
+mod deferred;
 mod finish;
 mod flushes;
 mod patience;
@@ -13,11 +14,12 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use nbd::{IoError, MetaContext, Operation, Request, Rules, Session, Verdict, reply};
 
 use self::patience::Patience;
 use super::{
-    device::{Device, Fault, PeerAddress, Segment},
+    device::{Change, Device, Ended, Fault, PeerAddress, Segment},
     input::Input,
     jobs::{Job, Mailbox},
     output::Output,
@@ -90,6 +92,8 @@ struct Transmission<'a, 'd> {
     output: Output<'d>,
     partial: Option<Partial>,
     segments: Vec<Segment>,
+    /// Taken on and not begun.
+    deferred: Vec<(Change, Ended)>,
     mailbox: Arc<Mailbox>,
     lane: Arc<Lane>,
     jobs: usize,
@@ -168,6 +172,7 @@ impl<'a> Transmission<'a, 'a> {
             output: Output::default(),
             partial: None,
             segments: Vec::new(),
+            deferred: Vec::new(),
             mailbox: Arc::new(Mailbox::new()?),
             lane: lane(engine),
             jobs: 0,
@@ -196,6 +201,7 @@ impl<'d> Transmission<'_, 'd> {
         loop {
             self.collect()?;
             let crowded = self.serve_received(transport)?;
+            self.begin_deferred();
             self.send(transport)?;
             self.linger(transport);
             let readable = match (self.jobs, crowded) {
@@ -268,6 +274,7 @@ impl<'d> Transmission<'_, 'd> {
         if self.engine.live.is_evicted() {
             return Err(End::Gone);
         }
+        self.device.before_replies().map_err(|_| End::Gone)?;
         match transport.send(&self.output) {
             Ok(()) => {}
             Err(Unsent::Socket(error)) => return Err(error.into()),
@@ -352,6 +359,11 @@ impl<'d> Transmission<'_, 'd> {
             Operation::Flush => {
                 self.input.consume(header);
                 self.flush(request).map(|()| Next::Request)
+            }
+            _ if self.defers(operation) => {
+                self.input.consume(header);
+                self.defer(request, operation, Bytes::new())
+                    .map(|()| Next::Request)
             }
             _ => {
                 self.input.consume(header);

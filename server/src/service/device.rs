@@ -2,6 +2,7 @@
 
 use std::{fmt, net::IpAddr, ops::Range, os::fd::BorrowedFd, sync::Arc};
 
+use bytes::Bytes;
 use nbd::{ExportInfo, IoError, Refusal};
 
 /// Begins the name of the metadata context that tells what changed since a snapshot; its name follows.
@@ -134,6 +135,53 @@ pub trait Device: Send + Sync {
     fn writes_wait(&self) -> bool {
         false
     }
+
+    /// Takes changes that end later, if it does: many may then be under way without a thread for each.
+    fn deferred(&self) -> Option<&dyn Deferred> {
+        None
+    }
+
+    /// Called after the data of replies were read and before these are sent; waits until they may be.
+    ///
+    /// # Errors
+    /// [`Fault::Gone`] when they never may.
+    fn before_replies(&self) -> Result<(), Fault> {
+        Ok(())
+    }
+}
+
+/// A change that ends later.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// Stores data.
+    Write {
+        /// Where, in bytes.
+        offset: u64,
+        /// What.
+        data: Bytes,
+        /// Whether it has to be durable.
+        fua: bool,
+    },
+    /// Makes a range read as zeros.
+    Zero {
+        /// Where, in bytes.
+        range: Range<u64>,
+        /// Whether the space may be given back.
+        may_hole: bool,
+        /// Whether it has to be durable.
+        fua: bool,
+    },
+    /// Makes everything answered so far durable.
+    Flush,
+}
+
+/// Called with how a change ended, on any thread. Must not block.
+pub type Ended = Box<dyn FnOnce(Result<(), Fault>) + Send>;
+
+/// A device whose changes end later.
+pub trait Deferred: Send + Sync {
+    /// Begins changes, in their order. Does not wait for them.
+    fn begin(&self, changes: Vec<(Change, Ended)>);
 }
 
 fn read_only<T>() -> Result<T, Fault> {

@@ -32,6 +32,40 @@ pub struct Finished {
     pub flushed: Option<Duration>,
 }
 
+impl Finished {
+    /// The end of something that is answered without data. `weight` as [`Job::weight`]; `flushed` if it was a flush.
+    pub fn without_data(
+        (style, request): (HeaderStyle, &Request),
+        result: Result<(), Fault>,
+        weight: u64,
+        flushed: Option<Duration>,
+    ) -> Self {
+        let reply = result.map(|()| reply::done(style, request).as_bytes().to_vec());
+        Self::of((style, request), reply, weight, flushed)
+    }
+
+    fn of(
+        (style, request): (HeaderStyle, &Request),
+        reply: Result<Vec<u8>, Fault>,
+        weight: u64,
+        flushed: Option<Duration>,
+    ) -> Self {
+        let (reply, error) = match reply {
+            Err(Fault::Request(error, text)) => {
+                let head = reply::error(style, request, error);
+                (Ok(head.as_bytes().to_vec()), Some(text))
+            }
+            reply => (reply, None),
+        };
+        Self {
+            reply,
+            error,
+            weight,
+            flushed,
+        }
+    }
+}
+
 /// Where finished jobs are put, and the bell that is rung then.
 pub struct Mailbox {
     done: Mutex<Vec<Finished>>,
@@ -111,19 +145,9 @@ impl Job {
         let (style, request) = (self.style, self.request);
         let start = Instant::now();
         let reply = catch_unwind(AssertUnwindSafe(|| self.reply()));
-        let (reply, error) = match reply.unwrap_or_else(|_| Err(panicked())) {
-            Err(Fault::Request(error, text)) => {
-                let head = reply::error(style, &request, error);
-                (Ok(head.as_bytes().to_vec()), Some(text))
-            }
-            reply => (reply, None),
-        };
-        Finished {
-            reply,
-            error,
-            weight,
-            flushed: (operation == Operation::Flush).then(|| start.elapsed()),
-        }
+        let reply = reply.unwrap_or_else(|_| Err(panicked()));
+        let flushed = (operation == Operation::Flush).then(|| start.elapsed());
+        Finished::of((style, &request), reply, weight, flushed)
     }
 
     fn range(&self) -> Range<u64> {

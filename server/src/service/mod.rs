@@ -15,7 +15,7 @@ mod input;
 mod jobs;
 mod listen;
 mod output;
-mod pool;
+pub mod pool;
 mod registry;
 mod server;
 pub mod tls;
@@ -23,7 +23,8 @@ mod transport;
 
 #[allow(unused_imports)] // The room uses more of these than `bootroom export` does.
 pub use device::{
-    Claim, Device, Event, Export, Exports, Extent, Fault, Peer, PeerAddress, Segment, Source,
+    Change, Claim, Deferred, Device, Ended, Event, Export, Exports, Extent, Fault, Peer,
+    PeerAddress, Segment, Source,
 };
 pub use listen::{Listener, passed_sockets};
 #[allow(unused_imports)]

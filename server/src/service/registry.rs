@@ -315,6 +315,20 @@ impl Registry {
         (concerned.len(), true)
     }
 
+    /// Lets nobody in any more and cuts everyone off, with no answer to what they asked. Returns when nothing of them is
+    /// under way, or at the deadline.
+    pub fn abandon(&self, limit: Duration) {
+        let deadline = Instant::now() + limit;
+        let mut state = self.state.lock();
+        state.draining = true;
+        state.connections.values().for_each(|live| live.evict());
+        while !state.connections.is_empty() {
+            if self.ended.wait_until(&mut state, deadline).timed_out() {
+                return;
+            }
+        }
+    }
+
     /// Lets nobody in any more and asks everyone to finish; true when all have by the deadline, after which the
     /// rest is cut off.
     pub fn drain(&self, limit: Duration) -> bool {

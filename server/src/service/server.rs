@@ -158,12 +158,23 @@ impl Service {
     /// Stops: no new connections; what is under way is answered and flushed. True when everyone ended in time;
     /// the rest is cut off. Blocks.
     pub fn drain(&self, limit: Duration) -> bool {
+        self.close();
+        self.shared.registry.drain(limit)
+    }
+
+    /// Stops at once: everybody is cut off with no answer to what they asked, which another server is to give. Blocks
+    /// until nothing of them is under way.
+    pub fn abandon(&self, limit: Duration) {
+        self.close();
+        self.shared.registry.abandon(limit);
+    }
+
+    fn close(&self) {
         let _ = rustix::io::write(&self.shared.stop, &1u64.to_ne_bytes());
         if let Some(acceptor) = self.shared.acceptor.lock().take() {
             // It closes the listening sockets, and removes those in the filesystem.
             let _ = acceptor.join();
         }
-        self.shared.registry.drain(limit)
     }
 }
 

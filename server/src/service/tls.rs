@@ -196,7 +196,7 @@ impl Write for Deadline<'_> {
 
 /// One TLS configuration. A kernel TLS client may be at the other end, which takes no control messages: so no session
 /// tickets, and no KeyUpdate, which rustls never sends by itself before the cipher's limit (design §6).
-pub fn server_config(files: &TlsFiles) -> anyhow::Result<ServerConfig> {
+fn server_config(files: &TlsFiles) -> anyhow::Result<ServerConfig> {
     let chain = certificates(&files.certificate)?;
     let key = PrivateKeyDer::from_pem_file(&files.key)
         .with_context(|| format!("cannot read the private key {}", files.key.display()))?;
@@ -236,7 +236,11 @@ fn certificates(path: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
     Ok(chain)
 }
 
-fn roots(path: &Path) -> anyhow::Result<RootCertStore> {
+/// The CA whose certificate is in the file.
+///
+/// # Errors
+/// It cannot be read, or is none.
+pub fn roots(path: &Path) -> anyhow::Result<RootCertStore> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates(path)? {
         roots

@@ -122,9 +122,10 @@ impl Node {
         if self.primary.as_ref().is_none_or(|p| p.held.is_empty()) {
             return;
         }
-        let Some(road) = self.road() else {
+        let (road, bringing_up) = (self.road(), self.brings_up());
+        if road.is_none() && !bringing_up {
             return;
-        };
+        }
         let held: Vec<Ticket> = self
             .primary
             .iter()
@@ -132,11 +133,22 @@ impl Node {
             .collect();
         self.mark(&held);
         for ticket in held {
-            if road == Road::Ship && !self.window_open() {
+            let road = match self.is_piece(ticket) {
+                true => bringing_up.then_some(Road::Ship),
+                false => road,
+            };
+            if road == Some(Road::Ship) && !self.window_open() {
                 return;
             }
-            self.start_change(ticket, road);
+            if let Some(road) = road {
+                self.start_change(ticket, road);
+            }
         }
+    }
+
+    fn is_piece(&self, ticket: Ticket) -> bool {
+        let change = self.primary.as_ref().and_then(|p| p.changes.get(&ticket));
+        change.is_some_and(Change::is_piece)
     }
 
     fn start_change(&mut self, ticket: Ticket, road: Road) {
@@ -150,7 +162,7 @@ impl Node {
             return;
         };
         primary.held.remove(&ticket);
-        let piece = primary.changes.get(&ticket).is_some_and(Change::is_piece);
+        let piece = self.is_piece(ticket);
         match road {
             Road::Ship if piece => self.prepare_piece(ticket),
             Road::Ship => self.ship_change(ticket),

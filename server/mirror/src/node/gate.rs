@@ -25,6 +25,16 @@ impl Node {
         primary.is_some_and(|p| p.fenced() || now < p.lease_until)
     }
 
+    /// Until when reads may be answered as things stand; the end of time if nobody else can be promoted. For callers that
+    /// keep it at hand: it counts for as long as nothing else was handled.
+    pub fn answers_until(&self) -> Moment {
+        let primary = self.primary.as_ref().filter(|p| p.settled);
+        primary.map_or(Moment(0), |p| match p.fenced() {
+            true => Moment(u64::MAX),
+            false => p.lease_until,
+        })
+    }
+
     /// Whether this connection is the one that uses the volume.
     pub fn is_attached(&self, volume: VolumeId, connection: ConnectionId) -> bool {
         self.owns(Some((volume, connection)))

@@ -116,6 +116,7 @@ pub struct Node {
     promise_until: Moment,
     hello_at: Moment,
     rest_until: Moment,
+    prepared: bool,
     split_brain: bool,
     out: Vec<Action>,
 }
@@ -155,6 +156,7 @@ impl Node {
             promise_until: now.after(config.timing.promise),
             hello_at: now,
             rest_until: Moment(0),
+            prepared: true,
             split_brain: false,
             out: Vec::new(),
             durable,

@@ -88,18 +88,34 @@ pub(super) enum Road {
 }
 
 impl Node {
+    /// The primary, if it may begin something.
+    fn acting(&self) -> Option<&Primary> {
+        let primary = self.primary.as_ref();
+        primary.filter(|p| p.settled && p.branching.is_none() && !p.yielding)
+    }
+
+    fn tracks_durably(&self) -> bool {
+        !self.durable.paired && !self.durable.shared
+    }
+
+    /// Whether the standby may be sent what it lacks.
+    pub(super) fn brings_up(&self) -> bool {
+        match self.acting().and_then(Primary::phase) {
+            Some(Phase::Syncing) => self.tracks_durably(),
+            Some(Phase::Finishing | Phase::Paired) => true,
+            None | Some(Phase::Opening) => false,
+        }
+    }
+
     /// Which way changes go now; `None` while clients must wait.
     pub(super) fn road(&self) -> Option<Road> {
-        let primary = self
-            .primary
-            .as_ref()
-            .filter(|p| p.settled && p.branching.is_none() && !p.yielding)?;
-        let tracked = !self.durable.paired && !self.durable.shared;
+        let primary = self.acting()?;
+        let tracked = self.tracks_durably();
         match primary.phase() {
             Some(Phase::Finishing | Phase::Paired) => Some(Road::Ship),
-            Some(Phase::Syncing) if tracked => Some(Road::Ship),
-            Some(Phase::Syncing) => None,
-            None | Some(Phase::Opening) => {
+            // Without the metadata the standby knows no volume that was made since it was here last.
+            Some(Phase::Syncing) if tracked && self.has_metadata() => Some(Road::Ship),
+            None | Some(Phase::Opening | Phase::Syncing) => {
                 (tracked && primary.fenced() && self.continues_alone()).then_some(Road::Alone)
             }
         }

@@ -11,7 +11,6 @@ use super::{
     After, Job, Node,
     asking::Want,
     changes::{Change, Content, Stage},
-    primary::Road,
     session::{Phase, Purpose},
 };
 
@@ -76,7 +75,8 @@ impl Node {
 
     /// Keeps some pieces under way.
     pub(super) fn resync(&mut self) {
-        let idle = self.dirty.unsent.is_empty() || self.road() != Some(Road::Ship);
+        let ready = self.brings_up() && self.has_metadata();
+        let idle = self.dirty.unsent.is_empty() || !ready;
         let rests = self.primary.as_ref().is_none_or(|p| self.now < p.resync_at);
         let surveyed = self
             .session()
@@ -257,7 +257,12 @@ impl Node {
         let sent = self.dirty.unsent.is_empty() && !pieces;
         sent && session.resync.metadata
             && session.resync.surveys == (false, false)
-            && self.road() == Some(Road::Ship)
+            && self.brings_up()
+    }
+
+    /// Whether the standby knows of every volume.
+    pub(super) fn has_metadata(&self) -> bool {
+        self.session().is_some_and(|s| s.resync.metadata)
     }
 
     fn begin_round(&mut self) {

@@ -48,6 +48,21 @@ impl Node {
         self.say_hello();
     }
 
+    /// Whether the other server is primary, as far as this one knows.
+    pub fn follows(&self) -> bool {
+        self.standby.is_some() || self.recent_peer().is_some_and(|peer| peer.primary)
+    }
+
+    /// Whether it wants no session now.
+    fn rests(&self) -> bool {
+        self.now < self.rest_until || !self.prepared
+    }
+
+    /// Whether this server has what it needs to be a standby besides what the other one sends it. It begins with yes.
+    pub fn prepare(&mut self, prepared: bool) {
+        self.prepared = prepared;
+    }
+
     pub(super) fn say_hello(&mut self) {
         let hello = Hello {
             incarnation: Some(self.incarnation),
@@ -56,7 +71,7 @@ impl Node {
             inconsistent: self.durable.inconsistent,
             rolled_back: self.durable.rolled_back,
             last_primary: self.durable.last_primary,
-            resting: self.now < self.rest_until,
+            resting: self.rests(),
         };
         self.send(Body::Hello(hello));
     }
@@ -328,7 +343,7 @@ impl Node {
 
     /// A primary wants this server as its standby.
     pub(super) fn asked_to_open(&mut self, term: Term, session: SessionId, to: Incarnation) {
-        if to != self.incarnation || self.now < self.rest_until {
+        if to != self.incarnation || self.rests() {
             return;
         }
         if term < self.durable.term || (self.primary.is_some() && term <= self.term) {

@@ -38,6 +38,8 @@ pub(super) enum Purpose {
 pub(super) struct Session {
     pub(super) id: SessionId,
     with: Incarnation,
+    /// The standby has no data of the pair's, or gave up its own: no list says what it lacks.
+    empty: bool,
     pub(super) phase: Phase,
     last_seq: Seq,
     pending: BTreeMap<Seq, (Purpose, Moment)>,
@@ -50,10 +52,11 @@ pub(super) struct Session {
 }
 
 impl Session {
-    fn new(id: SessionId, with: Incarnation, now: Moment) -> Self {
+    fn new(id: SessionId, with: Incarnation, empty: bool, now: Moment) -> Self {
         Self {
             id,
             with,
+            empty,
             phase: Phase::Opening,
             last_seq: Seq(0),
             pending: BTreeMap::new(),
@@ -116,7 +119,12 @@ impl Node {
             of: self.incarnation,
             number: primary.sessions,
         };
-        primary.session = Some(Session::new(session, to, self.now));
+        primary.session = Some(Session::new(
+            session,
+            to,
+            hello.history.is_empty(),
+            self.now,
+        ));
         self.send(Body::Open { session, to });
     }
 
@@ -141,7 +149,8 @@ impl Node {
         }
         let now = self.now;
         self.dirty.unsent.merge(dirty);
-        let compare = !complete && !self.durable.complete;
+        let empty = self.session().is_some_and(|s| s.empty);
+        let compare = empty || (!complete && !self.durable.complete);
         if let Some(primary) = self.primary.as_mut() {
             primary.peer_fenced = true;
             primary.compare |= compare;

@@ -90,7 +90,8 @@ impl SiteTls {
     }
 }
 
-/// The room's address, and those of other listeners that speak TLS.
+/// The room's address, those of other listeners that speak TLS, and of the other server of a pair, which uses the same
+/// certificate. In an order that both find.
 fn hosts(config: &Config) -> Vec<String> {
     let secure = config
         .listeners
@@ -100,7 +101,10 @@ fn hosts(config: &Config) -> Vec<String> {
         ListenPlace::Tcp(address, _) if !address.ip().is_unspecified() => Some(address.ip()),
         _ => None,
     });
-    let mut hosts = vec![IpAddr::V4(config.server.ip())];
+    let mut own = vec![IpAddr::V4(config.server.ip())];
+    own.extend(config.standby.as_ref().map(|standby| standby.address));
+    own.sort();
+    let mut hosts = own;
     for host in others {
         if !hosts.contains(&host) {
             hosts.push(host);

@@ -96,7 +96,8 @@ fn damaged(path: &Path) -> anyhow::Error {
     )
 }
 
-fn encode(state: &WitnessState) -> Vec<u8> {
+/// A state as the bytes that are kept of it, wherever that is.
+pub fn encode(state: &WitnessState) -> Vec<u8> {
     let content = state.encode();
     let mut bytes = MAGIC.to_vec();
     bytes.extend(crc32c::crc32c(&content).to_le_bytes());
@@ -104,7 +105,8 @@ fn encode(state: &WitnessState) -> Vec<u8> {
     bytes
 }
 
-fn decode(bytes: &[u8]) -> Option<WitnessState> {
+/// Reads what [`encode`] made; `None` if it is damaged.
+pub fn decode(bytes: &[u8]) -> Option<WitnessState> {
     let (head, content) = bytes.split_at_checked(HEAD)?;
     let sum = head.strip_prefix(MAGIC)?;
     if sum != crc32c::crc32c(content).to_le_bytes() {

@@ -12,22 +12,23 @@ use tokio::{
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
-use super::{Keeper, Pair};
-use crate::service::tls::shown_by;
+use super::Keeper;
+use crate::mirror::secret::{PairRole, PairSecret, explain};
 
-/// Connections at a time: two servers that come and go need no more.
-const CONNECTIONS: usize = 32;
+/// Connections at a time: two servers that come and go need a few; the rest is for strangers, who may be at the door for
+/// as long as a handshake may take.
+const CONNECTIONS: usize = 256;
 /// Longest time for a handshake.
-const HANDSHAKE: Duration = Duration::from_secs(10);
+const HANDSHAKE: Duration = Duration::from_secs(5);
 /// A connection that says nothing for this long is closed; servers come again when they have something to ask.
-const IDLE: Duration = Duration::from_secs(60);
+pub const IDLE: Duration = Duration::from_secs(60);
 /// Longest request, in bytes.
 const REQUEST: usize = 256;
 
 /// Answers until the task is dropped.
-pub async fn serve(listener: TcpListener, tls: TlsAcceptor, pair: Pair, keeper: Arc<Keeper>) {
+pub async fn serve(listener: TcpListener, secret: Arc<PairSecret>, keeper: Arc<Keeper>) {
     let room = Arc::new(Semaphore::new(CONNECTIONS));
-    let pair = Arc::new(pair);
+    let tls = TlsAcceptor::from(secret.server(PairRole::Witness));
     while let Ok(permit) = room.clone().acquire_owned().await {
         let (socket, from) = match listener.accept().await {
             Ok(accepted) => accepted,
@@ -37,9 +38,9 @@ pub async fn serve(listener: TcpListener, tls: TlsAcceptor, pair: Pair, keeper: 
                 continue;
             }
         };
-        let (tls, pair, keeper) = (tls.clone(), pair.clone(), keeper.clone());
+        let (tls, secret, keeper) = (tls.clone(), secret.clone(), keeper.clone());
         tokio::spawn(async move {
-            if let Err(error) = converse(socket, &tls, &pair, &keeper).await {
+            if let Err(error) = converse(socket, &tls, &secret, &keeper).await {
                 tracing::info!(%from, "connection ended: {error:#}");
             }
             drop(permit);
@@ -50,18 +51,16 @@ pub async fn serve(listener: TcpListener, tls: TlsAcceptor, pair: Pair, keeper: 
 async fn converse(
     socket: TcpStream,
     tls: &TlsAcceptor,
-    pair: &Pair,
+    secret: &PairSecret,
     keeper: &Keeper,
 ) -> anyhow::Result<()> {
     socket.set_nodelay(true)?;
     let handshake = timeout(HANDSHAKE, tls.accept(socket)).await;
-    let mut stream = handshake
-        .context("TLS handshake: too slow")?
-        .context("TLS handshake")?;
-    let (names, _) = shown_by(stream.get_ref().1);
-    let Some(node) = pair.node(&names) else {
-        bail!("a certificate for {names:?}, which is not one of the pair");
-    };
+    let handshake = handshake.context("TLS handshake: too slow")?;
+    let mut stream = handshake.map_err(|error| explain(error).context("TLS handshake"))?;
+    let shown = secret.shown(stream.get_ref().1);
+    let node = shown.and_then(PairRole::node);
+    let node = node.context("this is neither of the two servers")?;
     while let Some(request) = timeout(IDLE, next(&mut stream))
         .await
         .context("silent for too long")??

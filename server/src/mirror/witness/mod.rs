@@ -1,6 +1,6 @@
 //! The witness as a program: one record in one small file, asked over TLS by the two servers of a pair.
 //!
-//! Must never answer before what it says is on disk, and never for anybody but the two servers it was told of.
+//! Must never answer before what it says is on disk, and never for anybody but the two servers that have its secret.
 
 mod file;
 mod listen;
@@ -8,33 +8,13 @@ mod listen;
 use std::{path::Path, sync::Arc};
 
 use anyhow::Context;
-use mirror::{NodeId, Witness, WitnessAnswer, WitnessId, WitnessRequest, WitnessState};
+use mirror::{Witness, WitnessAnswer, WitnessId, WitnessRequest, WitnessState};
 use tokio::sync::{Mutex, mpsc};
 
-pub use listen::serve;
+pub use file::{decode, encode};
+pub use listen::{IDLE, serve};
 
 use file::StateFile;
-
-/// The names in the certificates of the two servers.
-#[derive(Debug, Clone)]
-pub struct Pair {
-    /// Of server A.
-    pub a: String,
-    /// Of server B.
-    pub b: String,
-}
-
-impl Pair {
-    /// Which server a certificate with these names belongs to.
-    fn node(&self, names: &[String]) -> Option<NodeId> {
-        let has = |name: &String| names.contains(name);
-        match (has(&self.a), has(&self.b)) {
-            (true, false) => Some(NodeId::A),
-            (false, true) => Some(NodeId::B),
-            _ => None,
-        }
-    }
-}
 
 /// The record and its file.
 pub struct Keeper {

@@ -33,8 +33,10 @@ impl Transmission<'_, '_> {
     /// Lets what is under way end: answers it if the client may still be there, drops what has not begun if not.
     pub(super) fn finish(&mut self, transport: &mut Transport<'_>, mut end: End) -> End {
         if matches!(end, End::Closed | End::Drained) {
+            self.begin_deferred();
             self.send_last(transport);
         } else {
+            self.forget_deferred();
             self.jobs -= self.lane.cancel(self.engine.live.id);
         }
         while self.jobs > 0 {
@@ -64,6 +66,7 @@ impl Drop for Transmission<'_, '_> {
     /// Nothing is under way here but when a bug panics: also then a successor must not be let in before all of this
     /// connection's requests have ended (design P6).
     fn drop(&mut self) {
+        self.forget_deferred();
         if self.jobs > 0 {
             self.jobs -= self.lane.cancel(self.engine.live.id);
         }

@@ -15,6 +15,9 @@ impl Transmission<'_, '_> {
     /// That happens on this thread if the last one was quick and the client waits for nothing else; what it sends
     /// meanwhile waits about as long as that one took. Other clients have threads of their own.
     pub(super) fn flush(&mut self, request: Request) -> Result<(), End> {
+        if self.defers(Operation::Flush) {
+            return self.defer(request, Operation::Flush, bytes::Bytes::new());
+        }
         let alone = self.jobs == 0 && self.output.is_empty() && self.input.bytes().is_empty();
         if !alone || !self.flushes_quickly {
             self.submit(request, Operation::Flush, Vec::new(), 0);

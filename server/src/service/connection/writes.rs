@@ -16,7 +16,8 @@ impl Transmission<'_, '_> {
     ) -> Result<Next, End> {
         let length = request.length as usize;
         let whole = header + length;
-        if self.device.writes_wait() || self.input.bytes().len() >= whole {
+        let later = self.device.writes_wait() || self.device.deferred().is_some();
+        if later || self.input.bytes().len() >= whole {
             return self.write_whole(request, fua, header);
         }
         if Input::fits(whole) {
@@ -49,10 +50,18 @@ impl Transmission<'_, '_> {
                 result,
             });
         };
+        let operation = Operation::Write { fua };
+        if self.defers(operation) {
+            let payload = bytes::Bytes::copy_from_slice(payload);
+            self.input.consume(header + length);
+            return self
+                .defer(request, operation, payload)
+                .map(|()| Next::Request);
+        }
         if self.device.writes_wait() {
             let payload = payload.to_vec();
             self.input.consume(header + length);
-            self.submit(request, Operation::Write { fua }, payload, 0);
+            self.submit(request, operation, payload, 0);
             return Ok(Next::Request);
         }
         let result = self.device.write(payload, request.offset);

@@ -1,6 +1,7 @@
 //! Overlays: a client's own, and one for each connection.
 
 use std::{
+    any::Any,
     collections::HashMap,
     ops::Range,
     os::fd::{AsFd, BorrowedFd},
@@ -49,16 +50,18 @@ pub fn overlay_info(size: u64) -> ExportInfo {
 
 /// An attachment, served.
 pub struct OverlayDevice {
-    attachment: Attachment,
+    attachment: Arc<Attachment>,
     base: Arc<dyn Base>,
     suspect: Arc<AtomicBool>,
     /// The snapshots there were when it was opened: what a client chose then must not turn into another one.
     snapshots: Vec<(SnapshotName, SnapshotId)>,
+    /// Lives as long as this, for who counts.
+    _held: Option<Arc<dyn Any + Send + Sync>>,
 }
 
 impl OverlayDevice {
     /// Serves `attachment`.
-    pub fn new(attachment: Attachment, suspects: &Suspects) -> Self {
+    pub fn new(attachment: Arc<Attachment>, suspects: &Suspects) -> Self {
         let base = attachment.base().clone();
         let suspect = suspects.mark(base.id());
         let snapshots = attachment.overlay().snapshot_ids();
@@ -67,6 +70,15 @@ impl OverlayDevice {
             base,
             suspect,
             snapshots,
+            _held: None,
+        }
+    }
+
+    /// Keeps `held` as long as it lives.
+    pub fn holding(self, held: Arc<dyn Any + Send + Sync>) -> Self {
+        Self {
+            _held: Some(held),
+            ..self
         }
     }
 }
@@ -242,7 +254,7 @@ impl Export for OverlayExport {
 
     fn open(&self) -> Result<Arc<dyn Device>, Refusal> {
         Ok(Arc::new(OverlayDevice::new(
-            self.overlay.attach(),
+            Arc::new(self.overlay.attach()),
             &self.suspects,
         )))
     }
@@ -318,7 +330,7 @@ impl Export for CowExport {
         let overlay = self
             .make()
             .map_err(|error| Refusal::new(OptionError::Policy, error.to_string()))?;
-        let device = OverlayDevice::new(overlay.attach(), &self.suspects);
+        let device = OverlayDevice::new(Arc::new(overlay.attach()), &self.suspects);
         Ok(Arc::new(Passing {
             device,
             copies: self.copies.clone(),
@@ -430,7 +442,7 @@ mod tests {
     fn a_deleted_overlay_is_gone_and_no_input_output_error() {
         let (_dir, export) = copies();
         let overlay = export.make().unwrap();
-        let device = OverlayDevice::new(overlay.attach(), &export.suspects);
+        let device = OverlayDevice::new(Arc::new(overlay.attach()), &export.suspects);
         device.write(&[1; 512], 0).unwrap();
         export.copies.store.delete(overlay.id()).unwrap();
         let is_gone = |result| matches!(result, Err(Fault::Gone));

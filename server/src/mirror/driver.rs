@@ -1,0 +1,287 @@
+//! Runs the state machine of this server: hands it what happens, and does what it says.
+//!
+//! Any thread may bring events; the machine is behind one lock, held for as long as it thinks and not while anything is
+//! done. What goes to the other server is queued under that lock, so that it leaves in order, and sent after it. Works
+//! that end at once are done by the thread that was told of them; others by a pool.
+//!
+//! Must never answer a client after it was told to close the clients' connections, and must never block a connection's
+//! thread but for that connection's own answers.
+
+mod actions;
+mod gate;
+mod persist;
+mod requests;
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    thread,
+    time::Duration,
+};
+
+use mirror::{
+    Command, Event, Fault, Message, Node, NodeId, Notice, Reply, RequestId, Status, Ticket, Work,
+    Yield,
+};
+use parking_lot::Mutex;
+use tokio::sync::{broadcast, watch};
+
+use super::{asking::WitnessClient, clock, link::Outgoing, store::PairStore};
+use crate::service::pool::Pool;
+use actions::Todo;
+use gate::Gate;
+
+pub use actions::say;
+pub use gate::Deposed;
+pub use persist::Persister;
+pub use requests::{Attached, Change, Unmade};
+
+/// Called with the end of a request.
+pub type Completion = Box<dyn FnOnce(Reply) + Send>;
+
+/// Threads for works that wait on a disk.
+const WORKERS: usize = 16;
+
+/// What serves at the moment, for whoever follows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reign {
+    /// Counts how often this server stopped being primary.
+    pub number: u64,
+    /// Whether this server is the primary and what it did before has ended: its data may be opened to be served.
+    pub ours: bool,
+}
+
+/// This server's half of the pair.
+pub struct Mirror {
+    me: NodeId,
+    core: Mutex<Core>,
+    gate: Gate,
+    store: Arc<PairStore>,
+    pool: Arc<Pool>,
+    outgoing: OnceLock<Arc<Outgoing>>,
+    persister: Persister,
+    witness: OnceLock<WitnessClient>,
+    reign: watch::Sender<Reign>,
+    notices: broadcast::Sender<Notice>,
+    stop: AtomicBool,
+}
+
+struct Core {
+    node: Node,
+    waiting: HashMap<RequestId, Completion>,
+    last_request: RequestId,
+    last_connection: u64,
+}
+
+impl Mirror {
+    /// Around `node`. Nothing moves before [`Mirror::begin`].
+    pub fn new(me: NodeId, node: Node, store: Arc<PairStore>, persister: Persister) -> Arc<Self> {
+        let core = Core {
+            node,
+            waiting: HashMap::new(),
+            last_request: RequestId(0),
+            last_connection: 0,
+        };
+        Arc::new(Self {
+            me,
+            core: Mutex::new(core),
+            gate: Gate::default(),
+            store,
+            pool: Pool::new(WORKERS, u64::MAX),
+            outgoing: OnceLock::new(),
+            persister,
+            witness: OnceLock::new(),
+            reign: watch::Sender::new(Reign {
+                number: 0,
+                ours: false,
+            }),
+            notices: broadcast::Sender::new(256),
+            stop: AtomicBool::new(false),
+        })
+    }
+
+    /// Sets it going.
+    ///
+    /// # Errors
+    /// A thread cannot be started.
+    pub fn begin(
+        self: &Arc<Self>,
+        outgoing: Arc<Outgoing>,
+        witness: Option<WitnessClient>,
+    ) -> std::io::Result<()> {
+        let _ = self.outgoing.set(outgoing);
+        if let Some(witness) = witness {
+            let _ = self.witness.set(witness);
+        }
+        let own = self.clone();
+        let persisted = move |id| own.feed(vec![Event::Persisted(id)]);
+        self.persister.start(persisted)?;
+        let own = self.clone();
+        let thread = thread::Builder::new().name("pair-tick".into());
+        thread.spawn(move || own.tick()).map(drop)
+    }
+
+    fn tick(self: Arc<Self>) {
+        /// Well below the time between two signs of life.
+        const TICK: Duration = Duration::from_millis(50);
+        while !self.stop.load(Relaxed) {
+            thread::sleep(TICK);
+            self.feed(vec![Event::Tick]);
+        }
+    }
+
+    /// Which server of the pair this is.
+    pub fn me(&self) -> NodeId {
+        self.me
+    }
+
+    /// What this server has.
+    pub fn store(&self) -> &Arc<PairStore> {
+        &self.store
+    }
+
+    /// How it is.
+    pub fn status(&self) -> Status {
+        self.core.lock().node.status()
+    }
+
+    /// Who serves, now and from now on.
+    pub fn reigns(&self) -> watch::Receiver<Reign> {
+        self.reign.subscribe()
+    }
+
+    /// What happens, from now on.
+    pub fn notices(&self) -> broadcast::Receiver<Notice> {
+        self.notices.subscribe()
+    }
+
+    /// Messages of the other server.
+    pub fn receive(self: &Arc<Self>, messages: Vec<Message>) {
+        self.feed(messages.into_iter().map(Event::Received).collect());
+    }
+
+    /// The connections to or from the other server have ended.
+    pub fn link_down(self: &Arc<Self>) {
+        self.feed(vec![Event::LinkDown]);
+    }
+
+    /// Whether there is a connection to the other server.
+    pub fn is_linked(&self) -> bool {
+        self.outgoing.get().is_some_and(|outgoing| outgoing.is_up())
+    }
+
+    /// Bytes on their way to the other server that have not left.
+    pub fn unsent_bytes(&self) -> usize {
+        self.outgoing.get().map_or(0, |outgoing| outgoing.waiting())
+    }
+
+    /// An answer of the witness.
+    pub fn witnessed(self: &Arc<Self>, answer: mirror::WitnessAnswer) {
+        self.feed(vec![Event::Witness(answer)]);
+    }
+
+    /// A demand of the operator.
+    pub fn command(self: &Arc<Self>, command: Command) {
+        self.feed(vec![Event::Command(command)]);
+    }
+
+    /// Whether the other server is primary.
+    pub fn follows(&self) -> bool {
+        self.core.lock().node.follows()
+    }
+
+    /// Says whether this server has what it needs to be a standby besides what the other one sends it.
+    pub fn prepare(&self, prepared: bool) {
+        self.core.lock().node.prepare(prepared);
+    }
+
+    /// Whether it was told to.
+    pub fn is_stopped(&self) -> bool {
+        self.stop.load(Relaxed)
+    }
+
+    /// Ends its threads. What is not answered by now never is.
+    pub fn stop(&self) {
+        self.stop.store(true, Relaxed);
+        if let Some(outgoing) = self.outgoing.get() {
+            outgoing.stop();
+        }
+    }
+
+    /// Hands events to the machine, and does what it says, until nothing of that is left for this thread.
+    fn feed(self: &Arc<Self>, mut events: Vec<Event>) {
+        while !events.is_empty() {
+            let todo = self.think(events);
+            events = self.act(todo);
+        }
+    }
+
+    fn think(&self, events: Vec<Event>) -> Todo {
+        let mut todo = Todo::default();
+        let mut core = self.core.lock();
+        for event in events {
+            let now = clock::now();
+            for action in core.node.handle(now, event) {
+                self.sort(&mut core, action, &mut todo);
+            }
+        }
+        self.publish(&core);
+        todo
+    }
+
+    /// Tells the world what changed.
+    fn publish(&self, core: &Core) {
+        let until = core.node.answers_until();
+        self.gate.set(until);
+        let ours = until.0 > 0;
+        self.reign.send_if_modified(|reign| {
+            let changed = reign.ours != ours;
+            reign.ours = ours;
+            changed
+        });
+    }
+
+    /// Does what was said; gives the events that came of it.
+    fn act(self: &Arc<Self>, todo: Todo) -> Vec<Event> {
+        let Todo { replies, works } = todo;
+        if let Some(outgoing) = self.outgoing.get() {
+            outgoing.kick();
+        }
+        for (completion, reply) in replies {
+            completion(reply);
+        }
+        let mut ended = Vec::new();
+        for (ticket, work) in works {
+            match PairStore::is_quick(&work) {
+                true => ended.push(self.work(ticket, work)),
+                false => self.hand_over(ticket, work),
+            }
+        }
+        ended
+    }
+
+    fn work(&self, ticket: Ticket, work: Work) -> Event {
+        let result = self.store.work(work);
+        let result: Result<Yield, Fault> = result.map_err(|(fault, error)| {
+            tracing::error!("the pair's disk: {error:#}");
+            fault
+        });
+        Event::Done(ticket, result)
+    }
+
+    /// Has a work done by the pool.
+    fn hand_over(self: &Arc<Self>, ticket: Ticket, work: Work) {
+        let own = self.clone();
+        let lane = self.pool.lane(&actions::lane_of(&work));
+        let task = Box::new(move || {
+            let done =
+                std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| own.work(ticket, work)));
+            let done = done.unwrap_or(Event::Done(ticket, Err(Fault::Broken)));
+            own.feed(vec![done]);
+        });
+        self.pool.submit(&lane, ticket.0, task);
+    }
+}

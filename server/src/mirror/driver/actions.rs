@@ -1,0 +1,145 @@
+//! What the machine says is to be done, sorted into what is done under its lock and what after it.
+
+use mirror::{Action, Notice, Op, Reply, Ticket, Work};
+
+use super::{Completion, Core, Mirror};
+
+/// What is done once the lock is free.
+#[derive(Default)]
+pub struct Todo {
+    pub replies: Vec<(Completion, Reply)>,
+    pub works: Vec<(Ticket, Work)>,
+}
+
+impl Mirror {
+    pub(super) fn sort(&self, core: &mut Core, action: Action, todo: &mut Todo) {
+        match action {
+            Action::Send(message) => self.queue(&message),
+            Action::Ask(request) => {
+                if let Some(witness) = self.witness.get() {
+                    witness.ask(request);
+                }
+            }
+            Action::Disk(ticket, work) => todo.works.push((ticket, work)),
+            Action::Persist(id, state) => self.persister.put(id, *state),
+            Action::Reply(id, reply) => {
+                let waiting = core.waiting.remove(&id);
+                todo.replies
+                    .extend(waiting.map(|completion| (completion, reply)));
+            }
+            Action::CloseClients => self.close_clients(core, todo),
+            Action::Note(notice) => self.note(notice),
+        }
+    }
+
+    fn queue(&self, message: &mirror::Message) {
+        let Some(outgoing) = self.outgoing.get() else {
+            return;
+        };
+        outgoing.put(|out| {
+            if let Err(error) = message.encode(out) {
+                tracing::error!("a message to the other server was not sent: {error}");
+            }
+        });
+    }
+
+    /// Nothing is answered any more. Who waits is told so in the terms of this process: connections close then.
+    fn close_clients(&self, core: &mut Core, todo: &mut Todo) {
+        self.gate.close();
+        let waiting = core.waiting.drain();
+        todo.replies
+            .extend(waiting.map(|(_, completion)| (completion, Reply::NotPrimary)));
+        self.reign.send_modify(|reign| {
+            reign.number += 1;
+            reign.ours = false;
+        });
+    }
+
+    fn note(&self, notice: Notice) {
+        match notice {
+            Notice::SplitBrain | Notice::StrangeWitness | Notice::StandbyFailed => {
+                tracing::error!("{}", say(notice));
+            }
+            Notice::PeerLost | Notice::Deposed(_) | Notice::NotPromotable(_) => {
+                tracing::warn!("{}", say(notice));
+            }
+            _ => tracing::info!("{}", say(notice)),
+        }
+        let _ = self.notices.send(notice);
+    }
+}
+
+/// Works of one volume share their turn.
+pub(super) fn lane_of(work: &Work) -> String {
+    let volume = match work {
+        Work::Apply(Op::Write { volume, .. } | Op::Zero { volume, .. })
+        | Work::Restore { volume, .. }
+        | Work::Read { volume, .. }
+        | Work::Sum { volume, .. }
+        | Work::Flush(volume) => volume.0,
+        Work::Apply(Op::Meta { .. })
+        | Work::ReplaceMetadata(_)
+        | Work::ReadMetadata
+        | Work::Survey => return "metadata".into(),
+    };
+    format!("volume {volume}")
+}
+
+/// A notice in words, with what to do where that is anybody's.
+pub fn say(notice: Notice) -> String {
+    match notice {
+        Notice::Primary(term) => format!("this server is the primary from now on ({term})"),
+        Notice::Deposed(term) => format!("this server is no longer the primary ({term})"),
+        Notice::PeerLost => "the standby is lost; the machines wait until it is certain that it cannot be promoted".into(),
+        Notice::GoingAlone => "going on without a standby".into(),
+        Notice::Resync { blocks, compare: false } => {
+            format!("bringing the standby up: {blocks} blocks")
+        }
+        Notice::Resync { compare: true, .. } => {
+            "bringing the standby up: everything is compared".into()
+        }
+        Notice::Paired => "both servers hold the same".into(),
+        Notice::SplitBrain => "both servers have changes of their own: look at `bootroom standby status` on both, and say \
+             `bootroom standby discard` on the one whose changes are to be given up"
+            .into(),
+        Notice::StrangeWitness => "the witness is not the one that was agreed on: it lost its record, or another was put in its \
+             place. `bootroom standby accept-witness` if that is right"
+            .into(),
+        Notice::NotPromotable(why) => format!("not promoted: {}", say_why_not(why)),
+        Notice::StandbyFailed => "the disk of this standby failed; it starts again in a moment".into(),
+    }
+}
+
+fn say_why_not(why: mirror::WhyNot) -> &'static str {
+    use mirror::WhyNot::{Empty, Inconsistent, Lagging, Outdated, RolledBack};
+    match why {
+        Inconsistent => {
+            "this server was being brought up when it lost the other one, so its disks are half old and half new"
+        }
+        Outdated => "the other server has gone on without this one, or is the primary now",
+        RolledBack => {
+            "this server lost power, and the other one may hold writes that this one lost"
+        }
+        Lagging => "in mode \"async\" this server may lack writes that the other one answered",
+        Empty => "this server has never had data of the pair",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mirror::{BlockRange, VolumeId};
+
+    use super::*;
+
+    #[test]
+    fn each_volume_has_a_turn_of_its_own() {
+        let range = BlockRange { start: 0, end: 1 };
+        let read = |volume| Work::Read {
+            volume: VolumeId(volume),
+            range,
+        };
+        assert_eq!(lane_of(&read(1)), lane_of(&Work::Flush(VolumeId(1))));
+        assert_ne!(lane_of(&read(1)), lane_of(&read(2)));
+        assert_ne!(lane_of(&read(1)), lane_of(&Work::Survey));
+    }
+}

@@ -1,0 +1,206 @@
+//! What this server receives.
+
+use std::{
+    io::{self, Read, Write},
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    sync::Arc,
+    thread,
+};
+
+use anyhow::{Context, bail};
+use bytes::{Buf, Bytes, BytesMut};
+use mirror::{FRAME_HEAD, Message, frame_length};
+use parking_lot::Mutex;
+use rustls::{ServerConnection, StreamOwned};
+
+use super::{Ends, HANDSHAKE, Purpose};
+
+/// A connection of the other server.
+pub type Stream = StreamOwned<ServerConnection, TcpStream>;
+
+/// Who gets what comes in. Called on the connections' threads.
+pub trait Doors: Send + Sync + 'static {
+    /// Messages, in the order in which they were sent.
+    fn messages(&self, messages: Vec<Message>);
+    /// The connection for messages has ended.
+    fn silent(&self);
+    /// The other server fetches images; returns when it is done.
+    fn images(&self, stream: Stream) -> anyhow::Result<()>;
+}
+
+/// Room for what is received at once. Bytes.
+const ROOM: usize = 256 << 10;
+
+/// Connections that may be shaking hands at a time: until then they may be anybody's.
+const MOST: usize = 8;
+
+/// Takes connections at `place` until the process ends.
+///
+/// # Errors
+/// The port cannot be taken.
+pub fn listen(place: SocketAddr, ends: Ends, doors: Arc<dyn Doors>) -> anyhow::Result<()> {
+    let listener = TcpListener::bind(place);
+    let listener = listener
+        .with_context(|| format!("cannot listen on {place} for the other server of the pair"))?;
+    let hall = Arc::new(Hall {
+        ends,
+        doors,
+        current: Mutex::default(),
+        guests: Mutex::default(),
+    });
+    let thread = thread::Builder::new().name("pair-accept".into());
+    thread.spawn(move || hall.accept_all(&listener))?;
+    Ok(())
+}
+
+struct Hall {
+    ends: Ends,
+    doors: Arc<dyn Doors>,
+    /// The connection whose messages count: the newest.
+    current: Mutex<(u64, Option<TcpStream>)>,
+    /// Connections that are shaking hands.
+    guests: Mutex<usize>,
+}
+
+impl Hall {
+    fn accept_all(self: Arc<Self>, listener: &TcpListener) {
+        loop {
+            let socket = match listener.accept() {
+                Ok((socket, _)) => socket,
+                Err(error) => {
+                    tracing::warn!("cannot take a connection of the other server: {error}");
+                    thread::sleep(super::RETRY);
+                    continue;
+                }
+            };
+            self.clone().receive(socket);
+        }
+    }
+
+    fn receive(self: Arc<Self>, socket: TcpStream) {
+        if *self.guests.lock() >= MOST {
+            return; // Whoever they are: the other server comes again.
+        }
+        *self.guests.lock() += 1;
+        let hall = self.clone();
+        let thread = thread::Builder::new().name("pair-receive".into());
+        let started = thread.spawn(move || {
+            let from = socket.peer_addr().ok();
+            if let Err(error) = hall.serve(socket) {
+                tracing::debug!(?from, "a connection of the other server ended: {error:#}");
+            }
+        });
+        if started.is_err() {
+            *self.guests.lock() -= 1;
+        }
+    }
+
+    fn serve(&self, socket: TcpStream) -> anyhow::Result<()> {
+        let welcomed = self.welcome(socket);
+        *self.guests.lock() -= 1;
+        match welcomed? {
+            (Purpose::Images, stream) => self.doors.images(stream),
+            (Purpose::Messages, stream) => self.listen_to(stream),
+        }
+    }
+
+    /// Shakes hands.
+    fn welcome(&self, socket: TcpStream) -> anyhow::Result<(Purpose, Stream)> {
+        socket.set_nodelay(true)?;
+        socket.set_read_timeout(Some(HANDSHAKE))?;
+        socket.set_write_timeout(Some(HANDSHAKE))?;
+        super::keep_alive(&socket)?;
+        let tls = ServerConnection::new(self.ends.secret.server(self.ends.role()))?;
+        let mut stream = StreamOwned::new(tls, socket);
+        let mut byte = [0];
+        stream.read_exact(&mut byte).context("handshake")?;
+        let Some(purpose) = Purpose::of(byte[0]) else {
+            bail!(
+                "a connection for {}, which this release does not know",
+                byte[0]
+            );
+        };
+        stream.write_all(&byte)?;
+        stream.flush()?;
+        Ok((purpose, stream))
+    }
+
+    fn listen_to(&self, stream: Stream) -> anyhow::Result<()> {
+        stream.sock.set_read_timeout(None)?;
+        let number = self.enter(&stream.sock)?;
+        let outcome = self.read_all(stream, number);
+        if self.current.lock().0 == number {
+            self.doors.silent();
+        }
+        outcome
+    }
+
+    /// From now on this connection's messages count, and no older one's.
+    fn enter(&self, socket: &TcpStream) -> io::Result<u64> {
+        let mut current = self.current.lock();
+        if let Some(older) = current.1.replace(socket.try_clone()?) {
+            let _ = older.shutdown(Shutdown::Both);
+        }
+        current.0 += 1;
+        Ok(current.0)
+    }
+
+    fn read_all(&self, mut stream: Stream, number: u64) -> anyhow::Result<()> {
+        let mut received = BytesMut::new();
+        let mut room = vec![0; ROOM];
+        loop {
+            let count = stream.read(&mut room)?;
+            if count == 0 {
+                return Ok(());
+            }
+            received.extend_from_slice(&room[..count]);
+            self.take_in(&mut stream, &mut room, &mut received)?;
+            let messages = take_messages(&mut received)?;
+            if self.current.lock().0 != number {
+                return Ok(());
+            }
+            if !messages.is_empty() {
+                self.doors.messages(messages);
+            }
+        }
+    }
+
+    /// What TLS has decrypted already, without waiting for more.
+    fn take_in(
+        &self,
+        stream: &mut Stream,
+        room: &mut [u8],
+        received: &mut BytesMut,
+    ) -> anyhow::Result<()> {
+        loop {
+            match stream.conn.reader().read(room) {
+                Ok(0) => return Ok(()),
+                Ok(count) => received.extend_from_slice(&room[..count]),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+/// The whole frames at the front.
+fn take_messages(received: &mut BytesMut) -> anyhow::Result<Vec<Message>> {
+    let mut messages = Vec::new();
+    while let Some(frame) = take_frame(received)? {
+        messages.push(Message::decode(frame)?);
+    }
+    Ok(messages)
+}
+
+fn take_frame(received: &mut BytesMut) -> anyhow::Result<Option<Bytes>> {
+    let Some(head) = received.first_chunk::<FRAME_HEAD>() else {
+        return Ok(None);
+    };
+    let length = frame_length(*head)?;
+    if received.len() < FRAME_HEAD + length {
+        received.reserve(FRAME_HEAD + length - received.len());
+        return Ok(None);
+    }
+    received.advance(FRAME_HEAD);
+    Ok(Some(received.split_to(length).freeze()))
+}

@@ -1,0 +1,81 @@
+//! The link between the two servers: each dials one connection for what it sends, and takes the other's for what it
+//! receives. So no connection is shared between a reader and a writer, and what is sent is written by whoever has it.
+//!
+//! All is TLS 1.3 with the pair's keys ([`super::secret`]). The first byte on a connection says what it is for
+//! ([`Purpose`]); on one for messages follow the frames of PROTOCOL.md ("On the wire"), in one direction only.
+
+mod incoming;
+mod outgoing;
+
+use std::{
+    io,
+    net::{SocketAddr, TcpStream},
+    sync::Arc,
+    time::Duration,
+};
+
+use mirror::NodeId;
+
+use super::secret::{PairRole, PairSecret};
+
+pub use incoming::{Doors, Stream, listen};
+pub use outgoing::{Outgoing, connect};
+
+/// How long dialling, and a handshake, may take.
+const HANDSHAKE: Duration = Duration::from_secs(2);
+/// Between two attempts to dial.
+const RETRY: Duration = Duration::from_millis(100);
+
+/// What a connection is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Purpose {
+    /// Messages from who dialled.
+    Messages = 1,
+    /// Who dialled fetches image versions.
+    Images = 2,
+}
+
+impl Purpose {
+    fn of(byte: u8) -> Option<Self> {
+        [Self::Messages, Self::Images]
+            .into_iter()
+            .find(|purpose| *purpose as u8 == byte)
+    }
+}
+
+/// The two ends.
+#[derive(Clone)]
+pub struct Ends {
+    /// Which server this is.
+    pub me: NodeId,
+    /// What both know each other by.
+    pub secret: Arc<PairSecret>,
+    /// Where the other server listens.
+    pub peer: SocketAddr,
+}
+
+impl Ends {
+    fn role(&self) -> PairRole {
+        self.me.into()
+    }
+
+    fn other(&self) -> PairRole {
+        self.me.peer().into()
+    }
+}
+
+/// An end that is cut off without a word is noticed by the state machine; this only frees what it held.
+fn keep_alive(socket: &TcpStream) -> io::Result<()> {
+    let probe = Duration::from_secs(5);
+    let settings = socket2::TcpKeepalive::new()
+        .with_time(probe)
+        .with_interval(probe)
+        .with_retries(3);
+    let socket = socket2::SockRef::from(socket);
+    socket.set_tcp_keepalive(&settings)?;
+    socket.set_tcp_user_timeout(Some(3 * probe))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,290 @@
+//! What this server sends: a queue that is written by whoever can, and by a thread of its own when the other end is slow.
+
+use std::{
+    io::{self, Read, Write},
+    net::{Shutdown, TcpStream},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    thread,
+    time::Duration,
+};
+
+use parking_lot::{Condvar, Mutex};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustls::{ClientConnection, StreamOwned};
+
+use super::{Ends, HANDSHAKE, Purpose, RETRY};
+
+/// The sending end. Everything queued is sent in order, on one connection, or dropped when that ends.
+pub struct Outgoing {
+    queue: Mutex<Queue>,
+    /// The connection, held by whoever writes to it.
+    wire: Mutex<Option<Wire>>,
+    /// For the thread that waits until the wire takes more, and dials.
+    wake: Condvar,
+    stop: AtomicBool,
+}
+
+#[derive(Default)]
+struct Queue {
+    bytes: Vec<u8>,
+    up: bool,
+    /// The wire does not take more at the moment; the thread waits for it.
+    stuck: bool,
+    /// The socket, to end the connection by.
+    socket: Option<TcpStream>,
+}
+
+struct Wire {
+    tls: ClientConnection,
+    socket: TcpStream,
+}
+
+impl Outgoing {
+    /// A sending end that dials by itself. `down` is called, on its thread, whenever a connection has ended, and `up`
+    /// when one has come about.
+    ///
+    /// # Errors
+    /// No thread can be started.
+    pub fn start(ends: Ends, changed: impl Fn(bool) + Send + 'static) -> io::Result<Arc<Self>> {
+        let outgoing = Arc::new(Self {
+            queue: Mutex::default(),
+            wire: Mutex::default(),
+            wake: Condvar::new(),
+            stop: AtomicBool::new(false),
+        });
+        let own = outgoing.clone();
+        let thread = thread::Builder::new().name("pair-send".into());
+        thread.spawn(move || own.run(&ends, &changed))?;
+        Ok(outgoing)
+    }
+
+    /// Whether there is a connection.
+    pub fn is_up(&self) -> bool {
+        self.queue.lock().up
+    }
+
+    /// Bytes that wait to be sent.
+    pub fn waiting(&self) -> usize {
+        self.queue.lock().bytes.len()
+    }
+
+    /// Queues what `write` appends; it is dropped when there is no connection.
+    pub fn put(&self, write: impl FnOnce(&mut Vec<u8>)) {
+        let mut queue = self.queue.lock();
+        if queue.up {
+            write(&mut queue.bytes);
+        }
+    }
+
+    /// Sends what is queued as far as that goes without waiting. What another thread is sending is sent by that one.
+    pub fn kick(&self) {
+        while let Some(mut wire) = self.wire.try_lock() {
+            let Some(wire) = wire.as_mut() else {
+                return;
+            };
+            match self.send(wire) {
+                Ok(true) => {}
+                Ok(false) => return self.hand_over(),
+                Err(error) => return self.cut(&error.to_string()),
+            }
+            // Queued by somebody who found the wire held.
+            if self.queue.lock().bytes.is_empty() {
+                return;
+            }
+        }
+    }
+
+    /// Lets the thread wait for the wire.
+    fn hand_over(&self) {
+        self.queue.lock().stuck = true;
+        self.wake.notify_all();
+    }
+
+    /// Writes what is queued; false if the wire takes no more now.
+    fn send(&self, wire: &mut Wire) -> io::Result<bool> {
+        let bytes = std::mem::take(&mut self.queue.lock().bytes);
+        wire.tls.writer().write_all(&bytes)?;
+        self.reuse(bytes);
+        wire.push()
+    }
+
+    /// Gives the queue its buffer back, unless that has grown large.
+    fn reuse(&self, mut bytes: Vec<u8>) {
+        const KEPT: usize = 1 << 20;
+        let mut queue = self.queue.lock();
+        if queue.bytes.is_empty() && bytes.capacity() <= KEPT {
+            bytes.clear();
+            queue.bytes = bytes;
+        }
+    }
+
+    /// Ends the connection; the thread dials again.
+    pub fn cut(&self, why: &str) {
+        let queue = self.queue.lock();
+        if let Some(socket) = &queue.socket {
+            tracing::info!("the connection to the other server is closed: {why}");
+            let _ = socket.shutdown(Shutdown::Both);
+        }
+        drop(queue);
+        self.hand_over();
+    }
+
+    /// Ends the thread.
+    pub fn stop(&self) {
+        self.stop.store(true, Relaxed);
+        self.cut("this server stops");
+    }
+
+    fn run(&self, ends: &Ends, changed: &dyn Fn(bool)) {
+        while !self.stop.load(Relaxed) {
+            match dial(ends) {
+                Ok(wire) => {
+                    self.begin(wire);
+                    changed(true);
+                    self.look_after();
+                    self.end();
+                    changed(false);
+                }
+                Err(error) => tracing::debug!("the other server cannot be reached: {error}"),
+            }
+            thread::sleep(RETRY);
+        }
+    }
+
+    fn begin(&self, wire: Wire) {
+        let socket = wire.socket.try_clone().ok();
+        let mut held = self.wire.lock();
+        *self.queue.lock() = Queue {
+            up: true,
+            socket,
+            ..Queue::default()
+        };
+        *held = Some(wire);
+    }
+
+    fn end(&self) {
+        *self.queue.lock() = Queue::default();
+        *self.wire.lock() = None;
+    }
+
+    /// Waits, for the wire where it is slow, or for its end.
+    fn look_after(&self) {
+        loop {
+            if !self.wait_stuck() {
+                return;
+            }
+            let mut held = self.wire.lock();
+            let Some(wire) = held.as_mut() else { return };
+            match wire.drain(self) {
+                Ok(()) => {}
+                Err(error) => {
+                    tracing::info!("the connection to the other server is lost: {error}");
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Returns when somebody found the wire full; false when the connection is over.
+    fn wait_stuck(&self) -> bool {
+        /// How often the connection is looked at.
+        const GLANCE: Duration = Duration::from_millis(200);
+        let mut queue = self.queue.lock();
+        while !queue.stuck {
+            self.wake.wait_for(&mut queue, GLANCE);
+            let over = queue.socket.as_ref().is_none_or(is_over);
+            if over || self.stop.load(Relaxed) {
+                return false;
+            }
+        }
+        queue.stuck = false;
+        true
+    }
+}
+
+/// Whether the other end has closed. It never says anything, so what can be read is its end.
+fn is_over(socket: &TcpStream) -> bool {
+    let flags = PollFlags::IN | PollFlags::RDHUP;
+    let now = Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    let mut fds = [PollFd::new(socket, flags)];
+    let there = poll(&mut fds, Some(&now)).is_ok_and(|count| count > 0);
+    there
+        && fds[0]
+            .revents()
+            .intersects(PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR)
+}
+
+impl Wire {
+    /// Hands the socket what is encrypted; false if it takes no more now.
+    fn push(&mut self) -> io::Result<bool> {
+        while self.tls.wants_write() {
+            match self.tls.write_tls(&mut self.socket) {
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Sends what is queued, waiting for the socket as long as it takes.
+    fn drain(&mut self, queue: &Outgoing) -> io::Result<()> {
+        loop {
+            while !self.push()? {
+                self.wait_writable()?;
+            }
+            if queue.queue.lock().bytes.is_empty() {
+                return Ok(());
+            }
+            queue.send(self)?;
+        }
+    }
+
+    fn wait_writable(&self) -> io::Result<()> {
+        let mut fds = [PollFd::new(&self.socket, PollFlags::OUT)];
+        poll(&mut fds, None)?;
+        match fds[0].revents().intersects(PollFlags::HUP | PollFlags::ERR) {
+            true => Err(io::ErrorKind::ConnectionReset.into()),
+            false => Ok(()),
+        }
+    }
+}
+
+fn dial(ends: &Ends) -> anyhow::Result<Wire> {
+    let stream = connect(ends, Purpose::Messages)?;
+    let (mut tls, socket) = stream.into_parts();
+    socket.set_nonblocking(true)?;
+    tls.set_buffer_limit(None);
+    Ok(Wire { tls, socket })
+}
+
+/// A connection for images, blocking.
+///
+/// # Errors
+/// The other server cannot be reached, or is not the one.
+pub fn connect(
+    ends: &Ends,
+    purpose: Purpose,
+) -> anyhow::Result<StreamOwned<ClientConnection, TcpStream>> {
+    let socket = TcpStream::connect_timeout(&ends.peer, HANDSHAKE)?;
+    socket.set_nodelay(true)?;
+    socket.set_read_timeout(Some(HANDSHAKE))?;
+    socket.set_write_timeout(Some(HANDSHAKE))?;
+    super::keep_alive(&socket)?;
+    let config = ends.secret.client(ends.role(), ends.other());
+    let tls = ClientConnection::new(config, ends.other().name())?;
+    let mut stream = StreamOwned::new(tls, socket);
+    stream.write_all(&[purpose as u8])?;
+    stream.flush()?;
+    // The answer to the handshake: until it is here nobody knows whether the other end takes this one's key.
+    let mut welcome = [0];
+    stream.read_exact(&mut welcome)?;
+    Ok(stream)
+}

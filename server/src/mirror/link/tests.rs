@@ -1,0 +1,150 @@
+use std::{
+    net::{Ipv4Addr, TcpListener},
+    sync::mpsc,
+    thread,
+};
+
+use mirror::{Body, Hello, Message, Term};
+
+use super::*;
+
+const DEADLINE: Duration = Duration::from_secs(20);
+
+enum Heard {
+    Messages(Vec<Message>),
+    Silent,
+}
+
+struct Ears(mpsc::Sender<Heard>);
+
+impl Doors for Ears {
+    fn messages(&self, messages: Vec<Message>) {
+        let _ = self.0.send(Heard::Messages(messages));
+    }
+
+    fn silent(&self) {
+        let _ = self.0.send(Heard::Silent);
+    }
+
+    fn images(&self, _: Stream) -> anyhow::Result<()> {
+        Ok(())
+    }
+}
+
+fn hello(term: u64) -> Message {
+    Message {
+        from: NodeId::A,
+        term: Term(term),
+        body: Body::Hello(Hello::default()),
+    }
+}
+
+fn free_port() -> SocketAddr {
+    let probe = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    probe.local_addr().unwrap()
+}
+
+fn secret(dir: &std::path::Path, name: &str) -> Arc<PairSecret> {
+    let path = dir.join(name);
+    if !path.exists() {
+        PairSecret::make(&path).unwrap();
+    }
+    Arc::new(PairSecret::read(&path).unwrap())
+}
+
+/// Server B listens; what it hears.
+fn hear(secret: Arc<PairSecret>) -> (SocketAddr, mpsc::Receiver<Heard>) {
+    let place = free_port();
+    let ends = Ends {
+        me: NodeId::B,
+        secret,
+        peer: place,
+    };
+    let (tell, heard) = mpsc::channel();
+    listen(place, ends, Arc::new(Ears(tell))).unwrap();
+    (place, heard)
+}
+
+fn dial(peer: SocketAddr, secret: Arc<PairSecret>) -> (Arc<Outgoing>, mpsc::Receiver<bool>) {
+    let (tell, changed) = mpsc::channel();
+    let ends = Ends {
+        me: NodeId::A,
+        secret,
+        peer,
+    };
+    let outgoing = Outgoing::start(ends, move |up| drop(tell.send(up))).unwrap();
+    (outgoing, changed)
+}
+
+fn terms(heard: &mpsc::Receiver<Heard>, count: usize) -> Vec<u64> {
+    let mut terms = Vec::new();
+    while terms.len() < count {
+        if let Heard::Messages(messages) = heard.recv_timeout(DEADLINE).unwrap() {
+            terms.extend(messages.iter().map(|message| message.term.0));
+        }
+    }
+    terms
+}
+
+#[test]
+fn everything_arrives_in_order_whoever_sends_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (place, heard) = hear(secret(dir.path(), "one"));
+    let (outgoing, changed) = dial(place, secret(dir.path(), "one"));
+    assert!(changed.recv_timeout(DEADLINE).unwrap());
+    let number = parking_lot::Mutex::new(0);
+    const EACH: u64 = 2000;
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..EACH {
+                    let mut number = number.lock();
+                    *number += 1;
+                    outgoing.put(|out| hello(*number).encode(out).unwrap());
+                    drop(number);
+                    outgoing.kick();
+                }
+            });
+        }
+    });
+    let all: Vec<u64> = (1..=4 * EACH).collect();
+    assert_eq!(terms(&heard, all.len()), all);
+}
+
+#[test]
+fn a_connection_that_ends_is_told_and_dialled_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let (place, heard) = hear(secret(dir.path(), "one"));
+    let (outgoing, changed) = dial(place, secret(dir.path(), "one"));
+    assert!(changed.recv_timeout(DEADLINE).unwrap());
+    outgoing.cut("a test");
+    assert!(!changed.recv_timeout(DEADLINE).unwrap());
+    let Heard::Silent = heard.recv_timeout(DEADLINE).unwrap() else {
+        panic!("the end was not told");
+    };
+    assert!(changed.recv_timeout(DEADLINE).unwrap());
+    outgoing.put(|out| hello(7).encode(out).unwrap());
+    outgoing.kick();
+    assert_eq!(terms(&heard, 1), [7]);
+}
+
+#[test]
+fn who_has_another_secret_is_not_heard() {
+    let dir = tempfile::tempdir().unwrap();
+    let (place, heard) = hear(secret(dir.path(), "one"));
+    let ends = Ends {
+        me: NodeId::A,
+        secret: secret(dir.path(), "two"),
+        peer: place,
+    };
+    assert!(connect(&ends, Purpose::Messages).is_err());
+    let ends = Ends {
+        secret: secret(dir.path(), "one"),
+        ..ends
+    };
+    assert!(connect(&ends, Purpose::Messages).is_ok());
+    assert!(matches!(
+        heard.recv_timeout(DEADLINE).unwrap(),
+        Heard::Silent
+    ));
+}

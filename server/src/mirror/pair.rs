@@ -1,0 +1,223 @@
+//! One server of a pair, from its configuration to a running half: everything opened, joined and set going.
+
+use std::{path::Path, sync::Arc};
+
+use ::images::{Catalogue, VersionId};
+use anyhow::Context;
+use mirror::{BLOCK, BlockRange, Durable, Incarnation, Message, Node, VolumeId};
+use overlay::{Base, BaseId, OverlayInfo, Store};
+use parking_lot::Mutex;
+use pxe::RedbLeases;
+use uuid::Uuid;
+
+use super::{
+    asking::WitnessClient,
+    clock,
+    driver::{Mirror, Persister},
+    images,
+    late_base::LateBase,
+    link::{self, Doors, Ends, Outgoing, Stream},
+    secret::PairSecret,
+    state::{Found, StateFile},
+    store::{
+        PairStore,
+        volumes::{Lost, Volumes},
+    },
+    supplies::{Supplies, SuppliesView},
+};
+use crate::{
+    clients::{registry::RedbRows, upgrade, versions::OpenVersions},
+    config::{Config, standby::Standby},
+};
+
+/// This server's half.
+pub struct Pair {
+    /// What runs it.
+    pub mirror: Arc<Mirror>,
+    /// The overlays.
+    pub overlays: Arc<Store>,
+    /// The versions below them.
+    pub versions: Arc<OpenVersions>,
+    /// The other half, and who decides.
+    pub settings: Standby,
+    /// Who decides.
+    witness: bool,
+    /// What there is to say of image versions on their way.
+    pub supplies: Mutex<SuppliesView>,
+}
+
+impl Pair {
+    /// Opens the data directory and joins the other server.
+    ///
+    /// # Errors
+    /// What cannot be opened or taken, and why.
+    pub fn open(config: &Config, settings: &Standby, low_water: u64) -> anyhow::Result<Arc<Self>> {
+        let secret = Arc::new(PairSecret::read(&settings.secret)?);
+        let data = &config.server.data.value;
+        let folder = data.join("mirror");
+        let (state, mut found) = StateFile::open(&folder, boot_id()?)?;
+        let overlays = Arc::new(open_overlays(config, low_water)?);
+        let versions = Arc::new(OpenVersions::of(Catalogue::open(config.server.images())?));
+        upgrade::overlays(&overlays, versions.catalogue())?;
+        let (volumes, lost) = open_volumes(&folder, overlays.clone(), &versions)?;
+        mark_lost(&mut found.durable, &lost);
+        if found.durable.history.is_empty() {
+            adopt(&volumes, &versions)?;
+        }
+        let leases = data.join("leases.redb");
+        let store = PairStore {
+            data: data.clone(),
+            rows: Arc::new(RedbRows::open(&data.join("state.redb"))?),
+            leases: RedbLeases::open(&leases)
+                .with_context(|| format!("cannot open {}", leases.display()))?,
+            volumes,
+        };
+        let node = start_node(settings, found)?;
+        let mirror = Mirror::new(settings.me(), node, Arc::new(store), Persister::new(state));
+        let pair = Arc::new(Self {
+            mirror,
+            overlays,
+            versions,
+            settings: settings.clone(),
+            witness: settings.witness.is_some(),
+            supplies: Mutex::default(),
+        });
+        pair.join(secret)?;
+        Ok(pair)
+    }
+
+    /// Whether somebody other than a person decides who is primary.
+    pub fn has_witness(&self) -> bool {
+        self.witness
+    }
+
+    fn join(self: &Arc<Self>, secret: Arc<PairSecret>) -> anyhow::Result<()> {
+        let ends = Ends {
+            me: self.settings.me(),
+            secret: secret.clone(),
+            peer: self.settings.peer.value,
+        };
+        link::listen(self.settings.listen, ends.clone(), self.clone())?;
+        let own = self.mirror.clone();
+        let outgoing = Outgoing::start(ends.clone(), move |up| {
+            if !up {
+                own.link_down();
+            }
+        })?;
+        let answered = self.mirror.clone();
+        let witness = self.settings.witness.clone().map(|place| {
+            let answered = Box::new(move |answer| answered.witnessed(answer));
+            WitnessClient::start(place, secret, self.settings.me(), answered)
+        });
+        self.mirror.begin(outgoing, witness.transpose()?)?;
+        Supplies::start(self.clone(), ends)
+    }
+}
+
+impl Doors for Pair {
+    fn messages(&self, messages: Vec<Message>) {
+        self.mirror.receive(messages);
+    }
+
+    fn silent(&self) {
+        self.mirror.link_down();
+    }
+
+    fn images(&self, mut stream: Stream) -> anyhow::Result<()> {
+        stream.sock.set_read_timeout(Some(SLOW))?;
+        stream.sock.set_write_timeout(Some(SLOW))?;
+        images::serve(self.versions.catalogue(), &mut stream, &|| false)
+    }
+}
+
+/// How long the other server may be silent while it copies images.
+const SLOW: std::time::Duration = std::time::Duration::from_secs(60);
+
+fn boot_id() -> anyhow::Result<Uuid> {
+    let path = Path::new("/proc/sys/kernel/random/boot_id");
+    let text = std::fs::read_to_string(path).context("cannot read the host's boot id")?;
+    Ok(Uuid::try_parse(text.trim())?)
+}
+
+fn open_overlays(config: &Config, low_water: u64) -> overlay::Result<Store> {
+    let options = overlay::Options {
+        low_water,
+        ..Default::default()
+    };
+    Store::open(&config.server.overlays(), options)
+}
+
+fn open_volumes(
+    folder: &Path,
+    overlays: Arc<Store>,
+    versions: &Arc<OpenVersions>,
+) -> anyhow::Result<(Volumes, Lost)> {
+    let versions = versions.clone();
+    let bases = move |id: BaseId, size| base(&versions, id, size);
+    Volumes::open(&folder.join("volumes.redb"), overlays, Box::new(bases))
+}
+
+/// The version below an overlay; it may still be on its way from the other server.
+fn base(versions: &Arc<OpenVersions>, id: BaseId, size: u64) -> Arc<dyn Base> {
+    let version = VersionId::from_uuid(id.version);
+    if let Ok(disk) = versions.open(version) {
+        return disk;
+    }
+    let versions = versions.clone();
+    let find = move || {
+        let found = versions.open(version).ok();
+        found.map(|disk| disk as Arc<dyn Base>)
+    };
+    Arc::new(LateBase::new(id, size, Box::new(find)))
+}
+
+/// What is not here any more differs from what the other server has.
+fn mark_lost(durable: &mut Durable, lost: &Lost) {
+    for (volume, size) in lost {
+        let blocks = BlockRange {
+            start: 0,
+            end: size.div_ceil(BLOCK),
+        };
+        durable.marks.insert(*volume, blocks);
+    }
+}
+
+/// A server that was alone becomes the first of a pair: its overlays are volumes from now on.
+fn adopt(volumes: &Volumes, versions: &OpenVersions) -> anyhow::Result<()> {
+    for info in volumes.strangers()? {
+        match base_size(versions, &info) {
+            Some(size) => {
+                let volume = VolumeId::from(PairStore::fresh_volume()?);
+                volumes.adopt(volume, &info, size)?;
+            }
+            None => tracing::warn!("overlay {} is left out: its image version is gone", info.id),
+        }
+    }
+    Ok(())
+}
+
+fn base_size(versions: &OpenVersions, info: &OverlayInfo) -> Option<u64> {
+    let version = versions
+        .find(VersionId::from_uuid(info.base.version))
+        .ok()?;
+    Some(version.size().get())
+}
+
+fn start_node(settings: &Standby, found: Found) -> anyhow::Result<Node> {
+    let config = mirror::Config {
+        mode: settings.mode,
+        alone: settings.alone,
+        witness: settings.witness.is_some(),
+        ..mirror::Config::default()
+    };
+    config.check().map_err(anyhow::Error::msg)?;
+    let run = getrandom::u64().context("no random number to be had")?;
+    Ok(Node::start(
+        settings.me(),
+        config,
+        found.durable,
+        found.power_lost,
+        Incarnation(run),
+        clock::now(),
+    ))
+}

@@ -1,0 +1,334 @@
+//! What a server of a pair has on its disks, and the works that the state machine asks of it.
+//!
+//! Must never apply a change that it was not asked for, and never report one that has not ended.
+
+pub mod files;
+pub mod record;
+pub mod volumes;
+
+use std::{ops::ControlFlow, path::PathBuf, sync::Arc};
+
+use anyhow::Context;
+use bytes::Bytes;
+use mirror::{BLOCK, BlockRange, Blocks, Fault, Op, VolumeId, Work, Yield};
+use overlay::{Attachment, Durability, RunKind};
+use pxe::RedbLeases;
+
+use crate::clients::registry::Rows;
+use record::{Key, Number, Record, decode, difference, encode, lease_change};
+use volumes::Volumes;
+
+/// All of it.
+pub struct PairStore {
+    /// The data directory.
+    pub data: PathBuf,
+    /// The machines' rows.
+    pub rows: Arc<dyn Rows>,
+    /// The leases.
+    pub leases: RedbLeases,
+    /// The disks.
+    pub volumes: Volumes,
+}
+
+/// Why a work failed, for the log; the state machine gets the class only.
+pub type Failure = (Fault, anyhow::Error);
+
+impl PairStore {
+    /// Does a work to its end. May block.
+    ///
+    /// # Errors
+    /// What the disk said.
+    pub fn work(&self, work: Work) -> Result<Yield, Failure> {
+        match work {
+            Work::Apply(op) => self.apply(op),
+            Work::Restore {
+                volume,
+                range,
+                data,
+            } => self.restore(volume, range, &data),
+            Work::ReplaceMetadata(all) => self.replace(&all).map_err(broken),
+            Work::ReadMetadata => self.gather().map(Yield::Data).map_err(broken),
+            Work::Flush(volume) => self.on(volume, |disk| disk.flush()),
+            Work::Read { volume, range } => self
+                .read(volume, range)
+                .map(|found| found.map_or(Yield::Gone, |data| Yield::Data(data.into()))),
+            Work::Sum { volume, range } => self.sum(volume, range),
+            Work::Survey => self.survey().map_err(broken),
+        }
+    }
+
+    /// Whether a work ends at once: it copies whole blocks to the page cache.
+    pub fn is_quick(work: &Work) -> bool {
+        match work {
+            Work::Apply(Op::Write { offset, length, .. }) => {
+                offset.is_multiple_of(BLOCK) && length.is_multiple_of(BLOCK)
+            }
+            _ => false,
+        }
+    }
+
+    fn disk(&self, volume: VolumeId) -> Result<Option<Arc<Attachment>>, Failure> {
+        self.volumes.attachment(volume).map_err(of_overlay)
+    }
+
+    /// Does something with a volume; nothing if there is none.
+    fn on(
+        &self,
+        volume: VolumeId,
+        work: impl FnOnce(&Attachment) -> overlay::Result<()>,
+    ) -> Result<Yield, Failure> {
+        match self.disk(volume)? {
+            Some(disk) => work(&disk).map(|()| Yield::Nothing).map_err(of_overlay),
+            None => Ok(Yield::Gone),
+        }
+    }
+
+    /// A change of a volume that is not here is no success: the other server has that volume.
+    fn change(
+        &self,
+        volume: VolumeId,
+        work: impl FnOnce(&Attachment) -> overlay::Result<()>,
+    ) -> Result<Yield, Failure> {
+        match self.on(volume, work)? {
+            Yield::Gone => Err(broken(anyhow::anyhow!("there is no volume {}", volume.0))),
+            done => Ok(done),
+        }
+    }
+
+    fn apply(&self, op: Op) -> Result<Yield, Failure> {
+        match op {
+            Op::Write {
+                volume,
+                offset,
+                data,
+                ..
+            } => self.change(volume, |disk| {
+                disk.write(&data, offset, Durability::Process)
+            }),
+            Op::Zero {
+                volume,
+                offset,
+                length,
+                trim,
+            } => self.change(volume, |disk| {
+                disk.write_zeroes(
+                    offset..offset.saturating_add(length),
+                    trim,
+                    Durability::Process,
+                )
+            }),
+            Op::Meta { record, .. } => {
+                let records = decode(&record).context("a record of the metadata");
+                let done = records.and_then(|records| self.make(&records));
+                done.map(|()| Yield::Nothing).map_err(broken)
+            }
+        }
+    }
+
+    /// Makes records so, in their order.
+    fn make(&self, records: &[Record]) -> anyhow::Result<()> {
+        records.iter().try_for_each(|record| self.make_one(record))
+    }
+
+    fn make_one(&self, record: &Record) -> anyhow::Result<()> {
+        match record {
+            Record::Client { mac, row } => self.rows.write(mac, row.as_deref())?,
+            Record::Lease { address, lease } => {
+                self.leases
+                    .write(&[lease_change(*address, lease.as_ref())])?;
+            }
+            Record::Volume { volume, spec } => match spec {
+                Some(spec) => self.volumes.put((*volume).into(), spec)?,
+                None => self.volumes.remove((*volume).into())?,
+            },
+            Record::Snapshot {
+                volume,
+                name,
+                taken,
+            } => self.snapshot((*volume).into(), name, *taken)?,
+            Record::File { path, file } => files::apply(&self.data, path, file.as_ref())?,
+        }
+        Ok(())
+    }
+
+    fn snapshot(
+        &self,
+        volume: VolumeId,
+        name: &overlay::SnapshotName,
+        taken: Option<u64>,
+    ) -> overlay::Result<()> {
+        let Some(overlay) = self.volumes.overlay(volume)? else {
+            return Ok(());
+        };
+        let has = overlay.snapshots().iter().any(|known| known.name == *name);
+        match taken {
+            Some(taken) if !has => overlay.snapshot(name, taken).map(drop),
+            None if has => overlay.drop_snapshot(name),
+            _ => Ok(()),
+        }
+    }
+
+    /// All metadata.
+    fn gather(&self) -> anyhow::Result<Bytes> {
+        Ok(encode(&self.records()?)?)
+    }
+
+    fn records(&self) -> anyhow::Result<Vec<Record>> {
+        let rows = self.rows.load()?.into_iter();
+        let mut records: Vec<_> = rows
+            .map(|(mac, row)| Record::Client {
+                mac,
+                row: Some(row),
+            })
+            .collect();
+        records.extend(self.leases.read()?.into_iter().map(Record::from));
+        for (volume, spec) in self.volumes.specs() {
+            records.push(Record::Volume {
+                volume: volume.into(),
+                spec: Some(spec),
+            });
+            self.add_snapshots(volume, &mut records)?;
+        }
+        records.extend(files::all(&self.data)?);
+        Ok(records)
+    }
+
+    fn add_snapshots(&self, volume: VolumeId, records: &mut Vec<Record>) -> anyhow::Result<()> {
+        let overlay = self.volumes.overlay(volume)?;
+        let snapshots = overlay.map(|overlay| overlay.snapshots());
+        for snapshot in snapshots.unwrap_or_default() {
+            records.push(Record::Snapshot {
+                volume: volume.into(),
+                name: snapshot.name,
+                taken: Some(snapshot.taken),
+            });
+        }
+        Ok(())
+    }
+
+    /// Puts the other server's metadata in the place of this one's. A snapshot that is not here cannot be made after the
+    /// fact.
+    fn replace(&self, all: &[u8]) -> anyhow::Result<Yield> {
+        let new = decode(all).context("the other server's metadata")?;
+        let steps = difference(&self.records()?, &new);
+        let late = |record: &&Record| !matches!(record, Record::Snapshot { taken: Some(_), .. });
+        for step in steps.iter().filter(late) {
+            self.make_one(step)?;
+        }
+        Ok(Yield::Nothing)
+    }
+
+    /// The part of `range` that lies on a disk, in bytes.
+    fn bytes_of(disk: &Attachment, range: BlockRange) -> std::ops::Range<u64> {
+        let end = range.end.saturating_mul(BLOCK).min(disk.size());
+        (range.start.saturating_mul(BLOCK)).min(end)..end
+    }
+
+    fn read(&self, volume: VolumeId, range: BlockRange) -> Result<Option<Vec<u8>>, Failure> {
+        let Some(disk) = self.disk(volume)? else {
+            return Ok(None);
+        };
+        let bytes = Self::bytes_of(&disk, range);
+        let mut data = vec![0; (bytes.end - bytes.start) as usize];
+        disk.read(&mut data, bytes.start).map_err(of_overlay)?;
+        Ok(Some(data))
+    }
+
+    fn sum(&self, volume: VolumeId, range: BlockRange) -> Result<Yield, Failure> {
+        Ok(match self.read(volume, range)? {
+            None => Yield::Gone,
+            Some(data) => Yield::Sum(checksum(&data)),
+        })
+    }
+
+    /// Takes the other server's content. Blocks that read the same are left as they are, so that what lies in the base on
+    /// one server lies there on the other.
+    fn restore(&self, volume: VolumeId, range: BlockRange, data: &[u8]) -> Result<Yield, Failure> {
+        let Some(disk) = self.disk(volume)? else {
+            return Err(broken(anyhow::anyhow!("there is no volume {}", volume.0)));
+        };
+        let start = range.start.saturating_mul(BLOCK);
+        let own = self.read(volume, range)?.unwrap_or_default();
+        if own.len() != data.len() {
+            let (own, theirs) = (own.len(), data.len());
+            let text = format!("volume {}: {theirs} bytes where {own} are here", volume.0);
+            return Err(broken(anyhow::anyhow!(text)));
+        }
+        for (number, (old, new)) in own
+            .chunks(BLOCK as usize)
+            .zip(data.chunks(BLOCK as usize))
+            .enumerate()
+        {
+            if old != new {
+                put(&disk, start + number as u64 * BLOCK, new).map_err(of_overlay)?;
+            }
+        }
+        Ok(Yield::Nothing)
+    }
+
+    /// Every block that some overlay holds, zeros too.
+    fn survey(&self) -> anyhow::Result<Yield> {
+        let mut blocks = Blocks::default();
+        for (volume, spec) in self.volumes.specs() {
+            let Some(disk) = self.volumes.attachment(volume)? else {
+                continue;
+            };
+            disk.block_status(0..spec.size, &mut |run| {
+                if run.kind != RunKind::Base {
+                    let length = run.range.end - run.range.start;
+                    blocks.insert(volume, BlockRange::touched(run.range.start, length));
+                }
+                ControlFlow::Continue(())
+            })?;
+        }
+        Ok(Yield::Blocks(blocks))
+    }
+
+    /// The number of the volume that a new disk shall be.
+    ///
+    /// # Errors
+    /// No random number is to be had.
+    pub fn fresh_volume() -> anyhow::Result<Number> {
+        Ok(Number(
+            getrandom::u64().context("no random number to be had")?,
+        ))
+    }
+
+    /// What takes a volume away.
+    pub fn removal(volume: VolumeId) -> Record {
+        Record::absence(Key::Volume(volume.into()))
+    }
+}
+
+/// Writes a block; one of zeros takes no room.
+fn put(disk: &Attachment, offset: u64, data: &[u8]) -> overlay::Result<()> {
+    match data.iter().all(|byte| *byte == 0) {
+        true => disk.write_zeroes(
+            offset..offset + data.len() as u64,
+            true,
+            Durability::Process,
+        ),
+        false => disk.write(data, offset, Durability::Process),
+    }
+}
+
+/// Of what is compared between the servers: eight bytes of BLAKE3.
+fn checksum(data: &[u8]) -> u64 {
+    let hash = blake3::hash(data);
+    hash.as_bytes()[..8]
+        .iter()
+        .fold(0, |sum, byte| sum << 8 | u64::from(*byte))
+}
+
+/// What has several steps may have been half done.
+fn broken(error: anyhow::Error) -> Failure {
+    (Fault::Broken, error)
+}
+
+fn of_overlay(error: overlay::Error) -> Failure {
+    let fault = match error.is_no_space() {
+        true => Fault::NoSpace,
+        false => Fault::Broken,
+    };
+    (fault, error.into())
+}
