@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashSet,
+    net::Shutdown,
     os::unix::fs::PermissionsExt,
     sync::atomic::{AtomicBool, Ordering},
     time::Duration,
@@ -238,6 +239,7 @@ fn a_server_that_waits_stops_when_told() {
 /// What `answers` says, whatever it is asked.
 fn pull_from_liar(here: &Catalogue, answers: &[Answer<'_>]) -> anyhow::Result<Outcome> {
     let (mut near, mut far) = UnixStream::pair().unwrap();
+    let last_word = far.try_clone().unwrap();
     thread::scope(|scope| {
         scope.spawn(move || {
             let never = || false;
@@ -246,6 +248,7 @@ fn pull_from_liar(here: &Catalogue, answers: &[Answer<'_>]) -> anyhow::Result<Ou
                 // The puller may have had enough.
                 let _ = conn.answer(answer).and_then(|()| conn.flush());
             }
+            let _ = last_word.shutdown(Shutdown::Write);
             while let Ok(Some(_)) = conn.question() {}
         });
         let result = pull_all(here, &mut near);
