@@ -62,5 +62,5 @@ mod wire;
 mod tests;
 
 pub use listing::{Listed, Listing, lacking};
-pub use pull::{Outcome, Pull, pull};
+pub use pull::{Failed, Outcome, Pull, pull};
 pub use serve::serve;

@@ -100,7 +100,7 @@ impl<S: Read + Write> Serving<'_, S> {
             Ok(original) => self.conn.answer(&Answer::Version(current, original.text())),
             // Removed since; or damaged, which `image verify` is for.
             Err(error) => {
-                tracing::warn!(%error, "{version} is not shown to the other server");
+                tracing::debug!(%error, "{version} is not shown to the other server");
                 Ok(())
             }
         }
@@ -154,7 +154,7 @@ impl<S: Read + Write> Serving<'_, S> {
     }
 
     fn refuse(&mut self, error: &anyhow::Error) -> anyhow::Result<()> {
-        tracing::warn!("an image version cannot be given to the other server: {error:#}");
+        tracing::debug!("an image version cannot be given to the other server: {error:#}");
         self.conn.answer(&Answer::Refused(&format!("{error:#}")))
     }
 }
