@@ -10,7 +10,6 @@ use std::{
 };
 
 use mirror::{NodeId, Revision};
-use rustix::process::Signal;
 
 use super::*;
 use crate::{
@@ -101,8 +100,13 @@ impl Site {
 
     /// A call of etcd's own, with curl.
     fn curl(&self, what: &str, body: &str) -> String {
+        self.curl_as("", what, body)
+    }
+
+    fn curl_as(&self, token: &str, what: &str, body: &str) -> String {
         let url = format!("{}/v3/{what}", self.url());
         let mut curl = Command::new("curl");
+        curl.args(["-H", &format!("Authorization: {token}")]);
         curl.args(["-sS", "--fail-with-body", &url, "-d", body]);
         let output = curl.output().unwrap();
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -231,16 +235,16 @@ fn a_frozen_one_holds_nobody_up_and_the_next_member_is_asked() {
     assert!(c.fail().contains("no answer in time"));
     assert_eq!(c.look().record, won.record);
 
-    etcd.signal(Signal::STOP);
+    etcd.freeze();
     assert!(alone.fail().contains("no answer in time"));
-    etcd.signal(Signal::CONT);
+    etcd.thaw();
     assert_eq!(alone.look().record, won.record);
 }
 
 #[test]
 fn a_login_is_used_and_renewed() {
     let site = Site::new();
-    let mut etcd = site.etcd();
+    let _etcd = site.etcd();
     site.server(NodeId::A).look();
     site.curl("auth/user/add", r#"{"name":"root","password":"r"}"#);
     site.curl("auth/user/grant", r#"{"user":"root","role":"root"}"#);
@@ -267,9 +271,12 @@ fn a_login_is_used_and_renewed() {
     let a = site.server_at(&[&with("pair:a:b@c")], NodeId::A);
     let won = a.take(a.look());
     assert_eq!(won.revision, Revision(1));
-    // etcd forgets who is logged in.
-    etcd.kill();
-    let _etcd = site.etcd();
+    // A change of the password, also to the same one, ends what was logged in with it.
+    let root = site.curl("auth/authenticate", r#"{"name":"root","password":"r"}"#);
+    let root: serde_json::Value = serde_json::from_str(&root).unwrap();
+    let root = root["token"].as_str().unwrap();
+    let same = r#"{"name":"pair","password":"a:b@c"}"#;
+    site.curl_as(root, "auth/user/changepw", same);
     assert_eq!(a.look().record, won.record);
 }
 
