@@ -4,7 +4,10 @@
 
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
-use mirror::{Durable, FRAME_HEAD, Witness, WitnessAnswer, WitnessRequest, WitnessState};
+use mirror::{
+    Durable, FRAME_HEAD, NodeId, Record, Revision, Swap, Term, Witness, WitnessAnswer, WitnessId, WitnessRequest,
+    WitnessState,
+};
 
 fn ask(state: WitnessState, request: WitnessRequest) {
     let mut witness = Witness::new(state);
@@ -32,24 +35,64 @@ fn framed(encode: impl FnOnce(&mut Vec<u8>) -> mirror::Result<()>) -> Vec<u8> {
     frame.split_off(FRAME_HEAD)
 }
 
-fuzz_target!(|input: (&[u8], &[u8])| {
-    let (one, other) = input;
-    let bytes = || Bytes::copy_from_slice(one);
-    let state = WitnessState::decode(bytes());
-    if let Ok(state) = &state {
-        assert_eq!(state.encode(), one);
+fn node(b: bool) -> NodeId {
+    if b { NodeId::B } else { NodeId::A }
+}
+
+type AnyRecord = (u64, bool, Option<bool>);
+
+fn record((term, holder, outdated): AnyRecord) -> Record {
+    Record { term: Term(term), holder: node(holder), outdated: outdated.map(node) }
+}
+
+/// A request that fits the state in what the bits of `how` say: numbers of 64 bits do not meet by chance.
+fn aimed(how: u8, state: &WitnessState, from: bool, (id, revision, new): (u64, u64, AnyRecord)) -> WitnessRequest {
+    let fits = |bit: u8| how & 1 << bit != 0;
+    let (from, mut record) = (node(from), record(new));
+    if fits(0) {
+        record.holder = from;
     }
-    if let Ok(answer) = WitnessAnswer::decode(bytes()) {
-        assert_eq!(framed(|out| answer.encode(out)), one);
+    if let Some(old) = state.record.filter(|_| fits(1)) {
+        record.term.0 = old.term.0.wrapping_add(new.0 % 4).wrapping_sub(1);
     }
-    if let Ok(durable) = Durable::decode(bytes()) {
-        let kept = durable.encode();
-        assert_eq!(Durable::decode(kept.into()).expect("our own words"), durable);
-    }
-    if let Ok(request) = WitnessRequest::decode(Bytes::copy_from_slice(other)) {
-        assert_eq!(framed(|out| request.encode(out)), other);
-        if let Ok(state) = state {
-            ask(state, request);
-        }
-    }
+    let swap = Swap {
+        witness: if fits(2) { state.id } else { WitnessId(id) },
+        expect: if fits(3) { state.revision } else { Revision(revision) },
+        record,
+        force: fits(4),
+    };
+    WitnessRequest { number: id ^ revision, from, swap: Some(swap).filter(|_| !fits(5)) }
+}
+
+type AnyState = (u64, u64, Option<AnyRecord>);
+
+fn state((id, revision, old): AnyState) -> WitnessState {
+    WitnessState { id: WitnessId(id), revision: Revision(revision), record: old.map(record) }
+}
+
+fuzz_target!(|input: (u8, bool, AnyState, AnyState, &[u8])| {
+    let (how, from, kept, wanted, bytes) = input;
+    let kept = state(kept);
+    let wanted = (wanted.0, wanted.1, wanted.2.unwrap_or_default());
+    let request = aimed(how, &kept, from, wanted);
+    assert_eq!(WitnessState::decode(kept.encode().into()).expect("our own words"), kept);
+    assert_eq!(WitnessRequest::decode(framed(|out| request.encode(out)).into()).expect("our own words"), request);
+    ask(kept, request);
+    decode(bytes);
 });
+
+fn decode(bytes: &[u8]) {
+    let shared = || Bytes::copy_from_slice(bytes);
+    if let Ok(state) = WitnessState::decode(shared()) {
+        assert_eq!(state.encode(), bytes);
+    }
+    if let Ok(answer) = WitnessAnswer::decode(shared()) {
+        assert_eq!(framed(|out| answer.encode(out)), bytes);
+    }
+    if let Ok(request) = WitnessRequest::decode(shared()) {
+        assert_eq!(framed(|out| request.encode(out)), bytes);
+    }
+    if let Ok(durable) = Durable::decode(shared()) {
+        assert_eq!(Durable::decode(durable.encode().into()).expect("our own words"), durable);
+    }
+}

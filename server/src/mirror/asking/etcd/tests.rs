@@ -23,8 +23,8 @@ use crate::{
 struct Site {
     folder: tempfile::TempDir,
     secret: PathBuf,
-    client: u16,
-    peer: u16,
+    /// Each member's ports: for clients, and for the others.
+    members: Vec<(u16, u16)>,
     /// Certificates, for https.
     pki: Option<PathBuf>,
 }
@@ -37,12 +37,15 @@ fn port() -> u16 {
 
 impl Site {
     fn new() -> Self {
+        Self::with_members(1)
+    }
+
+    fn with_members(count: usize) -> Self {
         let folder = tempfile::tempdir().unwrap();
         Self {
             secret: secret_in(folder.path()),
             folder,
-            client: port(),
-            peer: port(),
+            members: (0..count).map(|_| (port(), port())).collect(),
             pki: None,
         }
     }
@@ -55,24 +58,39 @@ impl Site {
         site
     }
 
-    fn data(&self) -> PathBuf {
-        self.folder.path().join("etcd")
+    fn data(&self, member: usize) -> PathBuf {
+        self.folder.path().join(format!("m{member}"))
     }
 
     fn url(&self) -> String {
+        self.url_of(0)
+    }
+
+    fn url_of(&self, member: usize) -> String {
         let scheme = if self.pki.is_some() { "https" } else { "http" };
-        format!("{scheme}://127.0.0.1:{}", self.client)
+        format!("{scheme}://127.0.0.1:{}", self.members[member].0)
+    }
+
+    fn peer_of(&self, member: usize) -> String {
+        format!("http://127.0.0.1:{}", self.members[member].1)
     }
 
     fn etcd(&self) -> Process {
-        let peer = format!("http://127.0.0.1:{}", self.peer);
+        self.member(0)
+    }
+
+    fn member(&self, member: usize) -> Process {
+        let (url, peer) = (self.url_of(member), self.peer_of(member));
+        let all = 0..self.members.len();
+        let all: Vec<_> = all.map(|i| format!("m{i}={}", self.peer_of(i))).collect();
         let mut command = Command::new("/usr/bin/etcd");
-        command.arg("--data-dir").arg(self.data());
-        command.args(["--listen-client-urls", &self.url()]);
-        command.args(["--advertise-client-urls", &self.url()]);
+        command.arg("--data-dir").arg(self.data(member));
+        command.args(["--name", &format!("m{member}")]);
+        command.args(["--listen-client-urls", &url]);
+        command.args(["--advertise-client-urls", &url]);
         command.args(["--listen-peer-urls", &peer]);
         command.args(["--initial-advertise-peer-urls", &peer]);
-        command.args(["--initial-cluster", &format!("default={peer}")]);
+        command.args(["--initial-cluster", &all.join(",")]);
         if let Some(pki) = &self.pki {
             command.arg("--cert-file").arg(pki.join("server.pem"));
             command.arg("--key-file").arg(pki.join("server.key"));
@@ -180,7 +198,7 @@ fn its_record_is_the_witness_file_and_outlives_etcd_but_not_its_data() {
     assert_eq!((again.witness, again.record), (won.witness, won.record));
 
     etcd.kill();
-    fs::remove_dir_all(site.data()).unwrap();
+    fs::remove_dir_all(site.data(0)).unwrap();
     let _etcd = site.etcd();
     let emptied = a.look();
     assert_ne!(emptied.witness, won.witness);
@@ -239,6 +257,31 @@ fn a_frozen_one_holds_nobody_up_and_the_next_member_is_asked() {
     assert!(alone.fail().contains("no answer in time"));
     etcd.thaw();
     assert_eq!(alone.look().record, won.record);
+}
+
+#[test]
+fn a_cluster_answers_as_long_as_most_of_it_is_there() {
+    let site = Site::with_members(3);
+    let mut members: Vec<_> = (0..3).map(|i| site.member(i)).collect();
+    let urls: Vec<_> = (0..3).map(|i| site.url_of(i)).collect();
+    let urls: Vec<_> = urls.iter().map(String::as_str).collect();
+    let a = site.server_at(&urls, NodeId::A);
+    let mut seen = a.take(a.look());
+    assert_eq!(seen.revision, Revision(1));
+    // One of them leads, so that the other two have to agree anew.
+    for (number, member) in members.iter_mut().enumerate() {
+        member.kill();
+        let next = a.take(seen);
+        assert_eq!(next.revision.0, seen.revision.0 + 1, "{next:?}");
+        seen = next;
+        *member = site.member(number);
+    }
+    members[0].kill();
+    members[1].kill();
+    a.fail();
+    members[0] = site.member(0);
+    let again = a.look();
+    assert_eq!((again.revision, again.record), (seen.revision, seen.record));
 }
 
 #[test]
