@@ -29,9 +29,7 @@ use mirror::{
 use parking_lot::Mutex;
 use tokio::sync::{broadcast, watch};
 
-use super::{
-    asking::WitnessClient, chronicle::Chronicle, clock, link::Outgoing, store::PairStore,
-};
+use super::{asking::WitnessClient, chronicle::Chronicle, clock, link::Outgoing, store::PairStore};
 use crate::service::pool::Pool;
 use actions::Todo;
 use gate::Gate;

@@ -78,13 +78,18 @@ impl Supplies {
             .into_iter()
             .map(|(_, spec)| VersionId::from_uuid(spec.base.version))
             .collect();
+        let cancel = Cancel::new()?;
+        *self.pair.fetching.lock() = Some(cancel.clone());
+        if !self.pair.mirror.follows() {
+            anyhow::bail!("this server is no standby any more");
+        }
         let what = Pull {
             catalogue: self.pair.versions.catalogue(),
             want: &mut |_| true,
             in_use: &|version| bound.contains(&version),
             reserve: Bytes::new(RESERVE),
             progress: &Shown(&self.pair.supplies),
-            cancel: &Cancel::new()?,
+            cancel: &cancel,
         };
         pull(what, &mut stream)
     }

@@ -10,8 +10,8 @@ use mirror::{Alone, BLOCK, Blocks, Mode, NodeId, Notice, Progress, Role, Status,
 
 use super::{
     model::{
-        DifferingView, EventKind, EventView, ImagesView, LagView, PairLine, PairView,
-        ProgressView, RoleView, WitnessView,
+        DifferingView, EventKind, EventView, ImagesView, LagView, PairLine, PairView, ProgressView,
+        RoleView, WitnessView,
     },
     problems::{problems, warnings},
 };

@@ -14,7 +14,7 @@ use images::{
 use super::conn::Conn;
 use super::files::{NoRoom, Source, Target, chunk_at, digest_of, windows};
 use super::listing::{Listed, Listing};
-use super::wire::{Answer, Chunks, FileOf, PROTOCOLS, Question, Sum};
+use super::wire::{Answer, Chunks, FileOf, IDS_MAX, PROTOCOLS, Question, Sum};
 
 /// Versions of the image here that are searched for a chunk before it is asked for.
 const CANDIDATES: usize = 4;
@@ -135,7 +135,20 @@ impl<S: Read + Write> Pulling<'_, '_, S> {
             self.fail(None, error.into());
         }
         self.outcome.listing = listing;
-        Ok(())
+        self.tell()
+    }
+
+    /// Says what is here now. Of more versions than can be said the rest counts as not here.
+    fn tell(&mut self) -> anyhow::Result<()> {
+        let held = here(self.what.catalogue)?
+            .into_keys()
+            .take(IDS_MAX)
+            .collect();
+        self.conn.ask(&Question::Holds(held))?;
+        match self.conn.next_answer()? {
+            Answer::End => Ok(()),
+            other => Err(unexpected(&other)),
+        }
     }
 
     /// Cancelled, a server may be primary by now: its pointers are its own then.

@@ -65,9 +65,27 @@ fn pull_from<T>(there: &Catalogue, puller: impl FnOnce(UnixStream) -> T) -> T {
     let (near, mut far) = UnixStream::pair().unwrap();
     thread::scope(|scope| {
         // It breaks where a test breaks it.
-        scope.spawn(move || serve(there, &mut far, &|| false));
+        scope.spawn(move || serve(there, &mut far, &|| false, &|_| ()));
         puller(near)
     })
+}
+
+#[test]
+fn who_has_pulled_says_what_it_has_now() {
+    let pair = Pair::new();
+    let version = publish(&pair.there, "debian", CHUNK, &[]);
+    let (mut near, mut far) = UnixStream::pair().unwrap();
+    let (tell, told) = std::sync::mpsc::channel();
+    thread::scope(|scope| {
+        let there = &pair.there;
+        scope.spawn(move || {
+            let holds = |held| tell.send(held).unwrap();
+            let _ = serve(there, &mut far, &|| false, &holds);
+        });
+        pull_all(&pair.here, &mut near).unwrap();
+        drop(near);
+    });
+    assert_eq!(told.iter().collect::<Vec<_>>(), [[version.id()]]);
 }
 
 /// Pulls everything.

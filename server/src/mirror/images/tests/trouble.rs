@@ -225,7 +225,8 @@ fn a_server_that_waits_stops_when_told() {
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
         let (there, stop) = (&pair.there, &stop);
-        let serving = scope.spawn(move || serve(there, &mut far, &|| stop.load(Ordering::Relaxed)));
+        let serving =
+            scope.spawn(move || serve(there, &mut far, &|| stop.load(Ordering::Relaxed), &|_| ()));
         let mut near = &near;
         let never = || false;
         let mut conn = Conn::new(&mut near, &never);
@@ -350,7 +351,7 @@ fn ask_server(
 ) -> anyhow::Result<()> {
     let (mut near, mut far) = UnixStream::pair().unwrap();
     thread::scope(|scope| {
-        let serving = scope.spawn(move || serve(there, &mut far, &|| false));
+        let serving = scope.spawn(move || serve(there, &mut far, &|| false, &|_| ()));
         let never = || false;
         let mut conn = Conn::new(&mut near, &never);
         for (index, question) in questions.iter().enumerate() {
