@@ -6,11 +6,11 @@ use images::Catalogue;
 use overlay::{OverlayId, OverlayInfo};
 use pxe::{Leases, Mac, trace::Stuck};
 
+use super::model::{BindingView, ClientView, DiskView, ExportView, ImageView, Status};
 use super::{
     desk::{Desk, Place},
     standby,
 };
-use super::model::{BindingView, ClientView, DiskView, ExportView, ImageView, Status};
 use crate::{
     clients::{
         Clients,

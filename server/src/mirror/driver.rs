@@ -29,9 +29,7 @@ use mirror::{
 use parking_lot::Mutex;
 use tokio::sync::{broadcast, watch};
 
-use super::{
-    asking::WitnessClient, chronicle::Chronicle, clock, link::Outgoing, store::PairStore,
-};
+use super::{asking::WitnessClient, chronicle::Chronicle, clock, link::Outgoing, store::PairStore};
 use crate::service::pool::Pool;
 use actions::Todo;
 use gate::Gate;
@@ -195,6 +193,11 @@ impl Mirror {
     /// An answer of the witness.
     pub fn witnessed(self: &Arc<Self>, answer: mirror::WitnessAnswer) {
         self.feed(vec![Event::Witness(answer)]);
+    }
+
+    /// Why the witness did not answer when it was asked last; nothing if it did, or there is none.
+    pub fn witness_trouble(&self) -> Option<String> {
+        self.witness.get().and_then(WitnessClient::trouble)
     }
 
     /// A demand of the operator.

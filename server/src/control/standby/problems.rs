@@ -42,10 +42,14 @@ fn not_paired(view: &PairView) -> Option<String> {
 fn no_standby(view: &PairView) -> String {
     let peer = view.peer;
     match (view.resync, view.linked) {
-        (Some(_), _) => "the standby is being brought up: it cannot take over before that is done".to_owned(),
+        (Some(_), _) => {
+            "the standby is being brought up: it cannot take over before that is done".to_owned()
+        }
         (None, true) => format!("{peer} is there, and not the standby yet"),
         (None, false) => {
-            format!("there is no standby: {peer} cannot be reached; is `bootroom serve` running there?")
+            format!(
+                "there is no standby: {peer} cannot be reached; is `bootroom serve` running there?"
+            )
         }
     }
 }
@@ -69,7 +73,9 @@ fn seeking(view: &PairView) -> String {
             "this server is neither primary nor standby: it waits for the other one. If that one is dead: \
              `bootroom standby promote`"
         }
-        _ => "this server is neither primary nor standby: it waits for the other one or for the witness",
+        _ => {
+            "this server is neither primary nor standby: it waits for the other one or for the witness"
+        }
     };
     text.to_owned()
 }

@@ -60,7 +60,10 @@ impl Mirror {
             Notice::SplitBrain | Notice::StrangeWitness | Notice::StandbyFailed => {
                 tracing::error!("{}", say(notice));
             }
-            Notice::PeerLost | Notice::Deposed(_) | Notice::NotPromotable(_) | Notice::NotHandedOver => {
+            Notice::PeerLost
+            | Notice::Deposed(_)
+            | Notice::NotPromotable(_)
+            | Notice::NotHandedOver => {
                 tracing::warn!("{}", say(notice));
             }
             _ => tracing::info!("{}", say(notice)),
