@@ -332,3 +332,6 @@ fn of_overlay(error: overlay::Error) -> Failure {
     };
     (fault, error.into())
 }
+
+#[cfg(test)]
+mod tests;
