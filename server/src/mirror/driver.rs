@@ -195,6 +195,11 @@ impl Mirror {
         self.feed(vec![Event::Witness(answer)]);
     }
 
+    /// Why the witness did not answer when it was asked last; nothing if it did, or there is none.
+    pub fn witness_trouble(&self) -> Option<String> {
+        self.witness.get().and_then(WitnessClient::trouble)
+    }
+
     /// A demand of the operator.
     pub fn command(self: &Arc<Self>, command: Command) {
         self.feed(vec![Event::Command(command)]);

@@ -4,7 +4,7 @@ pub mod model;
 mod problems;
 mod view;
 
-use std::{sync::Arc, time::SystemTime};
+use std::time::SystemTime;
 
 use axum::{
     Router,
@@ -18,7 +18,7 @@ use tokio::sync::broadcast::error::RecvError;
 
 use super::api::{Server, answer, failure, lines};
 use crate::{
-    clients::error::{Error, ErrorKind, Result},
+    clients::error::{Error, ErrorKind},
     mirror::pair::Pair,
 };
 use model::{Asked, PromoteRequest};

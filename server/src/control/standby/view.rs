@@ -95,7 +95,9 @@ fn without_witness(desk: &Desk, pair: &Pair) -> PairView {
         consistent: status.consistent,
         empty: status.empty,
         rolled_back: status.rolled_back,
-        suspended: status.waits.map(|wait| waits(wait).to_owned()),
+        suspended: status
+            .waits
+            .map(|wait| waits(wait, pair.mirror.witness_trouble())),
         lag: lag(&status, pair.mirror.unsent_bytes()),
         resync: status.resync.map(progress),
         verify: None,
@@ -131,15 +133,19 @@ fn seconds(millis: u64) -> f64 {
     millis as f64 / 1000.0
 }
 
-/// Why the machines wait, in words.
-pub fn waits(wait: Wait) -> &'static str {
-    match wait {
+/// Why the machines wait, in words. `trouble`: why the witness did not answer when it was asked last.
+fn waits(wait: Wait, trouble: Option<String>) -> String {
+    let text = match wait {
         Wait::Beginning => "this server is about to begin",
         Wait::Yielding => "the standby takes over",
         Wait::Standby => "the standby is lost, and alone = \"suspend\" says to wait for it",
         Wait::Witness => {
             "the standby is lost, and the witness has not confirmed yet that it will not be promoted"
         }
+    };
+    match trouble.filter(|_| wait == Wait::Witness) {
+        Some(trouble) => format!("{text}; it does not answer: {trouble}"),
+        None => text.to_owned(),
     }
 }
 
