@@ -37,7 +37,7 @@ use gate::Gate;
 pub use actions::say;
 pub use gate::Deposed;
 pub use persist::Persister;
-pub use requests::{Attached, Change, Unmade};
+pub use requests::{Attached, Change};
 
 /// Called with the end of a request.
 pub type Completion = Box<dyn FnOnce(Reply) + Send>;

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use rustls::{ClientConnection, StreamOwned};
 
 use super::{
-    images::{Outcome, Pull, lacking, pull},
+    images::{Outcome, Pull, lacking, pull, say_held},
     link::{Ends, Purpose, connect},
     pair::Pair,
 };
@@ -91,7 +91,9 @@ impl Supplies {
             progress: &Shown(&self.pair.supplies),
             cancel: &cancel,
         };
-        pull(what, &mut stream)
+        let outcome = pull(what, &mut stream)?;
+        say_held(self.pair.versions.catalogue(), &mut stream)?;
+        Ok(outcome)
     }
 
     /// What came, and what did not. With everything here this server may be a standby.

@@ -62,6 +62,6 @@ mod wire;
 #[cfg(test)]
 mod tests;
 
-pub use listing::{Listed, Listing, lacking};
-pub use pull::{Failed, Outcome, Pull, pull};
+pub use listing::lacking;
+pub use pull::{Outcome, Pull, pull, say_held};
 pub use serve::serve;

@@ -100,6 +100,21 @@ pub fn pull<S: Read + Write>(what: Pull<'_>, stream: &mut S) -> anyhow::Result<O
     done.map(|()| pulling.outcome)
 }
 
+/// Says over a stream that was pulled from what is here now. Of more versions than can be said the rest counts as not here.
+///
+/// # Errors
+/// When the stream breaks or is damaged.
+pub fn say_held<S: Read + Write>(catalogue: &Catalogue, stream: &mut S) -> anyhow::Result<()> {
+    let held = here(catalogue)?.into_keys().take(IDS_MAX).collect();
+    let never = || false;
+    let mut conn = Conn::new(stream, &never);
+    conn.ask(&Question::Holds(held))?;
+    match conn.next_answer()? {
+        Answer::End => Ok(()),
+        other => Err(unexpected(&other)),
+    }
+}
+
 struct Pulling<'a, 's, S> {
     conn: Conn<'s, S>,
     what: Pull<'a>,
@@ -135,20 +150,7 @@ impl<S: Read + Write> Pulling<'_, '_, S> {
             self.fail(None, error.into());
         }
         self.outcome.listing = listing;
-        self.tell()
-    }
-
-    /// Says what is here now. Of more versions than can be said the rest counts as not here.
-    fn tell(&mut self) -> anyhow::Result<()> {
-        let held = here(self.what.catalogue)?
-            .into_keys()
-            .take(IDS_MAX)
-            .collect();
-        self.conn.ask(&Question::Holds(held))?;
-        match self.conn.next_answer()? {
-            Answer::End => Ok(()),
-            other => Err(unexpected(&other)),
-        }
+        Ok(())
     }
 
     /// Cancelled, a server may be primary by now: its pointers are its own then.

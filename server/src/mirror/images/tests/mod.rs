@@ -83,6 +83,7 @@ fn who_has_pulled_says_what_it_has_now() {
             let _ = serve(there, &mut far, &|| false, &holds);
         });
         pull_all(&pair.here, &mut near).unwrap();
+        say_held(&pair.here, &mut near).unwrap();
         drop(near);
     });
     assert_eq!(told.iter().collect::<Vec<_>>(), [[version.id()]]);
