@@ -40,8 +40,6 @@ pub struct Pair {
     pub versions: Arc<OpenVersions>,
     /// The other half, and who decides.
     pub settings: Standby,
-    /// Who decides.
-    witness: bool,
     /// What there is to say of image versions on their way.
     pub supplies: Mutex<SuppliesView>,
     /// Stops the copy that is under way.
@@ -77,24 +75,18 @@ impl Pair {
             volumes,
         };
         let node = start_node(settings, found)?;
-        let mirror = Mirror::new(settings.me(), node, Arc::new(store), Persister::new(state));
+        let mirror = Mirror::new(node, Arc::new(store), Persister::new(state));
         let pair = Arc::new(Self {
             mirror,
             overlays,
             versions,
             settings: settings.clone(),
-            witness: settings.witness.is_some(),
             supplies: Mutex::default(),
             fetching: Mutex::default(),
             held_there: Mutex::default(),
         });
         pair.join(secret)?;
         Ok(pair)
-    }
-
-    /// Whether somebody other than a person decides who is primary.
-    pub fn has_witness(&self) -> bool {
-        self.witness
     }
 
     /// Whether a machine may boot a version: a standby that could take over must have it, too.

@@ -21,7 +21,7 @@ use std::{
 use images::{Bytes, Cancel, Catalogue, Details, Original, Part, Quiet, Version, VersionId};
 use tempfile::TempDir;
 
-use super::{Outcome, Pull, pull, serve, wire::CHUNK};
+use super::{Outcome, Pull, pull, say_held, serve, wire::CHUNK};
 
 /// A primary with versions and a standby that pulls them.
 struct Pair {
