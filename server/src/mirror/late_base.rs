@@ -33,11 +33,6 @@ impl LateBase {
         }
     }
 
-    /// Whether it was found. Does not look for it.
-    pub fn is_here(&self) -> bool {
-        self.found.get().is_some()
-    }
-
     fn base(&self) -> Result<&Arc<dyn Base>> {
         if let Some(base) = self.found.get() {
             return Ok(base);
@@ -164,12 +159,12 @@ mod tests {
         assert!(error.to_string().contains("other server"), "{error}");
 
         here.store(true, Ordering::Relaxed);
-        assert!(!base.is_here());
+        assert!(base.found.get().is_none());
         base.read_at(&mut buf, SIZE - 4096).unwrap();
         assert_eq!(buf, [7; 4096]);
         // Not looked for any more.
         here.store(false, Ordering::Relaxed);
-        assert!(base.is_here());
+        assert!(base.found.get().is_some());
         base.read_at(&mut buf, 0).unwrap();
         assert!(base.try_read_at(&mut buf, 0).is_ok());
         assert!(base.file().is_some() && base.resident(0..4096).is_some());
@@ -204,7 +199,7 @@ mod tests {
         here.store(true, Ordering::Relaxed);
         let error = base.read_at(&mut [0; 512], 0).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::BaseMismatch);
-        assert!(!base.is_here());
+        assert!(base.found.get().is_none());
     }
 
     /// What the standby does with the primary's writes before it has the version.
