@@ -28,7 +28,9 @@ impl Server {
     /// When it ends or does not answer.
     pub fn start(namespace: &Namespace, config: &Path, control: &Path) -> Self {
         let command = Self::command(namespace, config);
-        Self::spawn(command, control, &["status", "--json"])
+        Self::spawn(command, control, |server| {
+            server.ask(&["status", "--json"]).status.success()
+        })
     }
 
     /// What starts it, for who wants to add something.
@@ -38,11 +40,11 @@ impl Server {
         command
     }
 
-    /// Starts it by `command`, and waits until it answers `question`.
+    /// Starts it by `command`, and waits until it is `ready`.
     ///
     /// # Panics
-    /// When it ends or does not answer.
-    pub fn spawn(mut command: Command, control: &Path, question: &[&str]) -> Self {
+    /// When it ends or does not become it.
+    pub fn spawn(mut command: Command, control: &Path, ready: impl Fn(&Self) -> bool) -> Self {
         let child = command.spawn().expect("the server starts");
         let mut server = Self {
             child,
@@ -54,7 +56,7 @@ impl Server {
                 .try_wait()
                 .expect("the server can be waited for");
             assert!(ended.is_none(), "the server ended: {ended:?}");
-            server.ask(question).status.success().then_some(())
+            ready(&server).then_some(())
         });
         server
     }

@@ -163,15 +163,13 @@ fn machines_wait_when_nobody_can_decide_and_only_then() {
 }
 
 #[test]
-fn a_full_disk_of_the_standby_is_its_own_trouble() {
-    let room = room();
-    let mut pair = Pair::new(&Plan {
-        room: &room,
-        small: Some(B),
+fn a_full_disk_is_an_error_of_the_primary_and_none_of_the_standby() {
+    let (mut pair, disk) = under_load(Plan {
+        small: true,
         ..Plan::default()
     });
-    pair.host(B).leave_room(Some(1 << 20));
-    let disk = pair.load(1, "one", 8);
+    pair.host(B).leave_room(Some(256 << 10));
+    disk.grow();
     wait_for("the standby to give up", LIMIT, || {
         (pair.host(A).serves() && !pair.host(A).is_paired()).then_some(())
     });
@@ -179,36 +177,21 @@ fn a_full_disk_of_the_standby_is_its_own_trouble() {
     disk.verify_unharmed();
     pair.host(B).leave_room(None);
     mend(&mut pair, &disk, A);
-    disk.mark();
-    pair.host_mut(A).kill();
-    goes_on_at(&disk, B, "primary killed after the standby was full");
-    disk.verify_unharmed();
-}
-
-#[test]
-fn a_full_disk_of_the_primary_is_an_error_and_nothing_else() {
-    let room = room();
-    let mut pair = Pair::new(&Plan {
-        room: &room,
-        small: Some(A),
-        ..Plan::default()
+    pair.host(A).leave_room(Some(256 << 10));
+    disk.grow();
+    let failed = wait_for("the disk to be full", LIMIT, || {
+        Some(disk.report().failed).filter(|failed| !failed.is_empty())
     });
-    pair.host(A).leave_room(Some(1 << 20));
-    let disk = pair.load(1, "one", 8);
-    let failed = disk.report().failed;
-    assert!(
-        !failed.is_empty() && failed.iter().all(|error| error == "ENOSPC"),
-        "{failed:?}"
-    );
+    assert!(failed.iter().all(|error| error == "ENOSPC"), "{failed:?}");
     disk.verify();
     pair.host(A).leave_room(None);
     wait_for("writes to succeed", LIMIT, || {
         disk.mark();
-        disk.wait_for_answers(200).failed.is_empty().then_some(())
+        let report = disk.wait_for_answers(200);
+        report.failed.is_empty().then_some(())
     });
     mend(&mut pair, &disk, A);
-    disk.verify_unharmed();
     pair.host_mut(A).kill();
-    goes_on_at(&disk, B, "primary killed after it was full");
+    goes_on_at(&disk, B, "primary killed after both were full");
     disk.verify_unharmed();
 }

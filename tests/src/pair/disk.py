@@ -8,6 +8,7 @@ the write that made it. A command a line on standard input, an answer a line (JS
 
     report    what was done so far
     mark      forgets the pauses, errors and attachments so far
+    grow      writes as many blocks again, which nobody has written before
     rest, go  no load; load again
     verify    reads every block; "wrong" lists those that are not what was answered
     quit
@@ -26,12 +27,14 @@ import time
 import nbd
 
 BLOCK = 4096
-BLOCKS = 1024
+BLOCKS = 2048
 FLUSH_EVERY = 32
 # Seconds: until a handshake is given up, until a silent server is.
 HANDSHAKE = 3
 SILENCE = 2
 PAUSE = 0.3
+# The number of no write: the image's own content, which looks like no block of the load.
+UNWRITTEN = 0
 
 
 def pattern(block, number):
@@ -61,8 +64,12 @@ class Disk:
         self.failed, self.wrong = [], []
         self.last = time.monotonic()
         self.forget()
-        for block in range(BLOCKS):
-            self.plan.append(("write", block))
+        self.size = 0
+        self.grow()
+
+    def grow(self):
+        begin, self.size = self.size, self.size + 512
+        self.plan.extend(("write", block) for block in range(begin, self.size))
 
     def forget(self):
         self.pauses, self.failed, self.attached = [], [], []
@@ -110,7 +117,7 @@ class Disk:
 
         def ended(error):
             if handle is self.handle:
-                request.result = error
+                request.result = error.value
             return 1
 
         def data(*_):
@@ -134,14 +141,14 @@ class Disk:
             return None
         else:
             kind = random.choices(["write", "read", "flush"], [FLUSH_EVERY, FLUSH_EVERY / 2, 1])[0]
-            block = random.randrange(BLOCKS)
+            block = random.randrange(self.size)
         if kind == "flush":
             return Request(kind)
         if block in self.busy:
             return None
         self.busy.add(block)
         if kind == "read":
-            return Request(kind, block, may=list(self.holds.get(block, [])))
+            return Request(kind, block, may=list(self.holds.get(block, [UNWRITTEN])))
         self.number += 1
         return Request(kind, block, self.number)
 
@@ -166,7 +173,7 @@ class Disk:
         if request.result:
             self.failed.append(errno.errorcode.get(request.result, request.result))
             if request.kind == "write":
-                self.holds.setdefault(request.block, []).append(request.number)
+                self.holds.setdefault(request.block, [UNWRITTEN]).append(request.number)
             return
         now = time.monotonic()
         if now - self.last > PAUSE:
@@ -182,8 +189,11 @@ class Disk:
 
     def check(self, request):
         found = bytes(request.buffer.to_bytearray())
-        if not any(found == bytes(pattern(request.block, number)) for number in request.may):
-            number, block = struct.unpack("<QQ", found[:16])
+        if any(found == bytes(pattern(request.block, number)) for number in request.may):
+            return
+        number, block = struct.unpack("<QQ", found[:16])
+        another = number > 0 and found == bytes(pattern(block, number))
+        if another or UNWRITTEN not in request.may:
             self.wrong.append([request.block, request.may, number, block])
 
     def turn(self):
@@ -201,10 +211,7 @@ class Disk:
         if over:
             # What it says of requests that were under way is not the server's word.
             for request in self.pending:
-                request.result = request.result or None
-                if request.result == 0:
-                    continue
-                request.result = None
+                request.result = None if request.result else request.result
         self.settle()
         now = time.monotonic()
         silent = any(now - request.since > SILENCE for request in self.pending)
@@ -246,6 +253,8 @@ class Disk:
             return self.verify()
         if command == "mark":
             self.forget()
+        elif command == "grow":
+            self.grow()
         elif command == "rest":
             self.loading = False
             self.idle()

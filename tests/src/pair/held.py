@@ -26,7 +26,7 @@ ends = {}
 
 def end(name):
     def ended(error):
-        ends[name] = errno.errorcode.get(error, error)
+        ends[name] = errno.errorcode.get(error.value, error.value)
         return 1
 
     return ended

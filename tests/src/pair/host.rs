@@ -16,6 +16,9 @@ use crate::server::Server;
 /// What a small disk holds at first. Bytes.
 const ROOMY: u64 = 3 << 30;
 
+/// The exit code of a command that reached no server.
+const UNREACHABLE: Option<i32> = Some(4);
+
 /// The host.
 pub struct Host {
     side: Side,
@@ -26,7 +29,7 @@ pub struct Host {
 
 impl Host {
     pub(super) fn new(side: Side, plan: &Plan<'_>, dir: &Path, switch: &Switch) -> Self {
-        let namespace = match plan.small == Some(side) {
+        let namespace = match plan.small {
             true => Namespace::with_mounts(),
             false => Namespace::new(),
         };
@@ -43,7 +46,7 @@ impl Host {
             namespace,
             dir: own,
         };
-        if plan.small == Some(side) {
+        if plan.small {
             host.mount_small();
         }
         host
@@ -74,8 +77,10 @@ impl Host {
         let log = log.expect("a log can be written");
         command.stdout(log.try_clone().expect("a file can be cloned"));
         command.stderr(log);
-        let question = ["standby", "status", "--json"];
-        self.server = Some(Server::spawn(command, &self.control(), &question));
+        // Whatever the answer is, there is one.
+        let answers =
+            |server: &Server| server.ask(&["status", "--json"]).status.code() != UNREACHABLE;
+        self.server = Some(Server::spawn(command, &self.control(), answers));
     }
 
     /// Kills the server (-9).
@@ -163,7 +168,8 @@ impl Host {
 
     /// Whether it serves the room, and machines need not wait.
     pub fn serves(&self) -> bool {
-        let serves = |status: &Value| status["role"] == "primary" && status["suspended"] == false;
+        let waits = |status: &Value| status["suspended"].is_string() || status["suspended"] == true;
+        let serves = |status: &Value| status["role"] == "primary" && !waits(status);
         self.status().as_ref().is_some_and(serves)
     }
 
@@ -251,12 +257,13 @@ fn configuration(side: Side, plan: &Plan<'_>, dir: &Path) -> String {
     let own = dir.join(format!("{side:?}").to_lowercase());
     let text = |path: PathBuf| format!("{:?}", path.display().to_string());
     format!(
-        "[server]\ndata = {}\ncontrol = {}\ninterface = \"eth0\"\naddress = \"{}/24\"\n\
+        "[server]\ndata = {}\ncontrol = {}\ninterface = \"eth0\"\naddress = \"{}/24\"\n{}\n\
          [dhcp]\nmode = \"full\"\nrange = \"10.80.0.100-10.80.0.199\"\n\
          [standby]\npeer = \"{}:7012\"\nsecret = {}\nwitness = \"{}\"\n{}\n{}\n",
         text(own.join("data")),
         text(own.join("control.sock")),
         side.address(),
+        plan.server,
         side.other().address(),
         text(dir.join("secret")),
         super::witness::PLACE,

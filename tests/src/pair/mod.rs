@@ -60,12 +60,14 @@ impl Side {
 /// What is different about a pair.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Plan<'a> {
+    /// Further lines of `[server]`.
+    pub server: &'a str,
     /// Groups, clients and the like, the same on both.
     pub room: &'a str,
     /// Further lines of `[standby]`.
     pub standby: &'a str,
-    /// Whose data lie on a disk of their own, which can be made full.
-    pub small: Option<Side>,
+    /// Whether each server has a disk of its own, which can be made full.
+    pub small: bool,
 }
 
 /// The switch that all are plugged into.
@@ -232,7 +234,7 @@ impl Pair {
         let primary = self.primary().expect("somebody serves");
         let export = seat.export(primary.address(), name);
         let disk = Disk::start(seat, &export, depth);
-        disk.wait_for_answers(1100);
+        disk.wait_for_answers(600);
         disk
     }
 }

@@ -1,5 +1,6 @@
 //! A machine played by client programs.
 
+use std::fs;
 use std::process::Output;
 use std::time::Duration;
 
@@ -9,6 +10,22 @@ use crate::namespace::Namespace;
 
 /// How long a program of a machine may try.
 const LIMIT: Duration = Duration::from_secs(30);
+
+/// What udhcpc runs: it says all that the lease has.
+const LEASE_SCRIPT: &str = "#!/bin/sh\n[ \"$1\" != bound ] || env\n";
+
+/// What DHCP gave.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lease {
+    /// To the machine.
+    pub address: String,
+    /// The DHCP server.
+    pub server: String,
+    /// Where the boot file is.
+    pub next: String,
+    /// The boot file.
+    pub file: String,
+}
 
 /// The machine.
 pub struct Seat {
@@ -36,25 +53,48 @@ impl Seat {
         mac(self.number)
     }
 
-    /// Takes a lease, and the address of it; returns that.
+    /// Takes a lease, and the address of it.
     ///
     /// # Panics
     /// When there is none to be had.
-    pub fn lease(&self) -> String {
+    pub fn lease(&self) -> Lease {
+        self.lease_as(&[])
+    }
+
+    /// The same as a boot loader, BIOS or UEFI by the option 93 that is given.
+    ///
+    /// # Panics
+    /// When there is none to be had.
+    pub fn lease_as_firmware(&self, architecture: &str) -> Lease {
+        let class = format!("PXEClient:Arch:{}:UNDI:002001", &architecture[2..]);
+        self.lease_as(&["-V", &class, "-x", &format!("0x5d:{}", &architecture[2..])])
+    }
+
+    fn lease_as(&self, more: &[&str]) -> Lease {
+        let scripts = tempfile::tempdir().expect("a temporary directory");
+        let script = scripts.path().join("script");
+        fs::write(&script, LEASE_SCRIPT).expect("it is written");
+        let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        fs::set_permissions(&script, executable).expect("its mode can be set");
         let mut udhcpc = self.namespace.command("udhcpc");
-        let usual = "-i eth0 -n -q -f -t 20 -T 1 -s /bin/true";
-        let output = udhcpc.args(usual.split(' ')).output().expect("udhcpc runs");
-        let said = text(&output);
-        let address = said
-            .split("lease of ")
-            .nth(1)
-            .and_then(|rest| rest.split(' ').next());
-        let address = address
-            .unwrap_or_else(|| panic!("no lease: {said}"))
-            .to_owned();
+        udhcpc
+            .args("-i eth0 -n -q -f -t 20 -T 1 -s".split(' '))
+            .arg(script);
+        let said = text(&udhcpc.args(more).output().expect("udhcpc runs"));
+        let field = |name: &str| {
+            let line = said.lines().find_map(|line| line.strip_prefix(name));
+            line.unwrap_or_default().to_owned()
+        };
+        let lease = Lease {
+            address: field("ip="),
+            server: field("serverid="),
+            next: field("siaddr="),
+            file: field("boot_file="),
+        };
+        assert!(!lease.address.is_empty(), "no lease: {said}");
         self.namespace
-            .ip(&format!("address replace {address}/24 dev eth0"));
-        address
+            .ip(&format!("address replace {}/24 dev eth0", lease.address));
+        lease
     }
 
     /// What `server` gives for a path, if it gives anything.
