@@ -25,6 +25,11 @@ impl BlockRange {
         }
     }
 
+    /// Number of blocks.
+    pub fn blocks(self) -> u64 {
+        self.end.saturating_sub(self.start)
+    }
+
     /// Whether both have a block.
     pub fn overlaps(self, other: Self) -> bool {
         self.start < other.end && other.start < self.end

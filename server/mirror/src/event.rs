@@ -203,6 +203,8 @@ pub enum Notice {
     StrangeWitness,
     /// A promotion was refused.
     NotPromotable(WhyNot),
+    /// Handing over was refused: the standby does not hold everything, or the witness has not been told yet that it does.
+    NotHandedOver,
     /// The disk failed the session with the primary.
     StandbyFailed,
 }

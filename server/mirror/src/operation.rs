@@ -155,6 +155,19 @@ pub enum Item {
     Adopt(WitnessId),
 }
 
+impl Item {
+    /// Bytes of content in it.
+    pub(crate) fn content_length(&self) -> u64 {
+        let content = match self {
+            Self::Op(Op::Write { data, .. }) | Self::Restore { data, .. } => data,
+            Self::Op(Op::Meta { record, .. }) => record,
+            Self::Metadata(all) => all,
+            _ => return 0,
+        };
+        content.len() as u64
+    }
+}
+
 /// The standby's answer to an item.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ItemAnswer {

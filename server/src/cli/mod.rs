@@ -110,7 +110,7 @@ enum Command {
     /// Keep the record by which a pair of servers decides who is primary, on a third box
     Witness(witness::WitnessOptions),
     /// Look after a pair of servers
-    #[command(subcommand, hide = true)] // Until servers can be a pair.
+    #[command(subcommand)]
     Standby(standby::StandbyCommand),
     /// Boot a room of virtual machines on this computer
     Demo(DemoOptions),

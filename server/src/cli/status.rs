@@ -3,7 +3,10 @@
 use clap::Args;
 
 use super::{Exit, Target, block_on, output};
-use crate::control::model::Status;
+use crate::control::{
+    model::Status,
+    standby::model::{PairLine, RoleView},
+};
 
 /// Arguments of `status`.
 #[derive(Debug, Args)]
@@ -44,10 +47,18 @@ fn print(status: &Status) {
         "bootroom {version}, process {pid}, up {}",
         duration(status.uptime_seconds)
     );
-    say!(
-        "serves   {address} on {interface}, DHCP {dhcp}, {} leases",
-        status.leases
-    );
+    match &status.pair {
+        Some(pair) if pair.role != RoleView::Primary => {
+            say!("serves   nothing: {}", elsewhere(pair))
+        }
+        _ => say!(
+            "serves   {address} on {interface}, DHCP {dhcp}, {} leases",
+            status.leases
+        ),
+    }
+    if let Some(pair) = &status.pair {
+        say!("pair     {}", pair_line(pair));
+    }
     say!(
         "clients  {} attached, {} known",
         status.attached,
@@ -80,6 +91,35 @@ fn print(status: &Status) {
             stuck.advice
         );
     }
+}
+
+/// Who serves the room instead, as far as that is known.
+fn elsewhere(pair: &PairLine) -> String {
+    match pair.role {
+        RoleView::Standby => format!(
+            "this is the standby of {}, which serves the room",
+            pair.peer
+        ),
+        _ => format!(
+            "this server waits for the other one of the pair, {}",
+            pair.peer
+        ),
+    }
+}
+
+/// The pair in a line; `bootroom standby status` has more.
+fn pair_line(pair: &PairLine) -> String {
+    let role = match pair.role {
+        RoleView::Primary => "primary",
+        RoleView::Standby => "standby",
+        RoleView::Seeking => "neither primary nor standby",
+    };
+    let how = match (pair.problems.first(), pair.paired) {
+        (Some(problem), _) => problem,
+        (None, true) => "both servers hold the same",
+        (None, false) => "not in step yet",
+    };
+    format!("{role} in term {}, with {}; {how}", pair.term, pair.peer)
 }
 
 fn duration(seconds: u64) -> String {

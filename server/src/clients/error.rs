@@ -97,15 +97,6 @@ impl Error {
         )
     }
 
-    /// The same failure, told from further out.
-    pub fn within(self, context: impl Into<String>) -> Self {
-        Error {
-            kind: self.kind,
-            context: context.into(),
-            source: Some(Box::new(self)),
-        }
-    }
-
     /// The failure and what lies below it, on one line.
     pub fn with_causes(&self) -> String {
         let mut text = self.to_string();

@@ -25,7 +25,7 @@ use super::{
     commit,
     desk::Desk,
     model::{CommitRequest, Failure, Forgotten, ReloadAnswer, ResetDone, ResetRequest},
-    snapshots, views,
+    snapshots, standby, views,
 };
 use crate::{
     clients::error::{Error, ErrorKind, Result},
@@ -36,7 +36,7 @@ use crate::{
 #[derive(Clone)]
 pub(super) struct Server {
     pub(super) desk: Arc<Desk>,
-    stop: CancellationToken,
+    pub(super) stop: CancellationToken,
 }
 
 /// The bound socket; its file goes away with it.
@@ -125,6 +125,7 @@ fn routes(server: Server) -> Router {
         .route("/v1/clients/{name}/commit", post(commit))
         .route("/v1/reload", post(reload))
         .merge(snapshots::routes())
+        .merge(standby::routes())
         .route("/v1/bindings", get(bindings))
         .route("/v1/events", get(events))
         .with_state(server)
@@ -144,7 +145,7 @@ pub(super) async fn answer<T: Serialize + Send + 'static>(
     }
 }
 
-fn failure(error: &Error) -> Response {
+pub(super) fn failure(error: &Error) -> Response {
     let code = match error.kind() {
         ErrorKind::Unknown => StatusCode::NOT_FOUND,
         ErrorKind::Standby => StatusCode::SERVICE_UNAVAILABLE,
@@ -167,7 +168,7 @@ fn refuse(code: StatusCode, error: &str) -> Response {
 }
 
 async fn status(State(server): State<Server>) -> Response {
-    answer(move || views::status(&*server.desk.served()?)).await
+    answer(move || views::status(&server.desk)).await
 }
 
 async fn list(State(server): State<Server>) -> Response {
@@ -253,7 +254,7 @@ async fn reload(State(server): State<Server>) -> Response {
 }
 
 /// One JSON object a line, as they come.
-fn lines<T: Serialize>(items: impl Stream<Item = T> + Send + 'static) -> Response {
+pub(super) fn lines<T: Serialize>(items: impl Stream<Item = T> + Send + 'static) -> Response {
     let line = |item: T| {
         let mut line = serde_json::to_vec(&item).map_err(io::Error::other)?;
         line.push(b'\n');

@@ -69,10 +69,21 @@ impl Control {
     /// # Errors
     /// The server does not answer or refuses.
     pub async fn events(&self) -> anyhow::Result<Events> {
-        let response = self
-            .request(Method::GET, "/v1/events", Bytes::new())
-            .await?;
-        Ok(JsonLines::of(response))
+        self.lines("/v1/events").await
+    }
+
+    /// Opens an answer that goes on.
+    ///
+    /// # Errors
+    /// The server does not answer or refuses.
+    pub async fn lines<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<JsonLines<T>> {
+        let response = self.request(Method::GET, path, Bytes::new()).await?;
+        if response.status().is_success() {
+            return Ok(JsonLines::of(response));
+        }
+        let status = response.status();
+        let body = response.into_body().collect().await?.to_bytes();
+        Err(refusal(path, status, &body))
     }
 
     /// Begins to make the disk of `client` a version, and returns the steps as they happen.

@@ -1,19 +1,38 @@
 //! What the control API is answered from, which comes and goes with the role of the server.
 
-use std::{sync::Arc, time::Instant};
+use std::{net::Ipv4Addr, sync::Arc, time::Instant};
 
 use arc_swap::ArcSwapOption;
 
 use super::views::Sources;
 use crate::{
     clients::error::{Error, ErrorKind, Result},
+    config::Server,
     mirror::pair::Pair,
 };
+
+/// Where the room is, for a server that does not serve it at the moment.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// The server's own address.
+    pub address: Ipv4Addr,
+    /// The interface.
+    pub interface: String,
+}
+
+impl From<&Server> for Place {
+    fn from(server: &Server) -> Self {
+        Self {
+            address: server.ip(),
+            interface: server.interface.value.clone(),
+        }
+    }
+}
 
 /// Where requests find what they are about.
 pub struct Desk {
     sources: ArcSwapOption<Sources>,
-    pair: Option<Arc<Pair>>,
+    pair: Option<(Arc<Pair>, Place)>,
     started: Instant,
 }
 
@@ -28,9 +47,9 @@ impl Desk {
     }
 
     /// Of one of a pair.
-    pub fn of(pair: Arc<Pair>) -> Self {
+    pub fn of(pair: Arc<Pair>, place: Place) -> Self {
         Self {
-            pair: Some(pair),
+            pair: Some((pair, place)),
             ..Self::alone()
         }
     }
@@ -62,7 +81,7 @@ impl Desk {
     pub fn served(&self) -> Result<Arc<Sources>> {
         self.sources().ok_or_else(|| {
             let text = match &self.pair {
-                Some(pair) => format!(
+                Some((pair, _)) => format!(
                     "this server does not serve the room now: ask the other one of the pair, {}",
                     pair.settings.peer.value.ip()
                 ),
@@ -77,9 +96,14 @@ impl Desk {
     /// # Errors
     /// When it is alone.
     pub fn pair(&self) -> Result<&Arc<Pair>> {
-        self.pair.as_ref().ok_or_else(|| {
+        self.pair.as_ref().map(|(pair, _)| pair).ok_or_else(|| {
             let text = "this server is alone: there is no [standby] in its configuration";
             Error::new(ErrorKind::Standby, text)
         })
+    }
+
+    /// The pair, if this server is one of one, and where its room is.
+    pub fn of_pair(&self) -> Option<&(Arc<Pair>, Place)> {
+        self.pair.as_ref()
     }
 }

@@ -15,6 +15,10 @@
 //! | `POST /v1/clients/NAME/snapshots/SNAPSHOT/open` | [`model::OpenedSnapshot`] |
 //! | `POST /v1/reload` | [`model::ReloadAnswer`], once the new configuration is in force |
 //! | `GET /v1/bindings` | list of [`model::BindingView`]: overlays and the versions that they need |
+//! | `GET /v1/standby` | [`standby::model::PairView`] |
+//! | `GET /v1/standby/events` | [`standby::model::EventView`] as they happen, one a line |
+//! | `POST /v1/standby/promote?force=false` | [`standby::model::Asked`]; what comes of it is in the events |
+//! | `POST /v1/standby/handover`, `discard`, `accept-witness` | the same |
 //! | `GET /v1/events` | [`crate::trace::Step`] as they happen, one JSON object a line |
 //!
 //! `bootroom export --overlay` answers the first three of the snapshots for its one disk, below `/v1/snapshots`.
@@ -27,6 +31,7 @@ mod commit;
 mod desk;
 pub mod model;
 mod snapshots;
+pub mod standby;
 mod views;
 
 pub use api::{ControlSocket, serve};

@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use pxe::Mac;
 use serde::{Deserialize, Serialize};
 
+use super::standby::model::PairLine;
 use crate::{clients::Reset, config::units::Retention, room::Reloaded, trace::StuckView};
 
 /// The server as a whole.
@@ -39,6 +40,10 @@ pub struct Status {
     /// Machines that do not boot on.
     #[serde(default)]
     pub stuck: Vec<StuckView>,
+    /// Of a server that is one of a pair: how that is. One that is not the primary serves nobody; what it says of
+    /// leases, machines and images is what it holds.
+    #[serde(default)]
+    pub pair: Option<PairLine>,
 }
 
 /// A named export.

@@ -2,10 +2,15 @@
 
 use std::{collections::HashMap, net::Ipv4Addr, process, sync::Arc, time::Instant};
 
+use images::Catalogue;
 use overlay::{OverlayId, OverlayInfo};
 use pxe::{Leases, Mac, trace::Stuck};
 
 use super::model::{BindingView, ClientView, DiskView, ExportView, ImageView, Status};
+use super::{
+    desk::{Desk, Place},
+    standby,
+};
 use crate::{
     clients::{
         Clients,
@@ -15,6 +20,7 @@ use crate::{
         registry::Record,
     },
     config::{Config, DhcpMode},
+    mirror::pair::Pair,
     room::Reloader,
     service::{ConnectionView, Service},
     trace::StuckView,
@@ -36,7 +42,38 @@ pub struct Sources {
 }
 
 /// The server as a whole.
-pub fn status(from: &Sources) -> Result<Status> {
+pub fn status(desk: &Desk) -> Result<Status> {
+    match (desk.sources(), desk.of_pair()) {
+        (Some(sources), _) => serving(&sources, desk),
+        (None, Some((pair, place))) => standing_by(desk, pair, place),
+        (None, None) => serving(&*desk.served()?, desk),
+    }
+}
+
+/// One of a pair that does not serve the room: what it holds.
+fn standing_by(desk: &Desk, pair: &Pair, place: &Place) -> Result<Status> {
+    let store = pair.mirror.store();
+    let leases = store.leases.read();
+    let failed = |error| Error::state("cannot read the leases", error);
+    Ok(Status {
+        version: env!("CARGO_PKG_VERSION").into(),
+        pid: process::id(),
+        uptime_seconds: desk.started().elapsed().as_secs(),
+        address: place.address,
+        interface: place.interface.clone(),
+        dhcp: "off".into(),
+        leases: leases.map_err(failed)?.len(),
+        clients: store.rows.load()?.len(),
+        attached: 0,
+        images: images(pair.versions.catalogue())?,
+        warnings: Vec::new(),
+        stuck: Vec::new(),
+        exports: Vec::new(),
+        pair: Some(standby::line(desk, pair)),
+    })
+}
+
+fn serving(from: &Sources, desk: &Desk) -> Result<Status> {
     let Sources {
         clients, leases, ..
     } = from;
@@ -59,10 +96,11 @@ pub fn status(from: &Sources) -> Result<Status> {
         leases: leases.list().len(),
         clients: records.len(),
         attached: attached.count(),
-        images: images(clients)?,
+        images: images(clients.disks().catalogue())?,
         warnings: warnings(clients),
         stuck: stuck(clients),
         exports: exports(&config, &connections),
+        pair: desk.of_pair().map(|(pair, _)| standby::line(desk, pair)),
     })
 }
 
@@ -115,9 +153,9 @@ fn exports(config: &Config, connections: &[ConnectionView]) -> Vec<ExportView> {
     named.collect()
 }
 
-fn images(clients: &Clients) -> Result<Vec<ImageView>> {
+fn images(catalogue: &Catalogue) -> Result<Vec<ImageView>> {
     let failed = |error| Error::disk("cannot list the images", error);
-    let list = clients.disks().catalogue().list().map_err(failed)?;
+    let list = catalogue.list().map_err(failed)?;
     Ok(list
         .into_iter()
         .map(|image| ImageView {

@@ -10,6 +10,7 @@ mod etcd;
 mod tests;
 
 use std::{
+    fmt,
     net::SocketAddr,
     path::PathBuf,
     sync::Arc,
@@ -42,6 +43,41 @@ pub enum WitnessPlace {
         /// Whom its certificates come from, PEM; needed for https.
         ca: Option<PathBuf>,
     },
+}
+
+impl WitnessPlace {
+    /// Reads the record, on a connection of its own. Blocks for less than half a second.
+    ///
+    /// # Errors
+    /// Why the witness does not answer.
+    pub fn look(&self, secret: &PairSecret, me: NodeId) -> anyhow::Result<WitnessAnswer> {
+        let request = WitnessRequest {
+            number: 0,
+            from: me,
+            swap: None,
+        };
+        let mut way = self.clone().way(secret, me)?;
+        way.ask(&request, Instant::now() + DEADLINE)
+    }
+
+    fn way(self, secret: &PairSecret, me: NodeId) -> anyhow::Result<Box<dyn Way>> {
+        Ok(match self {
+            Self::Bootroom(address) => Box::new(Dialled::new(address, secret, me)),
+            Self::Etcd { endpoints, ca } => Box::new(Etcd::new(endpoints, ca.as_deref(), secret)?),
+        })
+    }
+}
+
+impl fmt::Display for WitnessPlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bootroom(address) => address.fmt(f),
+            Self::Etcd { endpoints, .. } => {
+                let all: Vec<_> = endpoints.iter().map(ToString::to_string).collect();
+                write!(f, "etcd at {}", all.join(", "))
+            }
+        }
+    }
 }
 
 /// What gets an answer from a witness of some kind.
@@ -80,12 +116,7 @@ impl WitnessClient {
         me: NodeId,
         answered: Box<dyn Fn(WitnessAnswer) + Send + Sync>,
     ) -> anyhow::Result<Self> {
-        let way: Box<dyn Way> = match place {
-            WitnessPlace::Bootroom(address) => Box::new(Dialled::new(address, &secret, me)),
-            WitnessPlace::Etcd { endpoints, ca } => {
-                Box::new(Etcd::new(endpoints, ca.as_deref(), &secret)?)
-            }
-        };
+        let way = place.way(&secret, me)?;
         let shared = Arc::<Shared>::default();
         let client = Self {
             shared: shared.clone(),

@@ -23,13 +23,12 @@ use std::{
 };
 
 use mirror::{
-    Command, Event, Fault, Message, Node, NodeId, Notice, Reply, RequestId, Status, Ticket, Work,
-    Yield,
+    Command, Event, Fault, Message, Node, Notice, Reply, RequestId, Status, Ticket, Work, Yield,
 };
 use parking_lot::Mutex;
 use tokio::sync::{broadcast, watch};
 
-use super::{asking::WitnessClient, clock, link::Outgoing, store::PairStore};
+use super::{asking::WitnessClient, chronicle::Chronicle, clock, link::Outgoing, store::PairStore};
 use crate::service::pool::Pool;
 use actions::Todo;
 use gate::Gate;
@@ -37,7 +36,7 @@ use gate::Gate;
 pub use actions::say;
 pub use gate::Deposed;
 pub use persist::Persister;
-pub use requests::{Attached, Change, Unmade};
+pub use requests::{Attached, Change};
 
 /// Called with the end of a request.
 pub type Completion = Box<dyn FnOnce(Reply) + Send>;
@@ -56,7 +55,6 @@ pub struct Reign {
 
 /// This server's half of the pair.
 pub struct Mirror {
-    me: NodeId,
     core: Mutex<Core>,
     gate: Gate,
     store: Arc<PairStore>,
@@ -66,6 +64,7 @@ pub struct Mirror {
     witness: OnceLock<WitnessClient>,
     reign: watch::Sender<Reign>,
     notices: broadcast::Sender<Notice>,
+    chronicle: Chronicle,
     stop: AtomicBool,
 }
 
@@ -78,7 +77,7 @@ struct Core {
 
 impl Mirror {
     /// Around `node`. Nothing moves before [`Mirror::begin`].
-    pub fn new(me: NodeId, node: Node, store: Arc<PairStore>, persister: Persister) -> Arc<Self> {
+    pub fn new(node: Node, store: Arc<PairStore>, persister: Persister) -> Arc<Self> {
         let core = Core {
             node,
             waiting: HashMap::new(),
@@ -86,7 +85,6 @@ impl Mirror {
             last_connection: 0,
         };
         Arc::new(Self {
-            me,
             core: Mutex::new(core),
             gate: Gate::default(),
             store,
@@ -99,6 +97,7 @@ impl Mirror {
                 ours: false,
             }),
             notices: broadcast::Sender::new(256),
+            chronicle: Chronicle::default(),
             stop: AtomicBool::new(false),
         })
     }
@@ -133,11 +132,6 @@ impl Mirror {
         }
     }
 
-    /// Which server of the pair this is.
-    pub fn me(&self) -> NodeId {
-        self.me
-    }
-
     /// What this server has.
     pub fn store(&self) -> &Arc<PairStore> {
         &self.store
@@ -156,6 +150,16 @@ impl Mirror {
     /// What happens, from now on.
     pub fn notices(&self) -> broadcast::Receiver<Notice> {
         self.notices.subscribe()
+    }
+
+    /// What happened lately.
+    pub fn chronicle(&self) -> &Chronicle {
+        &self.chronicle
+    }
+
+    /// What this server knows to differ from the other one, or may.
+    pub fn differing(&self) -> mirror::Blocks {
+        self.core.lock().node.differing().clone()
     }
 
     /// Messages of the other server.
@@ -181,6 +185,11 @@ impl Mirror {
     /// An answer of the witness.
     pub fn witnessed(self: &Arc<Self>, answer: mirror::WitnessAnswer) {
         self.feed(vec![Event::Witness(answer)]);
+    }
+
+    /// Why the witness did not answer when it was asked last; nothing if it did, or there is none.
+    pub fn witness_trouble(&self) -> Option<String> {
+        self.witness.get().and_then(WitnessClient::trouble)
     }
 
     /// A demand of the operator.

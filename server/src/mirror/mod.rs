@@ -1,6 +1,7 @@
 //! What carries the `mirror` crate's state machines: the pair of servers, and the witness.
 
 pub mod asking;
+pub mod chronicle;
 mod clock;
 pub mod driver;
 mod images;

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use rustls::{ClientConnection, StreamOwned};
 
 use super::{
-    images::{Outcome, Pull, lacking, pull},
+    images::{Outcome, Pull, lacking, pull, say_held},
     link::{Ends, Purpose, connect},
     pair::Pair,
 };
@@ -78,22 +78,26 @@ impl Supplies {
             .into_iter()
             .map(|(_, spec)| VersionId::from_uuid(spec.base.version))
             .collect();
+        let cancel = Cancel::new()?;
+        *self.pair.fetching.lock() = Some(cancel.clone());
+        if !self.pair.mirror.follows() {
+            anyhow::bail!("this server is no standby any more");
+        }
         let what = Pull {
             catalogue: self.pair.versions.catalogue(),
             want: &mut |_| true,
             in_use: &|version| bound.contains(&version),
             reserve: Bytes::new(RESERVE),
             progress: &Shown(&self.pair.supplies),
-            cancel: &Cancel::new()?,
+            cancel: &cancel,
         };
-        pull(what, &mut stream)
+        let outcome = pull(what, &mut stream)?;
+        say_held(self.pair.versions.catalogue(), &mut stream)?;
+        Ok(outcome)
     }
 
     /// What came, and what did not. With everything here this server may be a standby.
     fn note(&self, outcome: &Outcome) {
-        for version in &outcome.copied {
-            tracing::info!("image version {version:?} is here now");
-        }
         let lacking = lacking(self.pair.versions.catalogue(), &outcome.listing);
         let lacking = lacking.unwrap_or_default();
         let complete = lacking.is_empty() && outcome.failed.is_empty();

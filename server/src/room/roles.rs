@@ -1,7 +1,13 @@
 //! A server from start to stop: alone it serves its room all the time, as one of a pair while it is the primary.
 
-use std::{future::pending, sync::Arc, time::Duration};
+use std::{
+    future::pending,
+    net::{SocketAddr, TcpListener, UdpSocket},
+    sync::Arc,
+    time::Duration,
+};
 
+use anyhow::Context;
 use mirror::Command;
 use tokio::{
     sync::watch,
@@ -12,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Data, Farewell, Room, low_water, reload, signals::Signals};
 use crate::{
-    config::{self, Config, standby::Standby},
+    config::{self, Config, DhcpMode, standby::Standby},
     control::{self, ControlSocket, Desk},
     mirror::{driver::Reign, pair::Pair},
 };
@@ -103,9 +109,10 @@ async fn serve_as_one_of_two(
     socket: ControlSocket,
     signals: Signals,
 ) -> anyhow::Result<()> {
+    rehearse(&config)?;
     let pair = Pair::open(&config, standby, low_water())?;
     tracing::info!("bootroom {}: {standby}", env!("CARGO_PKG_VERSION"));
-    let mut front = Front::open(socket, Desk::of(pair.clone()));
+    let mut front = Front::open(socket, Desk::of(pair.clone(), (&config.server).into()));
     let mut follower = Follower {
         reigns: pair.mirror.reigns(),
         desk: front.desk.clone(),
@@ -122,6 +129,25 @@ async fn serve_as_one_of_two(
     pair.mirror.stop();
     outcome
 }
+
+/// Takes the ports of the room and lets them go again: a standby must not find out that it cannot have them when it is
+/// needed.
+fn rehearse(config: &Config) -> anyhow::Result<()> {
+    let server = &config.server;
+    for port in [server.http_port, server.nbd_port] {
+        let place = SocketAddr::from((server.ip(), port));
+        TcpListener::bind(place).with_context(|| format!("cannot listen on {place}"))?;
+    }
+    let dhcp = (config.dhcp.mode != DhcpMode::Off).then_some(DHCP);
+    for port in [TFTP].into_iter().chain(dhcp) {
+        let place = SocketAddr::from((server.ip(), port));
+        UdpSocket::bind(place).with_context(|| format!("cannot listen on {place}"))?;
+    }
+    Ok(())
+}
+
+const DHCP: u16 = 67;
+const TFTP: u16 = 69;
 
 /// One of two servers: waits as standby, serves as primary.
 struct Follower {
@@ -157,6 +183,7 @@ impl Follower {
 
     /// The room, unless it cannot be served; then the log says why.
     async fn open(&mut self) -> Option<Room> {
+        self.pair.stop_fetching();
         if let Ok(fresh) = config::load(&self.config.sources.path()) {
             self.config = fresh;
         }

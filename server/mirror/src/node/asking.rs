@@ -147,6 +147,7 @@ impl Node {
     fn is_agreed(&mut self, answer: &WitnessAnswer) -> bool {
         let agreed = self.durable.witness;
         if agreed == Some(answer.witness) {
+            self.asker.stranger = None;
             return true;
         }
         if self.may_adopt_by_hand() {

@@ -10,6 +10,7 @@ mod resync;
 mod seeking;
 mod session;
 mod standby;
+mod status;
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -23,37 +24,7 @@ use primary::Primary;
 use seeking::Seeking;
 use standby::Standby;
 
-/// What a server is at the moment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
-    /// It serves clients, or will as soon as it may.
-    Primary,
-    /// It follows a primary.
-    Standby,
-    /// Neither: it looks for a primary or tries to become one.
-    Seeking,
-}
-
-/// How a server is, for people and for tests.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Status {
-    /// What it is.
-    pub role: Role,
-    /// Its term.
-    pub term: Term,
-    /// Whether both servers hold the same and the standby may be promoted.
-    pub paired: bool,
-    /// Whether clients have to wait.
-    pub suspended: bool,
-    /// Blocks that a resync still has to send.
-    pub unsent: u64,
-    /// Items on their way to the standby.
-    pub in_flight: usize,
-    /// Whether its data may be served after a promotion.
-    pub consistent: bool,
-    /// Whether both servers have changes of their own.
-    pub split_brain: bool,
-}
+pub use status::{Progress, Role, Status, Wait};
 
 /// What a finished disk work was for.
 #[derive(Debug, Clone, Copy)]
@@ -113,6 +84,8 @@ pub struct Node {
     asker: Asker,
     peer: Option<(Moment, Hello)>,
     peer_term: Term,
+    /// When anything came from the other server.
+    heard: Option<Moment>,
     promise_until: Moment,
     hello_at: Moment,
     rest_until: Moment,
@@ -152,6 +125,7 @@ impl Node {
             asker: Asker::default(),
             peer: None,
             peer_term: Term(0),
+            heard: None,
             // A promise given before the crash is forgotten, so it is taken to have been given just now.
             promise_until: now.after(config.timing.promise),
             hello_at: now,
@@ -179,28 +153,6 @@ impl Node {
         }
         self.go_on();
         std::mem::take(&mut self.out)
-    }
-
-    /// How this server is.
-    pub fn status(&self) -> Status {
-        Status {
-            role: self.role(),
-            term: self.term,
-            paired: self.is_paired(),
-            suspended: self.primary.is_some() && self.road().is_none(),
-            unsent: self.dirty.unsent.len(),
-            in_flight: self.in_flight(),
-            consistent: !self.durable.inconsistent,
-            split_brain: self.split_brain,
-        }
-    }
-
-    fn role(&self) -> Role {
-        match (&self.primary, &self.standby) {
-            (Some(_), _) => Role::Primary,
-            (None, Some(_)) => Role::Standby,
-            (None, None) => Role::Seeking,
-        }
     }
 
     /// Whatever can go on now, goes on.
@@ -231,6 +183,7 @@ impl Node {
         if message.from == self.me {
             return;
         }
+        self.heard = Some(self.now);
         self.peer_term = self.peer_term.max(message.term);
         let Message { term, body, .. } = message;
         match body {

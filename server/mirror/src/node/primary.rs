@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::{Body, ConnectionId, Moment, Notice, PersistId, Ticket, VolumeId, WhyNot};
+use crate::{Body, ConnectionId, Moment, Notice, PersistId, Ticket, VolumeId};
 
 use super::{
     After, Node,
@@ -234,7 +234,7 @@ impl Node {
         let ready = even && self.asker.want.is_none();
         match self.primary.as_mut() {
             Some(primary) if ready => primary.yielding = true,
-            Some(_) => self.note(Notice::NotPromotable(WhyNot::Outdated)),
+            Some(_) => self.note(Notice::NotHandedOver),
             None => {}
         }
     }

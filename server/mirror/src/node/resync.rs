@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::{
-    BlockRange, Blocks, Fault, Item, Mode, Notice, Seq, SessionId, Ticket, VolumeId, Work, Yield,
+    BlockRange, Blocks, Fault, Item, Mode, Moment, Notice, Seq, SessionId, Ticket, VolumeId, Work, Yield,
     operation::Footprint,
 };
 
@@ -15,14 +15,29 @@ use super::{
 };
 
 /// How far the resync of a session is.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Resync {
+    pub(super) begun: Moment,
+    /// Blocks that the standby was found to hold, or has been sent.
+    pub(super) done: u64,
     /// Surveys that have not come: this server's, the standby's.
     surveys: (bool, bool),
     /// The standby has the metadata.
     metadata: bool,
     /// Flushes of what was sent, when all is sent.
     round: Option<BTreeSet<Ticket>>,
+}
+
+impl Resync {
+    pub(super) fn beginning(begun: Moment) -> Self {
+        Self {
+            begun,
+            done: 0,
+            surveys: (false, false),
+            metadata: false,
+            round: None,
+        }
+    }
 }
 
 impl Node {
@@ -97,7 +112,7 @@ impl Node {
             .filter(|c| c.is_piece())
             .filter_map(Change::blocks)
             .collect();
-        let room = self.config.chunks.saturating_sub(under_way.len());
+        let room = self.most_pieces().saturating_sub(under_way.len());
         let size = self.config.chunk;
         let split = |(volume, range): (VolumeId, BlockRange)| {
             (range.start..range.end)
@@ -114,6 +129,15 @@ impl Node {
         };
         let pieces = self.dirty.unsent.ranges().flat_map(split);
         pieces.filter(|piece| !taken(piece)).take(room).collect()
+    }
+
+    /// One at a time while clients have changes under way: theirs come first.
+    fn most_pieces(&self) -> usize {
+        let mut changes = self.primary.iter().flat_map(|p| p.changes.values());
+        match changes.any(|change| !change.is_piece()) {
+            true => 1,
+            false => self.config.chunks,
+        }
     }
 
     /// A piece has its turn: nothing else touches these blocks until it is done.
@@ -214,6 +238,9 @@ impl Node {
         self.dirty.unsent.remove(volume, range);
         if let Some(seq) = seq {
             self.dirty.push(volume, seq, range);
+        }
+        if let Some(session) = self.session_mut() {
+            session.resync.done += range.blocks();
         }
     }
 

@@ -84,8 +84,22 @@ impl Node {
         } else if self.primary.is_some() {
             self.offer_session(term, &hello);
         } else if other_primary {
+            self.notice_rival(term, &hello);
             self.say_hello();
         }
+    }
+
+    /// Sees whether the primary knows what these data were last.
+    fn notice_rival(&mut self, term: Term, primary: &Hello) {
+        if self.role() != Role::Seeking || term < self.durable.term {
+            return;
+        }
+        let newest = self.durable.history.first();
+        let rival = newest.is_some_and(|newest| !primary.history.contains(newest));
+        if rival && !self.split_brain {
+            self.note(Notice::SplitBrain);
+        }
+        self.split_brain = rival;
     }
 
     fn two_primaries(&mut self, term: Term) {

@@ -34,6 +34,15 @@ pub(super) enum Purpose {
     Nothing,
 }
 
+/// An item without an answer.
+#[derive(Debug)]
+struct Pending {
+    purpose: Purpose,
+    since: Moment,
+    /// Bytes of content.
+    bytes: u64,
+}
+
 #[derive(Debug)]
 pub(super) struct Session {
     pub(super) id: SessionId,
@@ -42,7 +51,7 @@ pub(super) struct Session {
     empty: bool,
     pub(super) phase: Phase,
     last_seq: Seq,
-    pending: BTreeMap<Seq, (Purpose, Moment)>,
+    pending: BTreeMap<Seq, Pending>,
     /// Begun, or last heard of.
     heard: Moment,
     ping_at: Moment,
@@ -63,9 +72,18 @@ impl Session {
             heard: now,
             ping_at: now,
             pings: 0,
-            resync: Resync::default(),
+            resync: Resync::beginning(now),
             adopting: None,
         }
+    }
+
+    /// Since when the oldest item has been without an answer.
+    pub(super) fn oldest(&self) -> Option<Moment> {
+        self.pending.values().next().map(|pending| pending.since)
+    }
+
+    pub(super) fn bytes_in_flight(&self) -> u64 {
+        self.pending.values().map(|pending| pending.bytes).sum()
     }
 }
 
@@ -170,7 +188,12 @@ impl Node {
         };
         session.last_seq.0 += 1;
         let (id, seq) = (session.id, session.last_seq);
-        session.pending.insert(seq, (purpose, now));
+        let pending = Pending {
+            purpose,
+            since: now,
+            bytes: item.content_length(),
+        };
+        session.pending.insert(seq, pending);
         self.send(Body::Ship {
             session: id,
             seq,
@@ -192,10 +215,10 @@ impl Node {
             return;
         }
         self.hear();
-        let Some((purpose, _)) = self.session_mut().and_then(|s| s.pending.remove(&seq)) else {
+        let Some(pending) = self.session_mut().and_then(|s| s.pending.remove(&seq)) else {
             return;
         };
-        match (purpose, answer) {
+        match (pending.purpose, answer) {
             (Purpose::Change(ticket), _) => self.change_acknowledged(ticket, seq),
             (Purpose::Flush(ticket), _) => self.flush_acknowledged(ticket),
             (Purpose::Sum(ticket), ItemAnswer::Sum(sum)) => self.standby_summed(ticket, seq, sum),
@@ -262,8 +285,8 @@ impl Node {
         let timing = self.config.timing;
         let now = self.now;
         let lost = self.session().is_some_and(|session| {
-            let oldest = session.pending.values().next();
-            let stalled = oldest.is_some_and(|(_, since)| now.since(*since) >= timing.stall);
+            let oldest = session.oldest();
+            let stalled = oldest.is_some_and(|since| now.since(since) >= timing.stall);
             now.since(session.heard) >= timing.silence || stalled
         });
         if lost {

@@ -167,3 +167,39 @@ impl Write for Timed<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering;
+
+    use super::{
+        super::{
+            DEADLINE,
+            tests::{Site, relay},
+        },
+        *,
+    };
+
+    #[test]
+    fn a_connection_is_kept_but_not_trusted_for_ever() {
+        let site = Site::new();
+        let (_witness, address) = site.witness(0);
+        let (between, _, connections) = relay(address);
+        let secret = PairSecret::read(&site.secret).unwrap();
+        let mut way = Dialled::new(between, &secret, NodeId::A);
+        let ask = |way: &mut Dialled, number| {
+            let request = WitnessRequest {
+                number,
+                from: NodeId::A,
+                swap: None,
+            };
+            // On a busy machine an answer may be late.
+            while way.ask(&request, Instant::now() + 10 * DEADLINE).is_err() {}
+            connections.load(Ordering::SeqCst)
+        };
+        let first = ask(&mut way, 1);
+        assert_eq!(ask(&mut way, 2), first);
+        way.kept.as_mut().unwrap().used -= STALE;
+        assert_eq!(ask(&mut way, 3), first + 1);
+    }
+}

@@ -1,8 +1,9 @@
 //! What the machine says is to be done, sorted into what is done under its lock and what after it.
 
-use mirror::{Action, Notice, Op, Reply, Ticket, Work};
+use mirror::{Action, Notice, Reply, Ticket, Work};
 
 use super::{Completion, Core, Mirror};
+use crate::mirror::store::volume_of;
 
 /// What is done once the lock is free.
 #[derive(Default)]
@@ -60,29 +61,25 @@ impl Mirror {
             Notice::SplitBrain | Notice::StrangeWitness | Notice::StandbyFailed => {
                 tracing::error!("{}", say(notice));
             }
-            Notice::PeerLost | Notice::Deposed(_) | Notice::NotPromotable(_) => {
+            Notice::PeerLost
+            | Notice::Deposed(_)
+            | Notice::NotPromotable(_)
+            | Notice::NotHandedOver => {
                 tracing::warn!("{}", say(notice));
             }
             _ => tracing::info!("{}", say(notice)),
         }
+        self.chronicle.note(notice);
         let _ = self.notices.send(notice);
     }
 }
 
 /// Works of one volume share their turn.
 pub(super) fn lane_of(work: &Work) -> String {
-    let volume = match work {
-        Work::Apply(Op::Write { volume, .. } | Op::Zero { volume, .. })
-        | Work::Restore { volume, .. }
-        | Work::Read { volume, .. }
-        | Work::Sum { volume, .. }
-        | Work::Flush(volume) => volume.0,
-        Work::Apply(Op::Meta { .. })
-        | Work::ReplaceMetadata(_)
-        | Work::ReadMetadata
-        | Work::Survey => return "metadata".into(),
-    };
-    format!("volume {volume}")
+    match volume_of(work) {
+        Some(volume) => format!("volume {}", volume.0),
+        None => "metadata".into(),
+    }
 }
 
 /// A notice in words, with what to do where that is anybody's.
@@ -106,6 +103,7 @@ pub fn say(notice: Notice) -> String {
              place. `bootroom standby accept-witness` if that is right"
             .into(),
         Notice::NotPromotable(why) => format!("not promoted: {}", say_why_not(why)),
+        Notice::NotHandedOver => "the other server does not take over: it does not hold everything yet".into(),
         Notice::StandbyFailed => "the disk of this standby failed; it starts again in a moment".into(),
     }
 }

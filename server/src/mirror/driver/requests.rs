@@ -101,7 +101,9 @@ impl Mirror {
         limit: Option<Duration>,
     ) -> Result<(), Unmade> {
         let (tell, told) = mpsc::sync_channel(1);
-        let done: Completion = Box::new(move |reply| drop(tell.send(reply)));
+        let done: Completion = Box::new(move |reply| {
+            let _ = tell.send(reply);
+        });
         self.submit(from, vec![Change { ask, done }]);
         let reply = match limit {
             Some(limit) => told.recv_timeout(limit).map_err(|_| Unmade::Suspended)?,

@@ -1,7 +1,7 @@
 //! What this server receives.
 
 use std::{
-    io::{self, Read, Write},
+    io::{self, BufRead, Read, Write},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     sync::Arc,
     thread,
@@ -148,13 +148,8 @@ impl Hall {
     fn read_all(&self, mut stream: Stream, number: u64) -> anyhow::Result<()> {
         let mut received = BytesMut::new();
         let mut room = vec![0; ROOM];
+        decrypted(&mut stream.conn, &mut received)?;
         loop {
-            let count = stream.read(&mut room)?;
-            if count == 0 {
-                return Ok(());
-            }
-            received.extend_from_slice(&room[..count]);
-            self.take_in(&mut stream, &mut room, &mut received)?;
             let messages = take_messages(&mut received)?;
             if self.current.lock().0 != number {
                 return Ok(());
@@ -162,24 +157,44 @@ impl Hall {
             if !messages.is_empty() {
                 self.doors.messages(messages);
             }
+            let count = stream.sock.read(&mut room)?;
+            if count == 0 {
+                return Ok(());
+            }
+            decrypt(&mut stream.conn, &room[..count], &mut received)?;
         }
     }
+}
 
-    /// What TLS has decrypted already, without waiting for more.
-    fn take_in(
-        &self,
-        stream: &mut Stream,
-        room: &mut [u8],
-        received: &mut BytesMut,
-    ) -> anyhow::Result<()> {
-        loop {
-            match stream.conn.reader().read(room) {
-                Ok(0) => return Ok(()),
-                Ok(count) => received.extend_from_slice(&room[..count]),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                Err(error) => return Err(error.into()),
-            }
+/// Takes what came off the socket. By itself rustls asks the socket for a few KiB at a time.
+fn decrypt(
+    tls: &mut ServerConnection,
+    mut bytes: &[u8],
+    received: &mut BytesMut,
+) -> anyhow::Result<()> {
+    while !bytes.is_empty() {
+        tls.read_tls(&mut bytes)?;
+        tls.process_new_packets()?;
+        decrypted(tls, received)?;
+    }
+    Ok(())
+}
+
+/// What TLS holds ready.
+fn decrypted(tls: &mut ServerConnection, received: &mut BytesMut) -> io::Result<()> {
+    loop {
+        let mut reader = tls.reader();
+        let ready = match reader.fill_buf() {
+            Ok(ready) => ready,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        if ready.is_empty() {
+            return Ok(());
         }
+        received.extend_from_slice(ready);
+        let count = ready.len();
+        reader.consume(count);
     }
 }
 

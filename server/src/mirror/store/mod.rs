@@ -39,6 +39,15 @@ impl PairStore {
     /// # Errors
     /// What the disk said.
     pub fn work(&self, work: Work) -> Result<Yield, Failure> {
+        let volume = volume_of(&work);
+        let done = self.work_on(work);
+        if let (Err((Fault::Broken, _)), Some(volume)) = (&done, volume) {
+            self.volumes.let_go(volume);
+        }
+        done
+    }
+
+    fn work_on(&self, work: Work) -> Result<Yield, Failure> {
         match work {
             Work::Apply(op) => self.apply(op),
             Work::Restore {
@@ -300,6 +309,21 @@ impl PairStore {
     }
 }
 
+/// The volume that a work is about, if it is about one.
+pub fn volume_of(work: &Work) -> Option<VolumeId> {
+    match work {
+        Work::Apply(Op::Write { volume, .. } | Op::Zero { volume, .. })
+        | Work::Restore { volume, .. }
+        | Work::Read { volume, .. }
+        | Work::Sum { volume, .. }
+        | Work::Flush(volume) => Some(*volume),
+        Work::Apply(Op::Meta { .. })
+        | Work::ReplaceMetadata(_)
+        | Work::ReadMetadata
+        | Work::Survey => None,
+    }
+}
+
 /// Writes a block; one of zeros takes no room.
 fn put(disk: &Attachment, offset: u64, data: &[u8]) -> overlay::Result<()> {
     match data.iter().all(|byte| *byte == 0) {
@@ -332,3 +356,6 @@ fn of_overlay(error: overlay::Error) -> Failure {
     };
     (fault, error.into())
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,296 @@
+//! What is done to the pair: each verb says what it may cost, asks where something may be lost, and waits for what comes
+//! of it.
+
+use anyhow::bail;
+use serde_json::json;
+
+use super::{
+    AskedOptions, HandOverOptions, PromoteOptions,
+    outcome::{Outcome, view},
+};
+use crate::{
+    cli::{Exit, Target, ask, output},
+    config::units::ByteSize,
+    control::standby::model::{DifferingView, EventKind, EventView, PairView, RoleView},
+};
+
+/// How a demand ended: for scripts and for people.
+struct Ended {
+    done: bool,
+    text: String,
+}
+
+impl Ended {
+    fn well(text: impl Into<String>) -> Self {
+        Self {
+            done: true,
+            text: text.into(),
+        }
+    }
+
+    fn badly(text: impl Into<String>) -> Self {
+        Self {
+            done: false,
+            text: text.into(),
+        }
+    }
+}
+
+async fn report(target: &Target, ended: Ended) -> anyhow::Result<Exit> {
+    if !ended.done {
+        bail!(ended.text);
+    }
+    if !target.json {
+        say!("{}", ended.text);
+        return Ok(Exit::Ok);
+    }
+    let view = view(&target.control()?).await?;
+    output::json(&json!({ "done": true, "text": ended.text, "pair": view }))?;
+    Ok(Exit::Ok)
+}
+
+fn agreed(yes: bool, question: &str, reason: &str) -> anyhow::Result<()> {
+    if !yes && !ask::confirm(question, reason)? {
+        bail!("nothing was done");
+    }
+    Ok(())
+}
+
+/// `standby promote`.
+pub async fn promote(options: &PromoteOptions) -> anyhow::Result<Exit> {
+    let control = options.target.control()?;
+    let before = view(&control).await?;
+    if before.role == RoleView::Primary {
+        let text = format!("this server is the primary already (term {})", before.term);
+        return report(&options.target, Ended::well(text)).await;
+    }
+    if options.force || asks(&before) {
+        let reason = may_be_lost(&before, options.force);
+        tell_on_stderr(&reason);
+        agreed(
+            options.yes,
+            "Make this server the primary all the same?",
+            &reason,
+        )?;
+    }
+    let mut outcome = Outcome::listen(&control).await?;
+    control
+        .post(&format!("/v1/standby/promote?force={}", options.force))
+        .await?;
+    let ended = outcome.wait(promoted_event, |_| None).await?;
+    let ended = match ended {
+        Some(ended) => ended,
+        None => no_promotion(&view(&control).await?),
+    };
+    report(&options.target, ended).await
+}
+
+/// Whether a promotion without force may cost something that nobody but a person can know: without a witness the other
+/// server may be serving the machines unseen.
+fn asks(view: &PairView) -> bool {
+    view.witness.is_none() && !view.linked && !view.empty
+}
+
+fn tell_on_stderr(reason: &str) {
+    eprintln!("{reason}");
+}
+
+/// What a promotion may cost, as far as this server knows.
+fn may_be_lost(view: &PairView, force: bool) -> String {
+    let mut lines = Vec::new();
+    if view.witness.is_none() {
+        lines.push(
+            "There is no witness: if the other server still serves the machines, both have changes of their own after this, \
+             and those of one of them are lost. Make sure that it is off."
+                .to_owned(),
+        );
+    }
+    if force {
+        lines.extend(forced(view));
+    }
+    lines.join("\n")
+}
+
+fn forced(view: &PairView) -> Vec<String> {
+    let mut lines = Vec::new();
+    if view.empty {
+        lines.push(
+            "This server has no data of the pair: all that the other one has is lost.".into(),
+        );
+    } else if !view.consistent {
+        lines.push(
+            "This server was being brought up: its disks are half old and half new, and machines may find broken file systems."
+                .into(),
+        );
+    }
+    if view.rolled_back {
+        lines.push(
+            "This server lost power: writes that were answered and not flushed may be lost.".into(),
+        );
+    }
+    if let Some(most) = view.most_behind {
+        lines.push(format!(
+            "Mode \"async\": up to {most} changes that the other server answered may never have come here."
+        ));
+    }
+    let heard = match view.heard_seconds {
+        Some(seconds) => format!("It last heard of the other one {seconds:.0} s ago"),
+        None => "It has not heard of the other one since it was started".into(),
+    };
+    lines.push(format!(
+        "{heard}: what that one answered alone since they parted is lost."
+    ));
+    lines
+}
+
+fn promoted_event(event: &EventView) -> Option<Ended> {
+    match event.event {
+        EventKind::Primary => Some(Ended::well(event.text.clone())),
+        EventKind::NotPromotable => Some(Ended::badly(event.text.clone())),
+        _ => None,
+    }
+}
+
+/// Nothing came of it in time.
+fn no_promotion(view: &PairView) -> Ended {
+    let trouble = view.witness.as_ref().and_then(|one| one.trouble.as_ref());
+    match (view.role, trouble) {
+        (RoleView::Primary, _) => {
+            Ended::well(format!("this server is the primary (term {})", view.term))
+        }
+        (RoleView::Standby, _) => Ended::badly(format!(
+            "not promoted: the other server, {}, is the primary, and this one is its standby again",
+            view.peer
+        )),
+        (RoleView::Seeking, Some(trouble)) => Ended::badly(format!(
+            "not promoted yet: the witness does not answer ({trouble}), and without it nobody knows whether the other server \
+             serves the machines. It is asked until it answers"
+        )),
+        (RoleView::Seeking, None) => Ended::badly(
+            "not promoted yet, and no reason was given: look at `bootroom standby status`",
+        ),
+    }
+}
+
+/// `standby handover`.
+pub async fn hand_over(options: &HandOverOptions) -> anyhow::Result<Exit> {
+    let control = options.target.control()?;
+    let mut outcome = Outcome::listen(&control).await?;
+    control.post("/v1/standby/handover").await?;
+    let ended = outcome.wait(not_handed_over, handed_over).await?;
+    let ended = match ended {
+        Some(ended) => ended,
+        None => still_here(&view(&control).await?),
+    };
+    report(&options.target, ended).await
+}
+
+fn not_handed_over(event: &EventView) -> Option<Ended> {
+    match event.event {
+        EventKind::NotHandedOver | EventKind::PeerLost => Some(Ended::badly(event.text.clone())),
+        _ => None,
+    }
+}
+
+/// The other server has taken over when this one follows it.
+fn handed_over(view: &PairView) -> Option<Ended> {
+    (view.role == RoleView::Standby).then(|| {
+        Ended::well(format!(
+            "{} is the primary now (term {}), and this server its standby",
+            view.peer, view.term
+        ))
+    })
+}
+
+fn still_here(view: &PairView) -> Ended {
+    Ended::badly(match view.role {
+        RoleView::Primary => "not handed over: this server is still the primary",
+        _ => {
+            "this server made way, and the other one has not taken over yet: look at `bootroom standby status` there"
+        }
+    })
+}
+
+/// `standby discard`.
+pub async fn discard(options: &AskedOptions) -> anyhow::Result<Exit> {
+    let control = options.target.control()?;
+    let before = view(&control).await?;
+    if before.role == RoleView::Seeking {
+        let reason = given_up(&before);
+        tell_on_stderr(&reason);
+        agreed(
+            options.yes,
+            "Give them up?",
+            "this server's own changes are given up",
+        )?;
+    }
+    let mut outcome = Outcome::listen(&control).await?;
+    control.post("/v1/standby/discard").await?;
+    let ended = outcome.wait(|_| None, taken_up).await?;
+    let waits = Ended::well(format!(
+        "given up: this server takes everything from {} once that is there",
+        before.peer
+    ));
+    report(&options.target, ended.unwrap_or(waits)).await
+}
+
+/// What is lost by giving up this server's changes.
+fn given_up(view: &PairView) -> String {
+    let disks = view.split_brain.as_deref().unwrap_or_default();
+    let first = match view.split_brain {
+        Some(_) => {
+            "These disks were changed on this server alone; they become as they are on the other one:"
+        }
+        None => {
+            "No split brain was seen. All data of this server are taken anew from the other one."
+        }
+    };
+    let lines = disks.iter().map(disk_line);
+    [first.to_owned()]
+        .into_iter()
+        .chain(lines)
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+/// A disk and how much of it is meant.
+pub fn disk_line(disk: &DifferingView) -> String {
+    let name = disk.client.as_ref().map(|name| format!(" ({name})"));
+    format!(
+        "  {}{}: up to {}",
+        disk.overlay,
+        name.unwrap_or_default(),
+        ByteSize(disk.bytes)
+    )
+}
+
+fn taken_up(view: &PairView) -> Option<Ended> {
+    (view.role == RoleView::Standby).then(|| {
+        Ended::well(format!(
+            "given up: {} sends its data, `bootroom standby status` there shows how far it is",
+            view.peer
+        ))
+    })
+}
+
+/// `standby accept-witness`.
+pub async fn accept_witness(options: &AskedOptions) -> anyhow::Result<Exit> {
+    let control = options.target.control()?;
+    let before = view(&control).await?;
+    if before.witness.as_ref().is_some_and(|one| one.strange) {
+        let reason = "If the other server can reach the old witness, or another record, both may become primary at once: say \
+                      this on one server, while the other one is its standby or off.";
+        tell_on_stderr(reason);
+        agreed(
+            options.yes,
+            "Does the witness that answers count from here on?",
+            reason,
+        )?;
+    }
+    control.post("/v1/standby/accept-witness").await?;
+    report(
+        &options.target,
+        Ended::well("the witness that answers counts from here on"),
+    )
+    .await
+}

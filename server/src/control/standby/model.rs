@@ -1,0 +1,227 @@
+//! What the control API says about the pair; also what `bootroom standby status --json` prints.
+
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+/// What a server of a pair is at the moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RoleView {
+    /// It serves the room.
+    Primary,
+    /// It follows the other one.
+    Standby,
+    /// Neither.
+    Seeking,
+}
+
+/// One server of a pair, as it sees itself and the other one.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PairView {
+    /// The release that runs.
+    pub version: String,
+    /// Its process.
+    pub pid: u32,
+    /// Seconds since it started.
+    pub uptime_seconds: u64,
+    /// `A`, the one with the lower address, or `B`.
+    pub server: String,
+    /// Where this server listens for the other one.
+    pub listen: SocketAddr,
+    /// Where the other one listens for this one.
+    pub peer: SocketAddr,
+    /// `sync` or `async`.
+    pub mode: String,
+    /// In mode `async`: changes that the standby may be behind.
+    pub most_behind: Option<usize>,
+    /// `continue` or `suspend`.
+    pub alone: String,
+    /// What it is.
+    pub role: RoleView,
+    /// Number of the reign that it knows of.
+    pub term: u64,
+    /// Whether there is a connection to the other server.
+    pub linked: bool,
+    /// How long ago it was heard of.
+    pub heard_seconds: Option<f64>,
+    /// Both servers hold the same, and the standby can take over.
+    pub paired: bool,
+    /// Its data are whole: not half old and half new.
+    pub consistent: bool,
+    /// It has no data of the pair.
+    pub empty: bool,
+    /// It lost power and may lack what was not flushed.
+    pub rolled_back: bool,
+    /// Why the machines have to wait, if they have to.
+    pub suspended: Option<String>,
+    /// Primary: how far the standby is behind.
+    pub lag: LagView,
+    /// The standby is being brought up.
+    pub resync: Option<ProgressView>,
+    /// Both sides are being compared.
+    pub verify: Option<ProgressView>,
+    /// The last comparison of both sides since this server started.
+    pub last_verify: Option<VerifyView>,
+    /// Both servers have changes of their own; the disks that this one changed by itself.
+    pub split_brain: Option<Vec<DifferingView>>,
+    /// Who decides; a person if none.
+    pub witness: Option<WitnessView>,
+    /// Image versions on their way from the primary.
+    pub images: ImagesView,
+    /// What is not as it should be, with what to do; nothing if all is well.
+    pub problems: Vec<String>,
+    /// What may need a look, though the machines and the pair are well.
+    pub warnings: Vec<String>,
+    /// What happened lately, newest last.
+    pub recent: Vec<EventView>,
+}
+
+/// How far the standby is behind.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct LagView {
+    /// Items on their way to it.
+    pub items: usize,
+    /// Bytes of content in them.
+    pub bytes: u64,
+    /// Bytes of all messages that have not left yet.
+    pub unsent_bytes: u64,
+    /// How long the oldest has waited for its answer.
+    pub seconds: f64,
+}
+
+/// How far something is.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct ProgressView {
+    /// Whether everything is compared by checksum.
+    pub compare: bool,
+    /// Blocks of 4 KiB done.
+    pub blocks_done: u64,
+    /// Blocks left, as far as they are known.
+    pub blocks_left: u64,
+    /// How fast it goes.
+    pub bytes_per_second: u64,
+    /// Time left at that speed.
+    pub seconds_left: Option<u64>,
+}
+
+/// How a comparison of both sides ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerifyView {
+    /// When, in milliseconds since 1970.
+    pub time_ms: u64,
+    /// Blocks compared.
+    pub blocks: u64,
+    /// Blocks that differed, and were sent again.
+    pub differing: u64,
+    /// It did not come to its end: the standby was lost, or this server is primary no longer.
+    pub stopped: bool,
+    /// The disks that differed.
+    pub disks: Vec<DifferingView>,
+}
+
+/// A disk that differs between the servers, or may.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DifferingView {
+    /// The overlay.
+    pub overlay: String,
+    /// Name of the machine, if it is known.
+    pub client: Option<String>,
+    /// Bytes that may differ, in whole blocks or, if noted while alone, in whole regions of 4 MiB.
+    pub bytes: u64,
+}
+
+/// Who decides who is primary.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WitnessView {
+    /// Where it is.
+    pub place: String,
+    /// Why it does not answer, if it does not.
+    pub trouble: Option<String>,
+    /// It is another one than the one that was agreed on.
+    pub strange: bool,
+    /// Which server it has down as primary.
+    pub primary: Option<String>,
+    /// Which server it has down as lacking something.
+    pub outdated: Option<String>,
+}
+
+/// Image versions on their way from the primary.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImagesView {
+    /// Versions that this server lacks.
+    pub lacking: usize,
+    /// Parts of a thousand of the file under way.
+    pub permille: Option<u16>,
+    /// What keeps them from coming.
+    pub trouble: Option<String>,
+}
+
+/// Something that happened to the pair.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventView {
+    /// When, in milliseconds since 1970.
+    pub time_ms: u64,
+    /// What.
+    pub event: EventKind,
+    /// The same for people.
+    pub text: String,
+}
+
+/// What can happen to a pair.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EventKind {
+    /// This server became primary.
+    Primary,
+    /// It is primary no longer.
+    Deposed,
+    /// The standby is lost.
+    PeerLost,
+    /// Going on without a standby.
+    GoingAlone,
+    /// The standby is being brought up.
+    Resync,
+    /// Both servers hold the same.
+    Paired,
+    /// Both servers have changes of their own.
+    SplitBrain,
+    /// Another witness than the agreed one answers.
+    StrangeWitness,
+    /// A promotion was refused.
+    NotPromotable,
+    /// Handing over was refused.
+    NotHandedOver,
+    /// This standby's disk failed.
+    StandbyFailed,
+}
+
+/// How `standby promote` is meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PromoteRequest {
+    /// Although something may be lost.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// The demand was taken; what comes of it is in the events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Asked {
+    /// The term when it was asked.
+    pub term: u64,
+}
+
+/// The pair in one line, for `bootroom status`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PairLine {
+    /// What this server is.
+    pub role: RoleView,
+    /// Where the other one is.
+    pub peer: SocketAddr,
+    /// Number of the reign that it knows of.
+    pub term: u64,
+    /// Both servers hold the same, and the standby can take over.
+    pub paired: bool,
+    /// What is not as it should be.
+    pub problems: Vec<String>,
+}

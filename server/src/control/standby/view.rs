@@ -1,0 +1,261 @@
+//! Gathers what there is to say about the pair.
+
+use std::{
+    collections::BTreeMap,
+    process,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use mirror::{Alone, BLOCK, Blocks, Mode, NodeId, Notice, Progress, Role, Status, VolumeId, Wait};
+
+use super::{
+    model::{
+        DifferingView, EventKind, EventView, ImagesView, LagView, PairLine, PairView, ProgressView,
+        RoleView, WitnessView,
+    },
+    problems::{problems, warnings},
+};
+use crate::{
+    clients::{disks::owner, registry::Record},
+    config::standby::Standby,
+    control::desk::Desk,
+    mirror::{asking::WitnessPlace, driver::say, pair::Pair, secret::PairSecret},
+};
+
+impl From<Role> for RoleView {
+    fn from(role: Role) -> Self {
+        match role {
+            Role::Primary => Self::Primary,
+            Role::Standby => Self::Standby,
+            Role::Seeking => Self::Seeking,
+        }
+    }
+}
+
+impl From<Notice> for EventKind {
+    fn from(notice: Notice) -> Self {
+        match notice {
+            Notice::Primary(_) => Self::Primary,
+            Notice::Deposed(_) => Self::Deposed,
+            Notice::PeerLost => Self::PeerLost,
+            Notice::GoingAlone => Self::GoingAlone,
+            Notice::Resync { .. } => Self::Resync,
+            Notice::Paired => Self::Paired,
+            Notice::SplitBrain => Self::SplitBrain,
+            Notice::StrangeWitness => Self::StrangeWitness,
+            Notice::NotPromotable(_) => Self::NotPromotable,
+            Notice::NotHandedOver => Self::NotHandedOver,
+            Notice::StandbyFailed => Self::StandbyFailed,
+        }
+    }
+}
+
+/// All of it. Asks the witness, so it may take half a second.
+pub fn pair(desk: &Desk, pair: &Pair) -> PairView {
+    let mut view = without_witness(desk, pair);
+    view.witness = witness(&pair.settings, pair.mirror.status().strange_witness);
+    view.problems = problems(&view);
+    view.warnings = warnings(&view);
+    view
+}
+
+/// The short form.
+pub fn line(desk: &Desk, pair: &Pair) -> PairLine {
+    let view = without_witness(desk, pair);
+    PairLine {
+        problems: problems(&view),
+        role: view.role,
+        peer: view.peer,
+        term: view.term,
+        paired: view.paired,
+    }
+}
+
+fn without_witness(desk: &Desk, pair: &Pair) -> PairView {
+    let (settings, status) = (&pair.settings, pair.mirror.status());
+    let (mode, most_behind) = match settings.mode {
+        Mode::Sync => ("sync", None),
+        Mode::Async { lag } => ("async", Some(lag)),
+    };
+    PairView {
+        version: env!("CARGO_PKG_VERSION").into(),
+        pid: process::id(),
+        uptime_seconds: desk.started().elapsed().as_secs(),
+        server: letter(settings.me()),
+        listen: settings.listen,
+        peer: settings.peer.value,
+        mode: mode.into(),
+        most_behind,
+        alone: alone(settings.alone).into(),
+        role: status.role.into(),
+        term: status.term.0,
+        linked: pair.mirror.is_linked(),
+        heard_seconds: status.heard.map(|span| seconds(span.0)),
+        paired: is_paired(&status),
+        consistent: status.consistent,
+        empty: status.empty,
+        rolled_back: status.rolled_back,
+        suspended: status
+            .waits
+            .map(|wait| waits(wait, pair.mirror.witness_trouble())),
+        lag: lag(&status, pair.mirror.unsent_bytes()),
+        resync: status.resync.map(progress),
+        verify: None,
+        last_verify: None,
+        split_brain: status
+            .split_brain
+            .then(|| differing(pair, &pair.mirror.differing())),
+        witness: None,
+        images: images(pair),
+        problems: Vec::new(),
+        warnings: Vec::new(),
+        recent: recent(pair),
+    }
+}
+
+/// A standby tells by its own data whether it was brought up.
+fn is_paired(status: &Status) -> bool {
+    status.paired || (status.role == Role::Standby && status.consistent)
+}
+
+fn letter(node: NodeId) -> String {
+    format!("{node:?}")
+}
+
+fn alone(alone: Alone) -> &'static str {
+    match alone {
+        Alone::Continue => "continue",
+        Alone::Suspend => "suspend",
+    }
+}
+
+fn seconds(millis: u64) -> f64 {
+    millis as f64 / 1000.0
+}
+
+/// Why the machines wait, in words. `trouble`: why the witness did not answer when it was asked last.
+fn waits(wait: Wait, trouble: Option<String>) -> String {
+    let text = match wait {
+        Wait::Beginning => "this server is about to begin",
+        Wait::Yielding => "the standby takes over",
+        Wait::Standby => "the standby is lost, and alone = \"suspend\" says to wait for it",
+        Wait::Witness => {
+            "the standby is lost, and the witness has not confirmed yet that it will not be promoted"
+        }
+    };
+    match trouble.filter(|_| wait == Wait::Witness) {
+        Some(trouble) => format!("{text}; it does not answer: {trouble}"),
+        None => text.to_owned(),
+    }
+}
+
+fn lag(status: &Status, unsent: usize) -> LagView {
+    LagView {
+        items: status.in_flight,
+        bytes: status.in_flight_bytes,
+        unsent_bytes: unsent as u64,
+        seconds: seconds(status.oldest.map_or(0, |span| span.0)),
+    }
+}
+
+/// How far it is, how fast it goes, and how long it will take at that speed.
+pub fn progress(progress: Progress) -> ProgressView {
+    let Progress {
+        compare,
+        done,
+        left,
+        since,
+    } = progress;
+    let rate = done.saturating_mul(BLOCK * 1000) / since.0.max(1);
+    ProgressView {
+        compare,
+        blocks_done: done,
+        blocks_left: left,
+        bytes_per_second: rate,
+        seconds_left: left.saturating_mul(BLOCK).checked_div(rate),
+    }
+}
+
+/// Disks with blocks in `blocks`, by overlay and machine.
+pub fn differing(pair: &Pair, blocks: &Blocks) -> Vec<DifferingView> {
+    let mut by_volume: BTreeMap<VolumeId, u64> = BTreeMap::new();
+    for (volume, range) in blocks.ranges() {
+        *by_volume.entry(volume).or_default() += range.blocks() * BLOCK;
+    }
+    let names = names(pair);
+    let specs = pair.mirror.store().volumes.specs();
+    let of = |volume: VolumeId| specs.iter().find(|(known, _)| *known == volume);
+    let view = |(volume, bytes)| {
+        let overlay = of(volume).map(|(_, spec)| spec.overlay.clone());
+        let mac = overlay.as_ref().and_then(owner);
+        DifferingView {
+            overlay: overlay.map_or_else(
+                || format!("volume {}, which is gone", volume.0),
+                |id| id.to_string(),
+            ),
+            client: mac.and_then(|mac| names.get(&mac.hex()).cloned()),
+            bytes,
+        }
+    };
+    by_volume.into_iter().map(view).collect()
+}
+
+/// Names of the machines by their addresses, as far as they can be read.
+fn names(pair: &Pair) -> BTreeMap<String, String> {
+    let rows = pair.mirror.store().rows.load().unwrap_or_default();
+    let records = rows
+        .into_iter()
+        .filter_map(|(_, row)| serde_json::from_str::<Record>(&row).ok());
+    records
+        .map(|record| (record.mac.hex(), record.name.to_string()))
+        .collect()
+}
+
+fn witness(settings: &Standby, strange: bool) -> Option<WitnessView> {
+    let place = settings.witness.as_ref()?;
+    let answer = look(place, settings);
+    let record = answer.as_ref().ok().and_then(|answer| answer.record);
+    Some(WitnessView {
+        place: place.to_string(),
+        trouble: answer.as_ref().err().map(|error| format!("{error:#}")),
+        strange,
+        primary: record.map(|record| letter(record.holder)),
+        outdated: record.and_then(|record| record.outdated).map(letter),
+    })
+}
+
+fn look(place: &WitnessPlace, settings: &Standby) -> anyhow::Result<mirror::WitnessAnswer> {
+    place.look(&PairSecret::read(&settings.secret)?, settings.me())
+}
+
+fn images(pair: &Pair) -> ImagesView {
+    let supplies = pair.supplies.lock().clone();
+    ImagesView {
+        lacking: supplies.lacking.len(),
+        permille: supplies.permille,
+        trouble: supplies.trouble,
+    }
+}
+
+fn recent(pair: &Pair) -> Vec<EventView> {
+    let recent = pair.mirror.chronicle().recent();
+    recent
+        .into_iter()
+        .map(|(when, notice)| event(when, notice))
+        .collect()
+}
+
+/// A notice for whoever follows the events.
+pub fn event(when: SystemTime, notice: Notice) -> EventView {
+    EventView {
+        time_ms: millis(when),
+        event: notice.into(),
+        text: say(notice),
+    }
+}
+
+/// Since 1970.
+pub fn millis(when: SystemTime) -> u64 {
+    let since = when.duration_since(UNIX_EPOCH).unwrap_or_default();
+    since.as_millis().try_into().unwrap_or(u64::MAX)
+}

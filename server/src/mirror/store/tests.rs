@@ -1,0 +1,205 @@
+use std::path::Path;
+
+use mirror::{BlockRange, Op};
+use overlay::{BaseId, Digest, FileBase, OverlayId, Retention, Store};
+use pxe::Mac;
+
+use super::{record::VolumeSpec, *};
+use crate::clients::registry::RedbRows;
+
+const SIZE: u64 = 1 << 20;
+const BASE: BaseId = BaseId {
+    version: uuid::Uuid::from_u128(7),
+    digest: Digest([7; 32]),
+};
+
+/// A server's half: its store, and what was lost at its start.
+fn open(dir: &Path) -> (PairStore, volumes::Lost) {
+    let image = dir.join("image");
+    std::fs::write(&image, vec![1; SIZE as usize]).unwrap();
+    let base = Arc::new(FileBase::open(&image, BASE).unwrap());
+    let overlays = dir.join("overlays");
+    let overlays = Arc::new(Store::open(&overlays, overlay::Options::default()).unwrap());
+    let bases = move |_, _| base.clone() as Arc<dyn overlay::Base>;
+    let path = dir.join("volumes.redb");
+    let (volumes, lost) = Volumes::open(&path, overlays, Box::new(bases)).unwrap();
+    let store = PairStore {
+        data: dir.to_owned(),
+        rows: Arc::new(RedbRows::open(&dir.join("state.redb")).unwrap()),
+        leases: RedbLeases::open(dir.join("leases.redb")).unwrap(),
+        volumes,
+    };
+    (store, lost)
+}
+
+fn spec(quota: Option<u64>) -> VolumeSpec {
+    VolumeSpec {
+        overlay: OverlayId::new("525400120001-debian").unwrap(),
+        base: BASE,
+        base_size: SIZE,
+        size: SIZE,
+        quota,
+        retention: Retention::Keep,
+    }
+}
+
+fn made(volume: u64, quota: Option<u64>) -> Record {
+    Record::Volume {
+        volume: Number(volume),
+        spec: Some(spec(quota)),
+    }
+}
+
+fn meta(store: &PairStore, records: &[Record]) {
+    let record = encode(records).unwrap();
+    let op = Op::Meta {
+        volume: None,
+        record,
+    };
+    store.work(Work::Apply(op)).unwrap();
+}
+
+fn write(store: &PairStore, volume: u64, offset: u64, data: Vec<u8>) -> Result<Yield, Failure> {
+    store.work(Work::Apply(Op::Write {
+        volume: VolumeId(volume),
+        offset,
+        length: data.len() as u64,
+        data: data.into(),
+    }))
+}
+
+fn blocks(start: u64, end: u64) -> BlockRange {
+    BlockRange { start, end }
+}
+
+fn read(store: &PairStore, volume: u64, range: BlockRange) -> Bytes {
+    let volume = VolumeId(volume);
+    match store.work(Work::Read { volume, range }).unwrap() {
+        Yield::Data(data) => data,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn surveyed(store: &PairStore) -> Blocks {
+    match store.work(Work::Survey).unwrap() {
+        Yield::Blocks(blocks) => blocks,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn all_metadata_of_one_server_is_that_of_the_other() {
+    let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (one, two) = (open(one.path()).0, open(two.path()).0);
+    let mac = Mac([2, 0, 0, 0, 0, 1]);
+    let client = Record::Client {
+        mac,
+        row: Some("{}".into()),
+    };
+    meta(&one, &[made(5, None), client]);
+    meta(&two, &[made(6, None), Record::absence(Key::Client(mac))]);
+    let Yield::Data(all) = one.work(Work::ReadMetadata).unwrap() else {
+        panic!("no metadata");
+    };
+    two.work(Work::ReplaceMetadata(all)).unwrap();
+    assert_eq!(two.records().unwrap(), one.records().unwrap());
+    assert_eq!(read(&two, 5, blocks(0, 1))[..], [1; 4096]);
+    let volume = VolumeId(6);
+    let range = blocks(0, 1);
+    let gone = two.work(Work::Read { volume, range }).unwrap();
+    assert!(matches!(gone, Yield::Gone));
+}
+
+#[test]
+fn what_reads_the_same_stays_in_the_base() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(dir.path());
+    meta(&store, &[made(5, None)]);
+    write(&store, 5, 4096, vec![9; 4096]).unwrap();
+    let mut content = vec![1; 4 * 4096];
+    content[3 * 4096..].fill(0);
+    store
+        .work(Work::Restore {
+            volume: VolumeId(5),
+            range: blocks(0, 4),
+            data: content.clone().into(),
+        })
+        .unwrap();
+    assert_eq!(read(&store, 5, blocks(0, 4))[..], content[..]);
+    let own: Vec<_> = surveyed(&store).ranges().map(|(_, range)| range).collect();
+    assert_eq!(own, [blocks(1, 2), blocks(3, 4)]);
+    let usage = store.volumes.overlay(VolumeId(5)).unwrap().unwrap().usage();
+    assert_eq!(usage.used, 4096, "zeros take no room");
+}
+
+#[test]
+fn ranges_end_where_the_disk_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(dir.path());
+    meta(&store, &[made(5, None)]);
+    let last = SIZE / BLOCK;
+    assert_eq!(read(&store, 5, blocks(last - 1, last + 1000)).len(), 4096);
+    assert_eq!(read(&store, 5, blocks(last + 1, u64::MAX)).len(), 0);
+}
+
+#[test]
+fn a_write_to_a_disk_that_is_not_here_is_no_success() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(dir.path());
+    let (fault, _) = write(&store, 5, 0, vec![9; 4096]).unwrap_err();
+    assert_eq!(fault, Fault::Broken);
+}
+
+#[test]
+fn a_reset_disk_is_another_volume_and_late_writes_do_not_reach_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(dir.path());
+    meta(&store, &[made(5, None)]);
+    write(&store, 5, 0, vec![9; 4096]).unwrap();
+    meta(&store, &[made(6, None)]);
+    assert!(write(&store, 5, 0, vec![8; 4096]).is_err());
+    assert_eq!(read(&store, 6, blocks(0, 1))[..], [1; 4096]);
+    assert_eq!(store.volumes.specs().len(), 1);
+}
+
+#[test]
+fn limits_change_and_the_content_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(dir.path());
+    meta(&store, &[made(5, None)]);
+    write(&store, 5, 0, vec![9; 4096]).unwrap();
+    meta(&store, &[made(5, Some(8192))]);
+    assert_eq!(read(&store, 5, blocks(0, 1))[..], [9; 4096]);
+    write(&store, 5, 4096, vec![9; 4096]).unwrap();
+    let (fault, _) = write(&store, 5, 8192, vec![9; 4096]).unwrap_err();
+    assert_eq!(fault, Fault::NoSpace);
+}
+
+/// A crash between the making of a fresh overlay and the writing of its row.
+#[test]
+fn a_volume_whose_overlay_is_another_one_by_now_is_lost_and_not_taken_for_it() {
+    let dir = tempfile::tempdir().unwrap();
+    {
+        let (store, lost) = open(dir.path());
+        assert_eq!(lost, []);
+        meta(&store, &[made(5, None)]);
+    }
+    {
+        let overlays = dir.path().join("overlays");
+        let overlays = Store::open(&overlays, overlay::Options::default()).unwrap();
+        let image = FileBase::open(&dir.path().join("image"), BASE).unwrap();
+        let spec = overlay::OverlaySpec {
+            size: SIZE,
+            quota: None,
+            retention: Retention::Keep,
+            base: Arc::new(image),
+        };
+        let id = OverlayId::new("525400120001-debian").unwrap();
+        overlays.reset(&id, spec).unwrap();
+    }
+    let (store, lost) = open(dir.path());
+    assert_eq!(lost, [(VolumeId(5), SIZE)]);
+    assert_eq!(store.volumes.specs(), []);
+    drop(store);
+    assert_eq!(open(dir.path()).1, [], "it is told once");
+}
