@@ -13,6 +13,7 @@ use crate::namespace::Namespace;
 use crate::site::cable;
 
 pub mod disk;
+pub mod guest;
 pub mod held;
 pub mod host;
 pub mod image;
@@ -213,6 +214,18 @@ impl Pair {
         wait_for(&what, LIMIT, || {
             let host = self.host(side);
             (host.serves() && host.is_paired()).then_some(())
+        });
+    }
+
+    /// Waits until this one serves the room without a standby.
+    ///
+    /// # Panics
+    /// When it does not come to that.
+    pub fn wait_lone(&self, side: Side) {
+        let what = format!("{side:?} to serve alone");
+        wait_for(&what, LIMIT, || {
+            let host = self.host(side);
+            (host.serves() && !host.is_paired()).then_some(())
         });
     }
 
