@@ -121,6 +121,11 @@ impl Overlays for PairOverlays {
         };
         // Nothing of what was there is under way any more, then the new one takes its place.
         let older = self.mirror.store().volumes.of(id).map(|(volume, _)| volume);
+        if older.is_none() {
+            // What fails here after the other server has it ends the session: refuse it before anybody is asked.
+            let room = self.store.require_room();
+            room.map_err(|error| Error::disk(format!("cannot make overlay {id}"), error))?;
+        }
         self.record(older, &[made], "make a disk")?;
         self.overlay(id)
     }
