@@ -47,7 +47,8 @@ pub(super) struct Change {
     pub(super) request: Option<RequestId>,
     /// The session that it was shipped in, and its place.
     pub(super) shipped: Option<(SessionId, Seq)>,
-    pub(super) sums: (Option<u64>, Option<u64>),
+    /// Checksums here and there; of a volume that the standby does not have, none.
+    pub(super) sums: (Option<u64>, Option<Option<u64>>),
 }
 
 impl Change {

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use crate::{
-    BlockRange, Blocks, Fault, Item, Mode, Moment, Notice, Seq, SessionId, Ticket, VolumeId, Work, Yield,
-    operation::Footprint,
+    BlockRange, Blocks, Fault, Item, Mode, Moment, Notice, Seq, SessionId, Ticket, VolumeId, Work,
+    Yield, operation::Footprint,
 };
 
 use super::{
@@ -189,7 +189,7 @@ impl Node {
         }
     }
 
-    pub(super) fn standby_summed(&mut self, ticket: Ticket, seq: Seq, sum: u64) {
+    pub(super) fn standby_summed(&mut self, ticket: Ticket, seq: Seq, sum: Option<u64>) {
         let Some(session) = self.session().map(|s| s.id) else {
             return;
         };
@@ -211,7 +211,7 @@ impl Node {
             return;
         };
         let seq = change.shipped.take().map(|(_, seq)| seq);
-        if here == there {
+        if Some(here) == there {
             self.piece_equal(ticket, seq);
         } else {
             self.work(Job::Read(ticket), Work::Read { volume, range });

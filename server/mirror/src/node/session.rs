@@ -221,7 +221,11 @@ impl Node {
         match (pending.purpose, answer) {
             (Purpose::Change(ticket), _) => self.change_acknowledged(ticket, seq),
             (Purpose::Flush(ticket), _) => self.flush_acknowledged(ticket),
-            (Purpose::Sum(ticket), ItemAnswer::Sum(sum)) => self.standby_summed(ticket, seq, sum),
+            (Purpose::Sum(ticket), ItemAnswer::Sum(sum)) => {
+                self.standby_summed(ticket, seq, Some(sum))
+            }
+            // It has no such volume. If this server has one, that will show.
+            (Purpose::Sum(ticket), ItemAnswer::Done) => self.standby_summed(ticket, seq, None),
             (Purpose::Survey, ItemAnswer::Blocks(blocks)) => self.standby_surveyed(&blocks),
             (Purpose::Synced, _) => self.synced(),
             (Purpose::Adopt(witness), _) => self.adoption_agreed(witness),

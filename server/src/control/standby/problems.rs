@@ -17,10 +17,21 @@ pub fn problems(view: &PairView) -> Vec<String> {
     if view.split_brain.is_none() {
         found.extend(not_paired(view));
     }
+    if view.own_disks > 0 {
+        found.push(own_disks(view.own_disks));
+    }
     found.extend(view.images.trouble.as_ref().map(|trouble| {
         format!("image versions do not come over from the other server: {trouble}")
     }));
     found
+}
+
+/// What a server with disks of its own is told before it may become a standby.
+pub fn own_disks(count: usize) -> String {
+    format!(
+        "this server has {count} disks of its own from the time when it was alone, and they would be deleted if it became \
+         the standby: `bootroom standby discard` if they are to go, `bootroom standby promote` if they are the ones that count"
+    )
 }
 
 const SPLIT: &str = "both servers have changes of their own (split brain). Look at `bootroom standby status` on both, and \
