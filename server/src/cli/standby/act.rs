@@ -77,7 +77,7 @@ pub async fn promote(options: &PromoteOptions) -> anyhow::Result<Exit> {
     control
         .post(&format!("/v1/standby/promote?force={}", options.force))
         .await?;
-    let ended = outcome.wait(promoted_event, |_| None).await?;
+    let ended = outcome.wait(promoted_event, follows).await?;
     let ended = match ended {
         Some(ended) => ended,
         None => no_promotion(&view(&control).await?),
@@ -151,6 +151,11 @@ fn promoted_event(event: &EventView) -> Option<Ended> {
     }
 }
 
+/// The other server was there, and primary.
+fn follows(view: &PairView) -> Option<Ended> {
+    (view.role == RoleView::Standby).then(|| no_promotion(view))
+}
+
 /// Nothing came of it in time.
 fn no_promotion(view: &PairView) -> Ended {
     let trouble = view.witness.as_ref().and_then(|one| one.trouble.as_ref());
@@ -187,19 +192,23 @@ pub async fn hand_over(options: &HandOverOptions) -> anyhow::Result<Exit> {
 
 fn not_handed_over(event: &EventView) -> Option<Ended> {
     match event.event {
-        EventKind::NotHandedOver | EventKind::PeerLost => Some(Ended::badly(event.text.clone())),
+        EventKind::NotHandedOver => Some(Ended::badly(event.text.clone())),
         _ => None,
     }
 }
 
 /// The other server has taken over when this one follows it.
 fn handed_over(view: &PairView) -> Option<Ended> {
-    (view.role == RoleView::Standby).then(|| {
-        Ended::well(format!(
-            "{} is the primary now (term {}), and this server its standby",
-            view.peer, view.term
-        ))
-    })
+    let (peer, term) = (view.peer, view.term);
+    match view.role {
+        RoleView::Standby => Some(Ended::well(format!(
+            "{peer} is the primary now (term {term}), and this server its standby"
+        ))),
+        RoleView::Primary if !view.paired => Some(Ended::badly(format!(
+            "not handed over: {peer} was lost meanwhile"
+        ))),
+        _ => None,
+    }
 }
 
 fn still_here(view: &PairView) -> Ended {

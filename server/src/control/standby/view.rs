@@ -11,7 +11,7 @@ use mirror::{Alone, BLOCK, Blocks, Mode, NodeId, Notice, Progress, Role, Status,
 use super::{
     model::{
         DifferingView, EventKind, EventView, ImagesView, LagView, PairLine, PairView, ProgressView,
-        RoleView, WitnessView,
+        RoleView, VerifyView, WitnessView,
     },
     problems::{problems, warnings},
 };
@@ -45,6 +45,8 @@ impl From<Notice> for EventKind {
             Notice::StrangeWitness => Self::StrangeWitness,
             Notice::NotPromotable(_) => Self::NotPromotable,
             Notice::NotHandedOver => Self::NotHandedOver,
+            Notice::Verified { .. } => Self::Verified,
+            Notice::VerifyStopped => Self::VerifyStopped,
             Notice::StandbyFailed => Self::StandbyFailed,
         }
     }
@@ -100,8 +102,8 @@ fn without_witness(desk: &Desk, pair: &Pair) -> PairView {
             .map(|wait| waits(wait, pair.mirror.witness_trouble())),
         lag: lag(&status, pair.mirror.unsent_bytes()),
         resync: status.resync.map(progress),
-        verify: None,
-        last_verify: None,
+        verify: status.verify.map(progress),
+        last_verify: verified(pair),
         split_brain: status
             .split_brain
             .then(|| differing(pair, &pair.mirror.differing())),
@@ -209,6 +211,20 @@ fn names(pair: &Pair) -> BTreeMap<String, String> {
     records
         .map(|record| (record.mac.hex(), record.name.to_string()))
         .collect()
+}
+
+/// The last comparison since this server started.
+fn verified(pair: &Pair) -> Option<VerifyView> {
+    let findings = pair.mirror.findings()?;
+    let when = pair.mirror.chronicle().verified()?;
+    Some(VerifyView {
+        time_ms: millis(when),
+        blocks: findings.blocks,
+        differing: findings.differing.len(),
+        unread: findings.unread,
+        stopped: findings.stopped,
+        disks: differing(pair, &findings.differing),
+    })
 }
 
 fn witness(settings: &Standby, strange: bool) -> Option<WitnessView> {
