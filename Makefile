@@ -64,6 +64,7 @@ bench: packages build
 	$(CARGO) run --release --locked -p overlay --example bench
 	$(CARGO) build --release --locked -p bootroom-tests --bins
 	BOOTROOM_BIN=$(CURDIR)/$(BOOTROOM) target/release/bench_nbd
+	BOOTROOM_BIN=$(CURDIR)/$(BOOTROOM) target/release/bench_pair
 	BOOTROOM_BIN=$(CURDIR)/$(BOOTROOM) target/release/bench_pxe
 
 crash:

@@ -16,7 +16,7 @@ RUNS=${RUNS:-10000000}
 SANITIZER=${SANITIZER:-address}
 
 targets() {
-    for fuzz in server/nbd/fuzz overlay/fuzz pxe/fuzz; do
+    for fuzz in server/fuzz server/nbd/fuzz server/mirror/fuzz overlay/fuzz pxe/fuzz; do
         for target in "$fuzz"/fuzz_targets/*.rs; do
             echo "${fuzz%/fuzz}/$(basename "$target" .rs)"
         done

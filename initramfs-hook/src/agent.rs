@@ -242,8 +242,17 @@ impl Agent {
             Some(Happened::Reconnected(away)) => (Event::Reconnected, Some(away)),
         };
         if let Some((url, address)) = self.reporting.as_ref().filter(|_| at == 0) {
-            self.post = Post::begin(*address, url.request(event, clock::uptime(), away), now).ok();
+            let address = self.present(*address);
+            self.post = Post::begin(address, url.request(event, clock::uptime(), away), now).ok();
         }
+    }
+
+    /// Where the disk's first server has given way to another one, that one hears reports, too.
+    fn present(&self, first: SocketAddr) -> SocketAddr {
+        let root = self.attachments.first();
+        let moved = root.filter(|root| root.begins_at(first.ip()));
+        let server = moved.and_then(Attachment::server_address);
+        server.map_or(first, |ip| SocketAddr::new(ip, first.port()))
     }
 
     fn send_report(&mut self, now: Now) {

@@ -1,6 +1,6 @@
 //! One disk: its link, the socket that the kernel uses, and the connection that is to replace it.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
@@ -137,6 +137,18 @@ impl Attachment {
             SocketAddr::V4(own) => Some(*own.ip()),
             SocketAddr::V6(_) => None,
         }
+    }
+
+    /// The address of the server in use.
+    pub fn server_address(&self) -> Option<IpAddr> {
+        let server = rustix::net::getpeername(self.serving.as_ref()?).ok()??;
+        SocketAddr::try_from(server).ok().map(|server| server.ip())
+    }
+
+    /// Whether the disk's first server is at `address`.
+    pub fn begins_at(&self, address: IpAddr) -> bool {
+        let first = self.places.first();
+        first.is_some_and(|place| place.address.ip() == address)
     }
 
     /// What to wait for; then comes [`Attachment::ready`].

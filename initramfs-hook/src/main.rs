@@ -13,6 +13,7 @@ use bootroom_attach::kernel::Kernel;
 use bootroom_attach::post::{Post, Progress};
 use bootroom_attach::report::{Event, ReportUrl};
 use bootroom_attach::security::Security;
+use bootroom_attach::uri::Server;
 use bootroom_attach::{clock, daemon, guard, identity, net, secret};
 
 fn main() -> ExitCode {
@@ -89,18 +90,45 @@ fn detach(device: DeviceIndex) -> Result<()> {
 
 /// Reports once, and waits until it has arrived.
 fn say(event: Event, url: Option<ReportUrl>) -> Result<()> {
-    let Some(url) = url.map_or_else(
-        || kernel_plan().map(|plan| plan.report),
-        |url| Ok(Some(url)),
-    )?
-    else {
+    let (url, others) = match url {
+        Some(url) => (Some(url), Vec::new()),
+        None => reported_to(kernel_plan()?),
+    };
+    let Some(url) = url else {
         return Ok(());
     };
-    let lost =
-        |e: std::io::Error| Error::with(Kind::Network, format!("{url} cannot be reached"), e);
-    let address = net::resolve(std::slice::from_ref(url.server()))?[0].address;
     let request = url.request(event, clock::uptime(), None);
-    let mut post = Post::begin(address, request, clock::now()).map_err(lost)?;
+    let port = url.server().port;
+    let servers = others.into_iter().map(|other| Server { port, ..other });
+    let mut servers = [url.server().clone()].into_iter().chain(servers);
+    match servers.any(|server| deliver(&server, &request)) {
+        true => Ok(()),
+        false => Err(Error::new(
+            Kind::Network,
+            format!("{url} did not take the report"),
+        )),
+    }
+}
+
+/// Where reports go by the kernel command line, and the further servers of the root disk, one of which may have taken over.
+fn reported_to(plan: Plan) -> (Option<ReportUrl>, Vec<Server>) {
+    let servers = plan
+        .disks
+        .into_iter()
+        .next()
+        .map(|disk| disk.target.servers);
+    let others = servers.unwrap_or_default().into_iter().skip(1);
+    (plan.report, others.collect())
+}
+
+fn deliver(server: &Server, request: &[u8]) -> bool {
+    let found = net::resolve(std::slice::from_ref(server));
+    let Some(place) = found.ok().and_then(|found| found.into_iter().next()) else {
+        return false;
+    };
+    let Ok(mut post) = Post::begin(place.address, request.to_vec(), clock::now()) else {
+        return false;
+    };
     loop {
         let (fd, flags) = post.watch();
         clock::wait(
@@ -109,13 +137,8 @@ fn say(event: Event, url: Option<ReportUrl>) -> Result<()> {
         );
         match post.proceed(clock::now()) {
             Progress::Underway => {}
-            Progress::Delivered => return Ok(()),
-            Progress::Failed => {
-                return Err(Error::new(
-                    Kind::Network,
-                    format!("{url} did not take the report"),
-                ));
-            }
+            Progress::Delivered => return true,
+            Progress::Failed => return false,
         }
     }
 }

@@ -114,6 +114,14 @@ impl Store {
         self.dir.join(id.as_str())
     }
 
+    /// Whether a new overlay may be made now, for who has to know before it is made.
+    ///
+    /// # Errors
+    /// [`ErrorKind::PoolLow`] when it may not.
+    pub fn require_room(&self) -> Result<()> {
+        self.pool.require_room()
+    }
+
     /// Makes an overlay. After a crash it is there wholly or not at all.
     ///
     /// # Errors

@@ -10,6 +10,8 @@ use crate::deadline::wait_for;
 pub struct Namespace {
     /// A process that does nothing but be inside; it ends when its standard input closes.
     holder: Child,
+    /// Whether what is mounted inside is seen inside only.
+    mounts: bool,
 }
 
 impl Namespace {
@@ -18,13 +20,26 @@ impl Namespace {
     /// # Panics
     /// When the kernel refuses, most likely for want of root.
     pub fn new() -> Self {
+        Self::holding(&["--net"], false)
+    }
+
+    /// The same with mounts of its own: what is mounted inside is seen inside only, and gone with it.
+    ///
+    /// # Panics
+    /// As [`Namespace::new`].
+    pub fn with_mounts() -> Self {
+        Self::holding(&["--net", "--mount"], true)
+    }
+
+    fn holding(kinds: &[&str], mounts: bool) -> Self {
         let holder = mortal("unshare")
-            .args(["--net", "--", "cat"])
+            .args(kinds)
+            .args(["--", "cat"])
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .spawn()
             .expect("unshare (package util-linux) runs");
-        let namespace = Self { holder };
+        let namespace = Self { holder, mounts };
         namespace.wait_until_it_is_made();
         namespace.ip("link set lo up");
         namespace
@@ -55,10 +70,11 @@ impl Namespace {
     /// A command that will run inside, and die with the thread that starts it.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = mortal("nsenter");
-        command
-            .arg(format!("--net={}", self.path()))
-            .arg("--")
-            .arg(program);
+        command.arg(format!("--net={}", self.path()));
+        if self.mounts {
+            command.arg(format!("--mount=/proc/{}/ns/mnt", self.pid()));
+        }
+        command.arg("--").arg(program);
         command
     }
 

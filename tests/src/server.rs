@@ -1,7 +1,7 @@
 //! `bootroom serve`, run and asked by a test.
 
 use std::path::{Path, PathBuf};
-use std::process::{Child, ExitStatus, Output};
+use std::process::{Child, Command, ExitStatus, Output};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -27,12 +27,25 @@ impl Server {
     /// # Panics
     /// When it ends or does not answer.
     pub fn start(namespace: &Namespace, config: &Path, control: &Path) -> Self {
-        let child = namespace
-            .command(binary::bootroom())
-            .args(["serve", "--config"])
-            .arg(config)
-            .spawn()
-            .expect("the server starts");
+        let command = Self::command(namespace, config);
+        Self::spawn(command, control, |server| {
+            server.ask(&["status", "--json"]).status.success()
+        })
+    }
+
+    /// What starts it, for who wants to add something.
+    pub fn command(namespace: &Namespace, config: &Path) -> Command {
+        let mut command = namespace.command(binary::bootroom());
+        command.args(["serve", "--config"]).arg(config);
+        command
+    }
+
+    /// Starts it by `command`, and waits until it is `ready`.
+    ///
+    /// # Panics
+    /// When it ends or does not become it.
+    pub fn spawn(mut command: Command, control: &Path, ready: impl Fn(&Self) -> bool) -> Self {
+        let child = command.spawn().expect("the server starts");
         let mut server = Self {
             child,
             control: control.to_owned(),
@@ -43,11 +56,7 @@ impl Server {
                 .try_wait()
                 .expect("the server can be waited for");
             assert!(ended.is_none(), "the server ended: {ended:?}");
-            server
-                .ask(&["status", "--json"])
-                .status
-                .success()
-                .then_some(())
+            ready(&server).then_some(())
         });
         server
     }
@@ -83,8 +92,15 @@ impl Server {
     /// # Panics
     /// When it is gone.
     pub fn hang_up(&self) {
-        kill_process(Pid::from_child(&self.child), Signal::HUP)
-            .expect("the server can be signalled");
+        self.signal(Signal::HUP);
+    }
+
+    /// Sends it a signal.
+    ///
+    /// # Panics
+    /// When it is gone.
+    pub fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).expect("the server can be signalled");
     }
 
     /// Asks it to stop, and waits for it.
@@ -92,8 +108,7 @@ impl Server {
     /// # Panics
     /// When it does not.
     pub fn stop(mut self) -> ExitStatus {
-        kill_process(Pid::from_child(&self.child), Signal::TERM)
-            .expect("the server can be signalled");
+        self.signal(Signal::TERM);
         wait_for("the server to stop", LIMIT, || {
             self.child.try_wait().expect("the server can be waited for")
         })

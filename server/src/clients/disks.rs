@@ -122,9 +122,21 @@ impl Disks {
         }
     }
 
+    /// The version that is meant; or, where the standby does not have that one yet, the one before it that it has.
     fn resolve(&self, image: &ImageRef) -> Result<Version> {
         let failed = |error| Error::disk(format!("cannot boot image {image}"), error);
-        self.catalogue().resolve(image).map_err(failed)
+        let meant = self.catalogue().resolve(image).map_err(failed)?;
+        let may = |version: &Version| self.overlays.may_boot(version.id());
+        if image.number.is_some() || may(&meant) {
+            return Ok(meant);
+        }
+        let images = self.catalogue().list().map_err(failed)?;
+        let versions = images.into_iter().filter(|one| one.name == image.image);
+        let older = versions
+            .flat_map(|one| one.versions)
+            .filter(|version| version.number() < meant.number() && may(version))
+            .max_by_key(Version::number);
+        Ok(older.unwrap_or(meant))
     }
 
     /// A version's disk, which all that use it share.

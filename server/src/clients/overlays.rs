@@ -2,6 +2,7 @@
 
 use std::{ops::Deref, sync::Arc};
 
+use images::VersionId;
 use overlay::{
     Base, BaseId, ErrorKind as OverlayError, Limits, Overlay, OverlayId, OverlaySpec, Snapshot,
     SnapshotName, Store,
@@ -84,6 +85,11 @@ pub trait Overlays: Send + Sync {
     /// # Errors
     /// When it cannot be dropped.
     fn drop_snapshot(&self, overlay: &Overlay, name: &SnapshotName) -> overlay::Result<()>;
+
+    /// Whether machines may be given a version: whoever could take over must have it, too.
+    fn may_boot(&self, _version: VersionId) -> bool {
+        true
+    }
 
     /// Takes an overlay away from whoever has it.
     fn evict(&self, overlay: &Overlay);

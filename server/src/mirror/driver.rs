@@ -23,8 +23,7 @@ use std::{
 };
 
 use mirror::{
-    Command, Event, Fault, Message, Node, NodeId, Notice, Reply, RequestId, Status, Ticket, Work,
-    Yield,
+    Command, Event, Fault, Message, Node, Notice, Reply, RequestId, Status, Ticket, Work, Yield,
 };
 use parking_lot::Mutex;
 use tokio::sync::{broadcast, watch};
@@ -37,7 +36,7 @@ use gate::Gate;
 pub use actions::say;
 pub use gate::Deposed;
 pub use persist::Persister;
-pub use requests::{Attached, Change, Unmade};
+pub use requests::{Attached, Change};
 
 /// Called with the end of a request.
 pub type Completion = Box<dyn FnOnce(Reply) + Send>;
@@ -56,7 +55,6 @@ pub struct Reign {
 
 /// This server's half of the pair.
 pub struct Mirror {
-    me: NodeId,
     core: Mutex<Core>,
     gate: Gate,
     store: Arc<PairStore>,
@@ -79,7 +77,7 @@ struct Core {
 
 impl Mirror {
     /// Around `node`. Nothing moves before [`Mirror::begin`].
-    pub fn new(me: NodeId, node: Node, store: Arc<PairStore>, persister: Persister) -> Arc<Self> {
+    pub fn new(node: Node, store: Arc<PairStore>, persister: Persister) -> Arc<Self> {
         let core = Core {
             node,
             waiting: HashMap::new(),
@@ -87,7 +85,6 @@ impl Mirror {
             last_connection: 0,
         };
         Arc::new(Self {
-            me,
             core: Mutex::new(core),
             gate: Gate::default(),
             store,
@@ -133,11 +130,6 @@ impl Mirror {
             thread::sleep(TICK);
             self.feed(vec![Event::Tick]);
         }
-    }
-
-    /// Which server of the pair this is.
-    pub fn me(&self) -> NodeId {
-        self.me
     }
 
     /// What this server has.

@@ -33,11 +33,6 @@ impl LateBase {
         }
     }
 
-    /// Whether it was found. Does not look for it.
-    pub fn is_here(&self) -> bool {
-        self.found.get().is_some()
-    }
-
     fn base(&self) -> Result<&Arc<dyn Base>> {
         if let Some(base) = self.found.get() {
             return Ok(base);
@@ -113,5 +108,134 @@ impl Base for LateBase {
 
     fn file(&self) -> Option<&File> {
         self.base().ok()?.file()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use overlay::{Durability, OverlayId, OverlaySpec, Retention, Store};
+
+    use super::*;
+
+    const SIZE: u64 = 64 << 10;
+
+    fn id() -> BaseId {
+        BaseId {
+            version: uuid::Uuid::from_bytes([7; 16]),
+            digest: overlay::Digest([9; 32]),
+        }
+    }
+
+    /// A file of sevens that is to be found once the switch is thrown.
+    fn late(dir: &std::path::Path, id_found: BaseId) -> (Arc<LateBase>, Arc<AtomicBool>) {
+        let (path, here) = (dir.join("disk.raw"), Arc::new(AtomicBool::new(false)));
+        fs::write(&path, vec![7; SIZE as usize]).unwrap();
+        let switch = here.clone();
+        let find = move || {
+            let open = || Arc::new(overlay::FileBase::open(&path, id_found).unwrap());
+            switch
+                .load(Ordering::Relaxed)
+                .then(|| open() as Arc<dyn Base>)
+        };
+        let base = LateBase::new(id(), SIZE, Box::new(find));
+        (Arc::new(base), here)
+    }
+
+    #[test]
+    fn reads_fail_until_the_version_is_here_and_never_after() {
+        let dir = tempfile::tempdir().unwrap();
+        let (base, here) = late(dir.path(), id());
+        let mut buf = [0; 4096];
+        assert_eq!((*base.id(), base.size()), (id(), SIZE));
+        assert_eq!(base.read_at(&mut buf, 0).unwrap_err().kind(), ErrorKind::Io);
+        assert_eq!(base.try_read_at(&mut buf, 0).unwrap(), Attempt::WouldBlock);
+        assert!(base.resident(0..4096).is_none() && base.file().is_none());
+        let mut ignore = |_| ControlFlow::Continue(());
+        let error = base.extents(0..SIZE, &mut ignore).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Io);
+        assert!(error.to_string().contains("other server"), "{error}");
+
+        here.store(true, Ordering::Relaxed);
+        assert!(base.found.get().is_none());
+        base.read_at(&mut buf, SIZE - 4096).unwrap();
+        assert_eq!(buf, [7; 4096]);
+        // Not looked for any more.
+        here.store(false, Ordering::Relaxed);
+        assert!(base.found.get().is_some());
+        base.read_at(&mut buf, 0).unwrap();
+        assert!(base.try_read_at(&mut buf, 0).is_ok());
+        assert!(base.file().is_some() && base.resident(0..4096).is_some());
+        base.extents(0..SIZE, &mut ignore).unwrap();
+    }
+
+    #[test]
+    fn past_the_end_is_past_the_end_whether_it_is_here_or_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let (base, here) = late(dir.path(), id());
+        for is_here in [false, true] {
+            here.store(is_here, Ordering::Relaxed);
+            let mut buf = [0; 4096];
+            for offset in [SIZE - 4095, u64::MAX] {
+                let read = base.read_at(&mut buf, offset).unwrap_err();
+                let tried = base.try_read_at(&mut buf, offset).unwrap_err();
+                assert_eq!(read.kind(), ErrorKind::OutOfRange);
+                assert_eq!(tried.kind(), ErrorKind::OutOfRange);
+            }
+            let mut ignore = |_| ControlFlow::Continue(());
+            let extents = base.extents(0..SIZE + 1, &mut ignore).unwrap_err();
+            assert_eq!(extents.kind(), ErrorKind::OutOfRange);
+        }
+    }
+
+    #[test]
+    fn another_version_is_not_taken_for_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut other = id();
+        other.digest.0[0] ^= 1;
+        let (base, here) = late(dir.path(), other);
+        here.store(true, Ordering::Relaxed);
+        let error = base.read_at(&mut [0; 512], 0).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::BaseMismatch);
+        assert!(base.found.get().is_none());
+    }
+
+    /// What the standby does with the primary's writes before it has the version.
+    #[test]
+    fn an_overlay_takes_whole_blocks_before_its_base_is_here() {
+        let dir = tempfile::tempdir().unwrap();
+        let (base, here) = late(dir.path(), id());
+        let store = Store::open(&dir.path().join("overlays"), overlay::Options::default()).unwrap();
+        let spec = OverlaySpec {
+            size: SIZE,
+            quota: None,
+            retention: Retention::Keep,
+            base,
+        };
+        let name = OverlayId::new("525400120001-debian").unwrap();
+        let overlay = store.create(&name, spec).unwrap();
+        let disk = overlay.attach();
+        disk.write(&[1; 4096], 8192, Durability::Process).unwrap();
+        let mut buf = [0; 4096];
+        disk.read(&mut buf, 8192).unwrap();
+        assert_eq!(buf, [1; 4096]);
+        assert!(disk.read(&mut buf, 0).is_err());
+        assert!(
+            disk.write(&[2; 512], 0, Durability::Process).is_err(),
+            "the rest of the block is not here"
+        );
+        disk.flush().unwrap();
+
+        here.store(true, Ordering::Relaxed);
+        disk.read(&mut buf, 0).unwrap();
+        assert_eq!(buf, [7; 4096]);
+        disk.write(&[2; 512], 512, Durability::Process).unwrap();
+        disk.read(&mut buf, 0).unwrap();
+        assert_eq!(
+            [&buf[..512], &buf[512..1024], &buf[1024..]].map(|part| part[0]),
+            [7, 2, 7]
+        );
     }
 }

@@ -1,8 +1,8 @@
 //! One server of a pair, from its configuration to a running half: everything opened, joined and set going.
 
-use std::{path::Path, sync::Arc};
+use std::{collections::HashSet, path::Path, sync::Arc};
 
-use ::images::{Catalogue, VersionId};
+use ::images::{Cancel, Catalogue, VersionId};
 use anyhow::Context;
 use mirror::{BLOCK, BlockRange, Durable, Incarnation, Message, Node, VolumeId};
 use overlay::{Base, BaseId, OverlayInfo, Store};
@@ -40,10 +40,12 @@ pub struct Pair {
     pub versions: Arc<OpenVersions>,
     /// The other half, and who decides.
     pub settings: Standby,
-    /// Who decides.
-    witness: bool,
     /// What there is to say of image versions on their way.
     pub supplies: Mutex<SuppliesView>,
+    /// Stops the copy that is under way.
+    pub(super) fetching: Mutex<Option<Cancel>>,
+    /// Versions that the other server has, as it said last.
+    held_there: Mutex<Option<HashSet<VersionId>>>,
 }
 
 impl Pair {
@@ -73,22 +75,31 @@ impl Pair {
             volumes,
         };
         let node = start_node(settings, found)?;
-        let mirror = Mirror::new(settings.me(), node, Arc::new(store), Persister::new(state));
+        let mirror = Mirror::new(node, Arc::new(store), Persister::new(state));
         let pair = Arc::new(Self {
             mirror,
             overlays,
             versions,
             settings: settings.clone(),
-            witness: settings.witness.is_some(),
             supplies: Mutex::default(),
+            fetching: Mutex::default(),
+            held_there: Mutex::default(),
         });
         pair.join(secret)?;
         Ok(pair)
     }
 
-    /// Whether somebody other than a person decides who is primary.
-    pub fn has_witness(&self) -> bool {
-        self.witness
+    /// Whether a machine may boot a version: a standby that could take over must have it, too.
+    pub fn may_boot(&self, version: VersionId) -> bool {
+        let held = self.held_there.lock();
+        !self.mirror.status().paired || held.as_ref().is_none_or(|held| held.contains(&version))
+    }
+
+    /// This server is primary: its versions and pointers are its own from now on.
+    pub fn stop_fetching(&self) {
+        if let Some(cancel) = self.fetching.lock().as_ref() {
+            cancel.cancel();
+        }
     }
 
     fn join(self: &Arc<Self>, secret: Arc<PairSecret>) -> anyhow::Result<()> {
@@ -126,7 +137,10 @@ impl Doors for Pair {
     fn images(&self, mut stream: Stream) -> anyhow::Result<()> {
         stream.sock.set_read_timeout(Some(SLOW))?;
         stream.sock.set_write_timeout(Some(SLOW))?;
-        images::serve(self.versions.catalogue(), &mut stream, &|| false)
+        let holds = |held: Vec<VersionId>| {
+            *self.held_there.lock() = Some(held.into_iter().collect());
+        };
+        images::serve(self.versions.catalogue(), &mut stream, &|| false, &holds)
     }
 }
 

@@ -1,14 +1,20 @@
 //! Image versions: a server that is not primary fetches from the one that is what it lacks, before it becomes its standby
 //! and from then on.
 
-use std::{collections::HashSet, net::TcpStream, sync::Arc, thread, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    net::TcpStream,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
 
 use ::images::{Bytes, Cancel, Progress, VersionId};
 use parking_lot::Mutex;
 use rustls::{ClientConnection, StreamOwned};
 
 use super::{
-    images::{Outcome, Pull, lacking, pull},
+    images::{Outcome, Pull, lacking, pull, say_held},
     link::{Ends, Purpose, connect},
     pair::Pair,
 };
@@ -19,8 +25,10 @@ const LOOK: Duration = Duration::from_secs(2);
 const IDLE: Duration = Duration::from_millis(200);
 /// How long the other server may be silent in the middle of a copy.
 const SLOW: Duration = Duration::from_secs(60);
-/// Room on the disk that copies leave to the machines' disks. Bytes.
-const RESERVE: u64 = 1 << 30;
+/// After a failure, before what failed is tried again: a damaged version is read whole each time.
+const REST: Duration = Duration::from_secs(60);
+/// Room on the disk that copies leave free: a quarter more than where machines' disks stop growing. Bytes.
+const RESERVE: u64 = (1 << 30) + (1 << 28);
 
 /// How the copying goes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -37,6 +45,8 @@ pub struct SuppliesView {
 pub struct Supplies {
     pair: Arc<Pair>,
     ends: Ends,
+    /// Versions that could not be copied, until when they are left alone.
+    resting: Mutex<HashMap<VersionId, Instant>>,
 }
 
 impl Supplies {
@@ -46,7 +56,11 @@ impl Supplies {
     /// No thread can be started.
     pub fn start(pair: Arc<Pair>, ends: Ends) -> anyhow::Result<()> {
         pair.mirror.prepare(false);
-        let supplies = Self { pair, ends };
+        let supplies = Self {
+            pair,
+            ends,
+            resting: Mutex::default(),
+        };
         let thread = thread::Builder::new().name("pair-images".into());
         thread.spawn(move || supplies.run())?;
         Ok(())
@@ -64,10 +78,28 @@ impl Supplies {
 
     fn look(&self) -> Duration {
         match self.fetch() {
-            Ok(outcome) => self.note(&outcome),
-            Err(error) => self.complain(format!("{error:#}")),
+            Ok(outcome) => {
+                self.note(&outcome);
+                LOOK
+            }
+            Err(error) => {
+                self.complain(format!("{error:#}"));
+                // A full disk is not filled again at once; a primary that is away is no failure of the disk.
+                match error.is::<std::io::Error>() {
+                    true => LOOK,
+                    false => self.rest(),
+                }
+            }
         }
-        LOOK
+    }
+
+    /// Rests, unless this server is to be primary meanwhile.
+    fn rest(&self) -> Duration {
+        let until = Instant::now() + REST;
+        while Instant::now() < until && self.pair.mirror.follows() {
+            thread::sleep(IDLE);
+        }
+        IDLE
     }
 
     fn fetch(&self) -> anyhow::Result<Outcome> {
@@ -78,15 +110,22 @@ impl Supplies {
             .into_iter()
             .map(|(_, spec)| VersionId::from_uuid(spec.base.version))
             .collect();
+        let cancel = Cancel::new()?;
+        *self.pair.fetching.lock() = Some(cancel.clone());
+        if !self.pair.mirror.follows() {
+            anyhow::bail!("this server is no standby any more");
+        }
         let what = Pull {
             catalogue: self.pair.versions.catalogue(),
-            want: &mut |_| true,
+            want: &mut |version| !self.rests(version.id()),
             in_use: &|version| bound.contains(&version),
             reserve: Bytes::new(RESERVE),
             progress: &Shown(&self.pair.supplies),
-            cancel: &Cancel::new()?,
+            cancel: &cancel,
         };
-        pull(what, &mut stream)
+        let outcome = pull(what, &mut stream)?;
+        say_held(self.pair.versions.catalogue(), &mut stream)?;
+        Ok(outcome)
     }
 
     /// What came, and what did not. With everything here this server may be a standby.
@@ -97,6 +136,11 @@ impl Supplies {
         if let Some(failed) = outcome.failed.first() {
             self.complain(format!("{failed:#}"));
         }
+        let until = Instant::now() + REST;
+        let failed = outcome.failed.iter().filter_map(|failed| failed.version);
+        self.resting
+            .lock()
+            .extend(failed.map(|version| (version, until)));
         let mut view = self.pair.supplies.lock();
         view.permille = None;
         view.lacking = lacking;
@@ -104,6 +148,13 @@ impl Supplies {
             view.trouble = None;
             self.pair.mirror.prepare(true);
         }
+    }
+
+    fn rests(&self, version: VersionId) -> bool {
+        let resting = self.resting.lock();
+        resting
+            .get(&version)
+            .is_some_and(|until| Instant::now() < *until)
     }
 
     /// Once for each trouble.

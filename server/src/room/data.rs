@@ -62,12 +62,12 @@ impl Data {
     ///
     /// # Errors
     /// What cannot be read.
-    pub fn of(pair: &Pair) -> anyhow::Result<Self> {
+    pub fn of(pair: &Arc<Pair>) -> anyhow::Result<Self> {
         let mirror = pair.mirror.clone();
         Ok(Self {
             rows: Arc::new(PairRows(mirror.clone())),
             leases: Box::new(PairLeases(mirror.clone())),
-            overlays: Arc::new(PairOverlays::new(mirror, pair.overlays.clone())?),
+            overlays: Arc::new(PairOverlays::new(pair.clone())?),
             versions: pair.versions.clone(),
         })
     }

@@ -183,6 +183,7 @@ impl Follower {
 
     /// The room, unless it cannot be served; then the log says why.
     async fn open(&mut self) -> Option<Room> {
+        self.pair.stop_fetching();
         if let Ok(fresh) = config::load(&self.config.sources.path()) {
             self.config = fresh;
         }

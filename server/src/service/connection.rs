@@ -3,7 +3,7 @@
 mod deferred;
 mod finish;
 mod flushes;
-mod patience;
+pub mod patience;
 mod reads;
 mod writes;
 

@@ -7,7 +7,7 @@
 //! Must never answer a request from an export that a newer connection has taken over, and never let a peer's bytes
 //! decide how much memory is taken.
 
-mod connection;
+pub mod connection;
 mod device;
 pub mod devices;
 mod handshake;

@@ -125,7 +125,7 @@ impl Node {
             .filter(|c| c.is_piece())
             .filter_map(Change::blocks)
             .collect();
-        let room = self.config.chunks.saturating_sub(under_way.len());
+        let room = self.most_pieces().saturating_sub(under_way.len());
         let size = self.config.chunk;
         let taken = |(volume, range): &(VolumeId, BlockRange)| {
             under_way
@@ -134,6 +134,15 @@ impl Node {
         };
         let pieces = pieces(&self.dirty.unsent, size);
         pieces.filter(|piece| !taken(piece)).take(room).collect()
+    }
+
+    /// One at a time while clients have changes under way: theirs come first.
+    fn most_pieces(&self) -> usize {
+        let mut changes = self.primary.iter().flat_map(|p| p.changes.values());
+        match changes.any(|change| !change.is_piece()) {
+            true => 1,
+            false => self.config.chunks,
+        }
     }
 
     /// A piece has its turn: nothing else touches these blocks until it is done.

@@ -167,3 +167,54 @@ impl Write for Timed<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering;
+
+    use super::{
+        super::{
+            DEADLINE,
+            tests::{Site, relay},
+        },
+        *,
+    };
+
+    fn ask(way: &mut Dialled, number: u64) -> anyhow::Result<WitnessAnswer> {
+        let request = WitnessRequest {
+            number,
+            from: NodeId::A,
+            swap: None,
+        };
+        // On a busy machine an answer may be late.
+        way.ask(&request, Instant::now() + 20 * DEADLINE)
+    }
+
+    #[test]
+    fn a_connection_is_kept_but_not_trusted_for_ever() {
+        let site = Site::new();
+        let (_witness, address) = site.witness(0);
+        let (between, _, connections) = relay(address);
+        let secret = PairSecret::read(&site.secret).unwrap();
+        let mut way = Dialled::new(between, &secret, NodeId::A);
+        let dialled = || connections.load(Ordering::SeqCst);
+        ask(&mut way, 1).unwrap();
+        ask(&mut way, 2).unwrap();
+        assert_eq!(dialled(), 1);
+        way.kept.as_mut().unwrap().used -= STALE;
+        ask(&mut way, 3).unwrap();
+        assert_eq!(dialled(), 2);
+    }
+
+    #[test]
+    fn no_question_is_lost_with_a_connection_that_died_while_nobody_asked() {
+        let site = Site::new();
+        let (mut witness, address) = site.witness(0);
+        let secret = PairSecret::read(&site.secret).unwrap();
+        let mut way = Dialled::new(address, &secret, NodeId::A);
+        ask(&mut way, 1).unwrap();
+        witness.kill();
+        let (_witness, _) = site.witness(address.port());
+        assert_eq!(ask(&mut way, 2).unwrap().number, 2);
+    }
+}

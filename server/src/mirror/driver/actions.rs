@@ -1,8 +1,9 @@
 //! What the machine says is to be done, sorted into what is done under its lock and what after it.
 
-use mirror::{Action, Notice, Op, Reply, Ticket, Work};
+use mirror::{Action, Notice, Reply, Ticket, Work};
 
 use super::{Completion, Core, Mirror};
+use crate::mirror::store::volume_of;
 
 /// What is done once the lock is free.
 #[derive(Default)]
@@ -77,18 +78,10 @@ impl Mirror {
 
 /// Works of one volume share their turn.
 pub(super) fn lane_of(work: &Work) -> String {
-    let volume = match work {
-        Work::Apply(Op::Write { volume, .. } | Op::Zero { volume, .. })
-        | Work::Restore { volume, .. }
-        | Work::Read { volume, .. }
-        | Work::Sum { volume, .. }
-        | Work::Flush(volume) => volume.0,
-        Work::Apply(Op::Meta { .. })
-        | Work::ReplaceMetadata(_)
-        | Work::ReadMetadata
-        | Work::Survey => return "metadata".into(),
-    };
-    format!("volume {volume}")
+    match volume_of(work) {
+        Some(volume) => format!("volume {}", volume.0),
+        None => "metadata".into(),
+    }
 }
 
 /// A notice in words, with what to do where that is anybody's.

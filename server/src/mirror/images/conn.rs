@@ -10,7 +10,11 @@ use anyhow::{Context, bail};
 use super::wire::{Answer, FRAME_HEAD, Head, Malformed, Question};
 
 /// A peer that says nothing for this long in the middle of something has gone.
-const SILENCE: Duration = Duration::from_secs(60);
+const SILENCE: Duration = Duration::from_secs(120);
+
+/// One that asks nothing for this long has gone without a word: between two questions it may verify a large version, and
+/// does nothing else that takes long.
+const IDLE: Duration = Duration::from_secs(1800);
 
 /// One side of a conversation.
 ///
@@ -59,9 +63,9 @@ impl<'a, S: Read + Write> Conn<'a, S> {
         self.send()
     }
 
-    /// The next question, however long it takes to come; `None` once the other side has no more.
+    /// The next question, which may take long to come; `None` once the other side has no more.
     pub fn question(&mut self) -> anyhow::Result<Option<Question>> {
-        match self.receive(None) {
+        match self.receive(IDLE) {
             Ok(()) => Ok(Some(Question::decode(&self.frame)?)),
             Err(Ended::Stream) => Ok(None),
             Err(Ended::Failed(error)) => Err(error),
@@ -70,7 +74,7 @@ impl<'a, S: Read + Write> Conn<'a, S> {
 
     /// The next answer.
     pub fn next_answer(&mut self) -> anyhow::Result<Answer<'_>> {
-        match self.receive(Some(SILENCE)) {
+        match self.receive(SILENCE) {
             Ok(()) => Ok(Answer::decode(&self.frame)?),
             Err(Ended::Stream) => bail!("the other server has closed the connection"),
             Err(Ended::Failed(error)) => Err(error),
@@ -83,9 +87,7 @@ impl<'a, S: Read + Write> Conn<'a, S> {
         loop {
             match self.stream.flush() {
                 Ok(()) => return Ok(()),
-                Err(error) => self
-                    .may_wait(error, begun, Some(SILENCE))
-                    .context("sending")?,
+                Err(error) => self.may_wait(error, begun, SILENCE).context("sending")?,
             }
         }
     }
@@ -97,16 +99,14 @@ impl<'a, S: Read + Write> Conn<'a, S> {
             match self.stream.write(&self.frame[at..]) {
                 Ok(0) => bail!("the other server takes no more"),
                 Ok(count) => (at, begun) = (at + count, Instant::now()),
-                Err(error) => self
-                    .may_wait(error, begun, Some(SILENCE))
-                    .context("sending")?,
+                Err(error) => self.may_wait(error, begun, SILENCE).context("sending")?,
             }
         }
         Ok(())
     }
 
     /// Reads a frame, whose beginning may take as long as `patience` says.
-    fn receive(&mut self, patience: Option<Duration>) -> Result<(), Ended> {
+    fn receive(&mut self, patience: Duration) -> Result<(), Ended> {
         self.may_go_on()?;
         let mut head = [0; FRAME_HEAD];
         self.fill(&mut head[..1], patience)?;
@@ -117,18 +117,18 @@ impl<'a, S: Read + Write> Conn<'a, S> {
     }
 
     fn rest_of_frame(&mut self, mut head: [u8; FRAME_HEAD]) -> Result<(), Ended> {
-        self.fill(&mut head[1..], Some(SILENCE))?;
+        self.fill(&mut head[1..], SILENCE)?;
         let head = Head::decode(head)?;
         let mut frame = std::mem::take(&mut self.frame);
         frame.resize(head.length, 0);
-        let filled = self.fill(&mut frame, Some(SILENCE));
+        let filled = self.fill(&mut frame, SILENCE);
         self.frame = frame;
         filled?;
         head.check(&self.frame)?;
         Ok(())
     }
 
-    fn fill(&mut self, buf: &mut [u8], patience: Option<Duration>) -> Result<(), Ended> {
+    fn fill(&mut self, buf: &mut [u8], patience: Duration) -> Result<(), Ended> {
         let (mut at, mut begun) = (0, Instant::now());
         while at < buf.len() {
             match self.stream.read(&mut buf[at..]) {
@@ -155,17 +155,10 @@ impl<'a, S: Read + Write> Conn<'a, S> {
     }
 
     /// Whether `error` only says that it takes longer, and that may go on.
-    fn may_wait(
-        &self,
-        error: io::Error,
-        begun: Instant,
-        patience: Option<Duration>,
-    ) -> anyhow::Result<()> {
+    fn may_wait(&self, error: io::Error, begun: Instant, patience: Duration) -> anyhow::Result<()> {
         match error.kind() {
             ErrorKind::Interrupted => Ok(()),
-            ErrorKind::WouldBlock | ErrorKind::TimedOut
-                if patience.is_none_or(|patience| begun.elapsed() < patience) =>
-            {
+            ErrorKind::WouldBlock | ErrorKind::TimedOut if begun.elapsed() < patience => {
                 self.may_go_on()
             }
             _ => Err(error.into()),

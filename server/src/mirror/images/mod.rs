@@ -22,6 +22,7 @@
 //! | 2 | `List` | | any number of `Version`, then of `Removed`, then `End` |
 //! | 3 | `Sums` | file; u32 first chunk; u32 how many, 1 to 1024 | `Sums` or `Refused` |
 //! | 4 | `Chunks` | file; u32 for each chunk that is wanted, 1 to 1024 | a `Chunk` for each, in that order; a `Refused` instead of one is the last |
+//! | 5 | `Holds` | UUIDs of versions that the asking side has, at most 1024 | `End` |
 //!
 //! | kind | answer | fields |
 //! |---|---|---|
@@ -61,6 +62,6 @@ mod wire;
 #[cfg(test)]
 mod tests;
 
-pub use listing::{Listed, Listing, lacking};
-pub use pull::{Outcome, Pull, pull};
+pub use listing::lacking;
+pub use pull::{Outcome, Pull, pull, say_held};
 pub use serve::serve;

@@ -14,7 +14,7 @@ use images::{
 use super::conn::Conn;
 use super::files::{NoRoom, Source, Target, chunk_at, digest_of, windows};
 use super::listing::{Listed, Listing};
-use super::wire::{Answer, Chunks, FileOf, PROTOCOLS, Question, Sum};
+use super::wire::{Answer, Chunks, FileOf, IDS_MAX, PROTOCOLS, Question, Sum};
 
 /// Versions of the image here that are searched for a chunk before it is asked for.
 const CANDIDATES: usize = 4;
@@ -49,12 +49,28 @@ pub struct Outcome {
     pub pointed: Vec<ImageRef>,
     /// Versions that were removed, as on the other server.
     pub removed: Vec<ImageRef>,
-    /// What was not done, and why; the rest was.
-    pub failed: Vec<anyhow::Error>,
+    /// What was not done; the rest was.
+    pub failed: Vec<Failed>,
     /// Bytes that came over the stream.
     pub received: u64,
     /// Bytes of copied versions that were here already.
     pub reused: u64,
+}
+
+/// A version that could not be copied, or not be made current, and why. It fails again the next time unless somebody
+/// does something about it, and may take long to; who pulls again and again should not want it each time.
+#[derive(Debug)]
+pub struct Failed {
+    /// Which; none if this release cannot even read what it is.
+    pub version: Option<VersionId>,
+    /// Why.
+    pub error: anyhow::Error,
+}
+
+impl std::fmt::Display for Failed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.error.fmt(f)
+    }
 }
 
 /// The other server cannot give what it has listed.
@@ -84,6 +100,21 @@ pub fn pull<S: Read + Write>(what: Pull<'_>, stream: &mut S) -> anyhow::Result<O
     done.map(|()| pulling.outcome)
 }
 
+/// Says over a stream that was pulled from what is here now. Of more versions than can be said the rest counts as not here.
+///
+/// # Errors
+/// When the stream breaks or is damaged.
+pub fn say_held<S: Read + Write>(catalogue: &Catalogue, stream: &mut S) -> anyhow::Result<()> {
+    let held = here(catalogue)?.into_keys().take(IDS_MAX).collect();
+    let never = || false;
+    let mut conn = Conn::new(stream, &never);
+    conn.ask(&Question::Holds(held))?;
+    match conn.next_answer()? {
+        Answer::End => Ok(()),
+        other => Err(unexpected(&other)),
+    }
+}
+
 struct Pulling<'a, 's, S> {
     conn: Conn<'s, S>,
     what: Pull<'a>,
@@ -110,14 +141,26 @@ impl<S: Read + Write> Pulling<'_, '_, S> {
         let (current, others): (Vec<_>, _) = listing.versions.iter().partition(|one| one.current);
         for listed in current.into_iter().chain(others) {
             self.bring(&listed.version)?;
+            self.may_go_on()?;
             self.follow_one(listed);
         }
+        self.may_go_on()?;
         self.remove(&listing);
-        self.outcome
-            .failed
-            .extend(listing.unreadable.drain(..).map(Into::into));
+        for error in listing.unreadable.drain(..) {
+            self.fail(None, error.into());
+        }
         self.outcome.listing = listing;
         Ok(())
+    }
+
+    /// Cancelled, a server may be primary by now: its pointers are its own then.
+    fn may_go_on(&self) -> anyhow::Result<()> {
+        ensure!(!self.what.cancel.is_cancelled(), "told to stop");
+        Ok(())
+    }
+
+    fn fail(&mut self, version: Option<VersionId>, error: anyhow::Error) {
+        self.outcome.failed.push(Failed { version, error });
     }
 
     fn greet(&mut self) -> anyhow::Result<()> {
@@ -161,8 +204,7 @@ impl<S: Read + Write> Pulling<'_, '_, S> {
     fn bring(&mut self, original: &Original) -> anyhow::Result<()> {
         match self.copy(original) {
             Err(error) if of_this_version_only(&error) => {
-                tracing::warn!("{original} is not copied: {error:#}");
-                self.outcome.failed.push(error);
+                self.fail(Some(original.id()), error);
                 Ok(())
             }
             other => other,
@@ -322,7 +364,7 @@ impl<S: Read + Write> Pulling<'_, '_, S> {
         }
         match catalogue.set_current(&original.reference()) {
             Ok(version) => self.outcome.pointed.push(version.reference()),
-            Err(error) => self.outcome.failed.push(error.into()),
+            Err(error) => self.fail(Some(original.id()), error.into()),
         }
     }
 
@@ -339,7 +381,7 @@ impl<S: Read + Write> Pulling<'_, '_, S> {
             match self.what.catalogue.remove(&reference, [], false) {
                 Ok(_) => self.outcome.removed.push(reference),
                 // The next pull tries again.
-                Err(error) => tracing::info!("{reference} is kept for now: {error}"),
+                Err(error) => tracing::debug!("{reference} is kept for now: {error}"),
             }
         }
     }

@@ -3,16 +3,17 @@
 use std::io::{Read, Write};
 
 use anyhow::{Context, bail};
-use images::{Catalogue, Original, Version};
+use images::{Catalogue, Original, Version, VersionId};
 
 use super::conn::Conn;
 use super::files::{Source, chunk_at};
-use super::wire::{Answer, Chunks, FileOf, PROTOCOLS, Question, REMOVED_MAX, Sum};
+use super::wire::{Answer, Chunks, FileOf, IDS_MAX, PROTOCOLS, Question, Sum};
 
 /// Answers the questions that come over `stream` until its end, or until `stop`.
 ///
 /// It reads files of any size, so it belongs on a thread of its own. A stream with a read timeout hears `stop` within
-/// that time. The version that was asked about last stays in use until the stream ends.
+/// that time. The version that was asked about last stays in use until the stream ends. `holds` hears which versions the
+/// other side has, when it says so.
 ///
 /// # Errors
 /// When the stream breaks, or what comes over it is no question.
@@ -20,9 +21,11 @@ pub fn serve<S: Read + Write>(
     catalogue: &Catalogue,
     stream: &mut S,
     stop: &dyn Fn() -> bool,
+    holds: &dyn Fn(Vec<VersionId>),
 ) -> anyhow::Result<()> {
     let mut serving = Serving {
         catalogue,
+        holds,
         conn: Conn::new(stream, stop),
         open: None,
         buf: Vec::new(),
@@ -35,6 +38,7 @@ pub fn serve<S: Read + Write>(
 
 struct Serving<'a, S> {
     catalogue: &'a Catalogue,
+    holds: &'a dyn Fn(Vec<VersionId>),
     conn: Conn<'a, S>,
     /// What was asked about last: the next question is about the same.
     open: Option<(FileOf, Source)>,
@@ -52,6 +56,10 @@ impl<S: Read + Write> Serving<'_, S> {
                 Question::List => self.list()?,
                 Question::Sums(file, chunks) => self.sums(file, chunks)?,
                 Question::Chunks(file, indices) => self.chunks(file, &indices)?,
+                Question::Holds(ids) => {
+                    (self.holds)(ids);
+                    self.conn.answer(&Answer::End)?;
+                }
             }
             self.conn.flush()?;
         }
@@ -89,7 +97,7 @@ impl<S: Read + Write> Serving<'_, S> {
                 self.show(version, current)?;
             }
         }
-        for some in self.catalogue.removed()?.chunks(REMOVED_MAX) {
+        for some in self.catalogue.removed()?.chunks(IDS_MAX) {
             self.conn.answer(&Answer::Removed(some.to_vec()))?;
         }
         self.conn.answer(&Answer::End)
@@ -100,7 +108,7 @@ impl<S: Read + Write> Serving<'_, S> {
             Ok(original) => self.conn.answer(&Answer::Version(current, original.text())),
             // Removed since; or damaged, which `image verify` is for.
             Err(error) => {
-                tracing::warn!(%error, "{version} is not shown to the other server");
+                tracing::debug!(%error, "{version} is not shown to the other server");
                 Ok(())
             }
         }
@@ -154,7 +162,7 @@ impl<S: Read + Write> Serving<'_, S> {
     }
 
     fn refuse(&mut self, error: &anyhow::Error) -> anyhow::Result<()> {
-        tracing::warn!("an image version cannot be given to the other server: {error:#}");
+        tracing::debug!("an image version cannot be given to the other server: {error:#}");
         self.conn.answer(&Answer::Refused(&format!("{error:#}")))
     }
 }

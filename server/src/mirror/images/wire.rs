@@ -18,7 +18,7 @@ pub const FRAME_HEAD: usize = 12;
 /// Longest frame after its head: a chunk or a version's record, and a few numbers.
 pub const FRAME_MAX: usize = (64 << 10) + 64;
 /// Most removed versions in one frame.
-pub const REMOVED_MAX: usize = 1024;
+pub const IDS_MAX: usize = 1024;
 /// Longest text of a refusal, in bytes.
 pub const REFUSAL_MAX: usize = 1024;
 
@@ -49,6 +49,8 @@ pub enum Question {
     Sums(FileOf, Chunks),
     /// The content of these chunks, please.
     Chunks(FileOf, Vec<u32>),
+    /// Nothing: the versions that the asking side has, at most [`IDS_MAX`].
+    Holds(Vec<VersionId>),
 }
 
 /// Some chunks that follow on one another: at least 1 and at most [`WINDOW`].
@@ -144,6 +146,7 @@ impl Question {
             Self::List => 2,
             Self::Sums(..) => 3,
             Self::Chunks(..) => 4,
+            Self::Holds(_) => 5,
         }
     }
 
@@ -167,6 +170,7 @@ impl Question {
                     put_file(out, *file);
                     indices.iter().for_each(|index| put_u32(out, *index));
                 }
+                Self::Holds(ids) => ids.iter().for_each(|id| put_id(out, *id)),
             }
         });
     }
@@ -179,6 +183,7 @@ impl Question {
             2 => Self::List,
             3 => Self::Sums(take.file()?, take.chunks()?),
             4 => Self::Chunks(take.file()?, take.indices()?),
+            5 => Self::Holds(take.ids()?),
             _ => {
                 return Err(Malformed(
                     "a question of a kind that this release does not know",
@@ -366,7 +371,7 @@ impl<'a> Take<'a> {
 
     fn ids(&mut self) -> Result<Vec<VersionId>> {
         let count = self.0.len() / size_of::<uuid::Uuid>();
-        if count > REMOVED_MAX {
+        if count > IDS_MAX {
             return Err(Malformed("too many versions in one message"));
         }
         (0..count).map(|_| self.id()).collect()

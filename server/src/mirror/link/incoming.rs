@@ -11,9 +11,11 @@ use anyhow::{Context, bail};
 use bytes::{Buf, Bytes, BytesMut};
 use mirror::{FRAME_HEAD, Message, frame_length};
 use parking_lot::Mutex;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustls::{ServerConnection, StreamOwned};
 
 use super::{Ends, HANDSHAKE, Purpose};
+use crate::service::connection::patience::Patience;
 
 /// A connection of the other server.
 pub type Stream = StreamOwned<ServerConnection, TcpStream>;
@@ -148,14 +150,20 @@ impl Hall {
     fn read_all(&self, mut stream: Stream, number: u64) -> anyhow::Result<()> {
         let mut received = BytesMut::new();
         let mut room = vec![0; ROOM];
+        let mut patience = Patience::default();
         decrypted(&mut stream.conn, &mut received)?;
         loop {
             let messages = take_messages(&mut received)?;
             if self.current.lock().0 != number {
                 return Ok(());
             }
+            // Who sends one thing at a time sends the next one soon.
+            let lone = messages.len() == 1;
             if !messages.is_empty() {
                 self.doors.messages(messages);
+            }
+            if lone {
+                patience.poll(|| is_readable(&stream.sock));
             }
             let count = stream.sock.read(&mut room)?;
             if count == 0 {
@@ -164,6 +172,15 @@ impl Hall {
             decrypt(&mut stream.conn, &room[..count], &mut received)?;
         }
     }
+}
+
+fn is_readable(socket: &TcpStream) -> bool {
+    let now = Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    let mut fds = [PollFd::new(socket, PollFlags::IN)];
+    matches!(poll(&mut fds, Some(&now)), Ok(1))
 }
 
 /// Takes what came off the socket. By itself rustls asks the socket for a few KiB at a time.

@@ -72,7 +72,10 @@ fn dial(peer: SocketAddr, secret: Arc<PairSecret>) -> (Arc<Outgoing>, mpsc::Rece
         secret,
         peer,
     };
-    let outgoing = Outgoing::start(ends, move |up| drop(tell.send(up))).unwrap();
+    let outgoing = Outgoing::start(ends, move |up| {
+        let _ = tell.send(up);
+    })
+    .unwrap();
     (outgoing, changed)
 }
 

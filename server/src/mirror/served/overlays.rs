@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use images::VersionId;
 use mirror::VolumeId;
 use overlay::{
     ErrorKind as OverlayError, Limits, Overlay, OverlayId, OverlaySpec, Snapshot, SnapshotName,
@@ -17,6 +18,7 @@ use crate::{
     },
     mirror::{
         driver::Mirror,
+        pair::Pair,
         store::{
             PairStore, files,
             record::{Record, VolumeSpec, difference},
@@ -34,6 +36,7 @@ const ATTACH: Duration = Duration::from_secs(8);
 
 /// The overlays of a pair, as its primary changes them.
 pub struct PairOverlays {
+    pair: Arc<Pair>,
     mirror: Arc<Mirror>,
     store: Arc<Store>,
     /// Keys and certificates that the other server was told of.
@@ -41,15 +44,16 @@ pub struct PairOverlays {
 }
 
 impl PairOverlays {
-    /// The overlays of `store`, which are those of the pair's volumes.
+    /// The overlays of `pair`.
     ///
     /// # Errors
     /// The keys and certificates there are cannot be read.
-    pub fn new(mirror: Arc<Mirror>, store: Arc<Store>) -> std::io::Result<Self> {
-        let keys = files::all(&mirror.store().data)?;
+    pub fn new(pair: Arc<Pair>) -> std::io::Result<Self> {
+        let keys = files::all(&pair.mirror.store().data)?;
         Ok(Self {
-            mirror,
-            store,
+            mirror: pair.mirror.clone(),
+            store: pair.overlays.clone(),
+            pair,
             keys: Mutex::new(keys),
         })
     }
@@ -117,6 +121,11 @@ impl Overlays for PairOverlays {
         };
         // Nothing of what was there is under way any more, then the new one takes its place.
         let older = self.mirror.store().volumes.of(id).map(|(volume, _)| volume);
+        if older.is_none() {
+            // What fails here after the other server has it ends the session: refuse it before anybody is asked.
+            let room = self.store.require_room();
+            room.map_err(|error| Error::disk(format!("cannot make overlay {id}"), error))?;
+        }
         self.record(older, &[made], "make a disk")?;
         self.overlay(id)
     }
@@ -172,6 +181,10 @@ impl Overlays for PairOverlays {
             return Err(overlay::Error::new(OverlayError::NotFound, text));
         }
         self.snapshot_record(overlay, name, None)
+    }
+
+    fn may_boot(&self, version: VersionId) -> bool {
+        self.pair.may_boot(version)
     }
 
     /// Nothing: one connection of a machine ends before the next opens a disk, whichever, and the pair knows which one it

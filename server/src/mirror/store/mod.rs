@@ -39,6 +39,15 @@ impl PairStore {
     /// # Errors
     /// What the disk said.
     pub fn work(&self, work: Work) -> Result<Yield, Failure> {
+        let volume = volume_of(&work);
+        let done = self.work_on(work);
+        if let (Err((Fault::Broken, _)), Some(volume)) = (&done, volume) {
+            self.volumes.let_go(volume);
+        }
+        done
+    }
+
+    fn work_on(&self, work: Work) -> Result<Yield, Failure> {
         match work {
             Work::Apply(op) => self.apply(op),
             Work::Restore {
@@ -297,6 +306,21 @@ impl PairStore {
     /// What takes a volume away.
     pub fn removal(volume: VolumeId) -> Record {
         Record::absence(Key::Volume(volume.into()))
+    }
+}
+
+/// The volume that a work is about, if it is about one.
+pub fn volume_of(work: &Work) -> Option<VolumeId> {
+    match work {
+        Work::Apply(Op::Write { volume, .. } | Op::Zero { volume, .. })
+        | Work::Restore { volume, .. }
+        | Work::Read { volume, .. }
+        | Work::Sum { volume, .. }
+        | Work::Flush(volume) => Some(*volume),
+        Work::Apply(Op::Meta { .. })
+        | Work::ReplaceMetadata(_)
+        | Work::ReadMetadata
+        | Work::Survey => None,
     }
 }
 

@@ -165,6 +165,12 @@ impl Volumes {
         Ok(Some(attachment))
     }
 
+    /// Lets go of a volume that failed: the next work opens it again, as the disk has it. Where a client has it, it stays
+    /// as it is.
+    pub fn let_go(&self, volume: VolumeId) {
+        self.open.lock().remove(&volume);
+    }
+
     /// Makes a volume with nothing in it, or holds one that is there to what is said of it now.
     ///
     /// # Errors

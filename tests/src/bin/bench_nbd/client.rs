@@ -6,7 +6,7 @@
 
 use std::{
     io::{IoSlice, Read, Write},
-    net::TcpStream,
+    net::{TcpStream, ToSocketAddrs},
     time::{Duration, Instant},
 };
 
@@ -108,9 +108,14 @@ impl Run {
 }
 
 impl Client {
-    /// Connects and opens `export`.
+    /// Connects to a port of this host and opens `export`.
     pub fn connect(port: u16, export: &str) -> anyhow::Result<Self> {
-        let mut socket = TcpStream::connect(("127.0.0.1", port))?;
+        Self::connect_to(("127.0.0.1", port), export)
+    }
+
+    /// The same anywhere.
+    pub fn connect_to(place: impl ToSocketAddrs, export: &str) -> anyhow::Result<Self> {
+        let mut socket = TcpStream::connect(place)?;
         socket.set_nodelay(true)?;
         socket.set_read_timeout(Some(TIMEOUT))?;
         let size = handshake(&mut socket, export).context("NBD handshake")?;

@@ -131,7 +131,7 @@ impl<'a> Calls<'a> {
         if let Some((name, password)) = login {
             if self.token.is_some() {
                 let (status, answer) = self.post(what, body).await?;
-                if status != StatusCode::UNAUTHORIZED {
+                if !is_over(status) {
                     return good(status, answer);
                 }
             }
@@ -161,6 +161,11 @@ impl<'a> Calls<'a> {
         let body = body.map_err(|error| anyhow::anyhow!("its answer: {error}"))?;
         Ok((status, body.to_bytes()))
     }
+}
+
+/// Whether a login may have lost its worth: 401 for a token that is unknown, 400 for one from before a change of rights.
+fn is_over(status: StatusCode) -> bool {
+    [StatusCode::UNAUTHORIZED, StatusCode::BAD_REQUEST].contains(&status)
 }
 
 async fn speak<S>(socket: S) -> anyhow::Result<(SendRequest<Full<Bytes>>, AbortHandle)>

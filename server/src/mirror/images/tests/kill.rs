@@ -81,7 +81,7 @@ fn killed_pull(pair: &Pair, here: &Path, most: u64, then: Duration) -> u64 {
     };
     // Ends when it has killed the other side, or the list was all that was left to send.
     let begun = Instant::now();
-    let _ = serve(&pair.there, &mut stream, &|| false);
+    let _ = serve(&pair.there, &mut stream, &|| false, &|_| ());
     while begun.elapsed() < then {
         std::hint::spin_loop();
     }

@@ -21,7 +21,7 @@ use std::{
 use images::{Bytes, Cancel, Catalogue, Details, Original, Part, Quiet, Version, VersionId};
 use tempfile::TempDir;
 
-use super::{Outcome, Pull, pull, serve, wire::CHUNK};
+use super::{Outcome, Pull, pull, say_held, serve, wire::CHUNK};
 
 /// A primary with versions and a standby that pulls them.
 struct Pair {
@@ -65,9 +65,28 @@ fn pull_from<T>(there: &Catalogue, puller: impl FnOnce(UnixStream) -> T) -> T {
     let (near, mut far) = UnixStream::pair().unwrap();
     thread::scope(|scope| {
         // It breaks where a test breaks it.
-        scope.spawn(move || serve(there, &mut far, &|| false));
+        scope.spawn(move || serve(there, &mut far, &|| false, &|_| ()));
         puller(near)
     })
+}
+
+#[test]
+fn who_has_pulled_says_what_it_has_now() {
+    let pair = Pair::new();
+    let version = publish(&pair.there, "debian", CHUNK, &[]);
+    let (mut near, mut far) = UnixStream::pair().unwrap();
+    let (tell, told) = std::sync::mpsc::channel();
+    thread::scope(|scope| {
+        let there = &pair.there;
+        scope.spawn(move || {
+            let holds = |held| tell.send(held).unwrap();
+            let _ = serve(there, &mut far, &|| false, &holds);
+        });
+        pull_all(&pair.here, &mut near).unwrap();
+        say_held(&pair.here, &mut near).unwrap();
+        drop(near);
+    });
+    assert_eq!(told.iter().collect::<Vec<_>>(), [[version.id()]]);
 }
 
 /// Pulls everything.

@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashSet,
+    net::Shutdown,
     os::unix::fs::PermissionsExt,
     sync::atomic::{AtomicBool, Ordering},
     time::Duration,
@@ -146,6 +147,7 @@ fn two_servers_that_gave_one_number_are_told_and_nothing_is_lost() {
         panic!("{:?}", outcome.failed)
     };
     let said = format!("{error:#}");
+    assert_eq!(error.version, Some(theirs.id()));
     for wanted in [
         theirs.id().to_string(),
         ours.id().to_string(),
@@ -164,16 +166,15 @@ fn two_servers_that_gave_one_number_are_told_and_nothing_is_lost() {
     assert_same(&pair.there, &pair.here);
 }
 
-#[test]
-fn a_job_that_is_cancelled_stops() {
-    let (pair, _) = small();
+/// Pulls, and is cancelled when a version could be wanted: then `meanwhile` happens, which says whether it is.
+fn cancelled_pull(pair: &Pair, mut meanwhile: impl FnMut() -> bool) -> String {
     let cancel = Cancel::new().unwrap();
     let result = pull_from(&pair.there, |mut stream| {
         let what = Pull {
             catalogue: &pair.here,
             want: &mut |_| {
                 cancel.cancel();
-                true
+                meanwhile()
             },
             in_use: &|_| false,
             reserve: Bytes::new(0),
@@ -182,8 +183,36 @@ fn a_job_that_is_cancelled_stops() {
         };
         pull(what, &mut stream)
     });
-    assert!(format!("{:#}", result.unwrap_err()).contains("told to stop"));
+    format!("{:#}", result.unwrap_err())
+}
+
+#[test]
+fn a_job_that_is_cancelled_stops() {
+    let (pair, _) = small();
+    assert!(cancelled_pull(&pair, || true).contains("told to stop"));
     assert_empty(&pair.here);
+}
+
+/// The roles change while a version comes: what is current here is for this server to say from then on.
+#[test]
+fn a_job_that_is_cancelled_leaves_current_alone() {
+    let pair = Pair::new();
+    let first = publish(&pair.there, "windows", MIB, &[]);
+    publish(&pair.there, "windows", MIB, &[(0, vec![2])]);
+    pair.pull().unwrap();
+    pair.there.set_current(&first.reference()).unwrap();
+    publish(&pair.there, "debian", MIB, &[]);
+    let second = "windows@2".parse().unwrap();
+    let said = cancelled_pull(&pair, || {
+        assert_eq!(
+            pair.here.current(first.image()).unwrap(),
+            Some(first.number())
+        );
+        pair.here.set_current(&second).unwrap();
+        false
+    });
+    assert!(said.contains("told to stop"), "{said}");
+    assert_eq!(pair.here.current(first.image()).unwrap(), second.number);
 }
 
 /// With a read timeout a server that nobody asks anything hears that it is to stop.
@@ -196,7 +225,8 @@ fn a_server_that_waits_stops_when_told() {
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
         let (there, stop) = (&pair.there, &stop);
-        let serving = scope.spawn(move || serve(there, &mut far, &|| stop.load(Ordering::Relaxed)));
+        let serving =
+            scope.spawn(move || serve(there, &mut far, &|| stop.load(Ordering::Relaxed), &|_| ()));
         let mut near = &near;
         let never = || false;
         let mut conn = Conn::new(&mut near, &never);
@@ -210,6 +240,7 @@ fn a_server_that_waits_stops_when_told() {
 /// What `answers` says, whatever it is asked.
 fn pull_from_liar(here: &Catalogue, answers: &[Answer<'_>]) -> anyhow::Result<Outcome> {
     let (mut near, mut far) = UnixStream::pair().unwrap();
+    let last_word = far.try_clone().unwrap();
     thread::scope(|scope| {
         scope.spawn(move || {
             let never = || false;
@@ -218,6 +249,7 @@ fn pull_from_liar(here: &Catalogue, answers: &[Answer<'_>]) -> anyhow::Result<Ou
                 // The puller may have had enough.
                 let _ = conn.answer(answer).and_then(|()| conn.flush());
             }
+            let _ = last_word.shutdown(Shutdown::Write);
             while let Ok(Some(_)) = conn.question() {}
         });
         let result = pull_all(here, &mut near);
@@ -319,7 +351,7 @@ fn ask_server(
 ) -> anyhow::Result<()> {
     let (mut near, mut far) = UnixStream::pair().unwrap();
     thread::scope(|scope| {
-        let serving = scope.spawn(move || serve(there, &mut far, &|| false));
+        let serving = scope.spawn(move || serve(there, &mut far, &|| false, &|_| ()));
         let never = || false;
         let mut conn = Conn::new(&mut near, &never);
         for (index, question) in questions.iter().enumerate() {

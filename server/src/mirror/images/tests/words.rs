@@ -4,8 +4,8 @@ use proptest::{collection::vec, prelude::*};
 
 use super::*;
 use crate::mirror::images::wire::{
-    Answer, Chunks, FRAME_HEAD, FRAME_MAX, FileOf, Head, MAGIC, PROTOCOLS, Question, REFUSAL_MAX,
-    REMOVED_MAX, Sum, WINDOW,
+    Answer, Chunks, FRAME_HEAD, FRAME_MAX, FileOf, Head, IDS_MAX, MAGIC, PROTOCOLS, Question,
+    REFUSAL_MAX, Sum, WINDOW,
 };
 
 const PAGE: &str = include_str!("../mod.rs");
@@ -49,6 +49,7 @@ fn the_kinds_are_those_of_the_page() {
         Question::List,
         Question::Sums(file(), chunks),
         Question::Chunks(file(), vec![0]),
+        Question::Holds(Vec::new()),
     ];
     let code: Vec<_> = questions.iter().map(|one| named(one.kind(), one)).collect();
     assert_eq!(page_kinds("| kind | question |"), code);
@@ -71,7 +72,7 @@ fn the_numbers_are_those_of_the_page() {
     has(format!("length of the body, 1 to {FRAME_MAX}"));
     has(format!("how many, 1 to {WINDOW} "));
     has(format!("wanted, 1 to {WINDOW} "));
-    has(format!("removed, at most {REMOVED_MAX} "));
+    has(format!("removed, at most {IDS_MAX} "));
     has(format!("at most {REFUSAL_MAX} bytes"));
     has(format!("A chunk is {CHUNK} bytes"));
     has(format!("This is protocol {}.", PROTOCOLS.1));
@@ -127,7 +128,7 @@ fn the_longest_messages_fit_a_frame() {
     let messages = [
         Answer::Chunk(u32::MAX, &chunk),
         Answer::Version(true, &chunk),
-        Answer::Removed(vec![file().version; REMOVED_MAX]),
+        Answer::Removed(vec![file().version; IDS_MAX]),
         Answer::Sums(0, vec![Sum::Data(images::Digest([9; 32])); WINDOW as usize]),
         Answer::Refused(&reason),
     ];

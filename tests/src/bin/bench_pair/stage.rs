@@ -1,0 +1,124 @@
+//! The servers: a pair, and one alone, with the same image.
+
+use std::fs;
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+
+use bootroom_tests::namespace::Namespace;
+use bootroom_tests::pair::seat::{Seat, mac};
+use bootroom_tests::pair::{Pair, Plan, Side, image};
+use bootroom_tests::server::Server;
+
+/// Size of the disk. Bytes.
+pub const DISK: u64 = 256 << 20;
+/// Where the server that is alone is.
+const ALONE: &str = "10.80.0.3";
+const PORT: u16 = 10809;
+
+/// A disk, as the load reaches it.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// The server.
+    pub address: &'static str,
+    /// The export.
+    pub export: String,
+}
+
+impl Place {
+    /// Where to connect.
+    pub fn socket(&self) -> (&'static str, u16) {
+        (self.address, PORT)
+    }
+}
+
+/// All of it.
+pub struct Stage {
+    /// Where the load runs, in both rooms.
+    pub seat: Seat,
+    /// The mirrored disk, on A.
+    pub mirrored: Place,
+    /// The one that is not.
+    pub alone: Place,
+    _server: Server,
+    _namespace: Namespace,
+    /// The pair.
+    pub pair: Pair,
+}
+
+impl Stage {
+    /// Starts everything.
+    pub fn new() -> Self {
+        let room = room();
+        let mut pair = Pair::unstarted(&Plan {
+            room: &room,
+            ..Plan::default()
+        });
+        let disk = pair.path("bench.disk");
+        let file = fs::File::create(&disk).expect("a disk can be made");
+        file.set_len(DISK).expect("it can be sized");
+        image::import_disk(pair.host(Side::A), "bench", &disk);
+        let (namespace, server) = alone(&pair, &room);
+        pair.start();
+        let seat = pair.seat(1);
+        seat.lease();
+        let place = |address: &'static str| Place {
+            address,
+            export: seat.export(address, "one"),
+        };
+        Self {
+            mirrored: place(Side::A.address()),
+            alone: place(ALONE),
+            seat,
+            _server: server,
+            _namespace: namespace,
+            pair,
+        }
+    }
+}
+
+fn room() -> String {
+    format!(
+        "[clients.one]\nmac = {:?}\nimage = \"bench\"\nretention = \"keep\"\n",
+        mac(1)
+    )
+}
+
+/// A server that mirrors nothing, with the same image; it gives no addresses.
+fn alone(pair: &Pair, room: &str) -> (Namespace, Server) {
+    let namespace = Namespace::new();
+    pair.switch.plug("server-alone", &namespace);
+    namespace.ip(&format!("address add {ALONE}/24 dev eth0"));
+    let dir = pair.path("alone");
+    fs::create_dir_all(dir.join("data")).expect("a data directory");
+    let copied = std::process::Command::new("cp")
+        .arg("-a")
+        .arg(pair.host(Side::A).data().join("images"))
+        .arg(dir.join("data"))
+        .status();
+    assert!(copied.expect("cp runs").success());
+    let text = |path: PathBuf| format!("{:?}", path.display().to_string());
+    let configuration = format!(
+        "[server]\ndata = {}\ncontrol = {}\ninterface = \"eth0\"\naddress = \"{ALONE}/24\"\n\
+         [dhcp]\nmode = \"off\"\n{room}",
+        text(dir.join("data")),
+        text(dir.join("control.sock"))
+    );
+    let config = dir.join("bootroom.toml");
+    fs::write(&config, configuration).expect("it is written");
+    let server = Server::start(&namespace, &config, &dir.join("control.sock"));
+    (namespace, server)
+}
+
+/// Does `work` on a thread that is in that network.
+pub fn inside<T: Send>(namespace: &Namespace, work: impl FnOnce() -> T + Send) -> T {
+    let file = fs::File::open(namespace.path()).expect("the namespace exists");
+    std::thread::scope(|scope| {
+        let there = scope.spawn(|| {
+            let kind = rustix::thread::LinkNameSpaceType::Network;
+            rustix::thread::move_into_link_name_space(file.as_fd(), Some(kind))
+                .expect("the namespace can be entered");
+            work()
+        });
+        there.join().expect("the work does not panic")
+    })
+}

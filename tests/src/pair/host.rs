@@ -1,0 +1,273 @@
+//! One server of the pair, on a host of its own.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Output};
+
+use rustix::process::Signal;
+use serde_json::Value;
+
+use super::{LIMIT, Plan, Side, Switch};
+use crate::binary;
+use crate::deadline::wait_for;
+use crate::namespace::Namespace;
+use crate::server::Server;
+
+/// What a small disk holds at first. Bytes.
+const ROOMY: u64 = 3 << 30;
+
+/// The exit code of a command that reached no server.
+const UNREACHABLE: Option<i32> = Some(4);
+
+/// The host.
+pub struct Host {
+    side: Side,
+    server: Option<Server>,
+    namespace: Namespace,
+    dir: PathBuf,
+}
+
+impl Host {
+    pub(super) fn new(side: Side, plan: &Plan<'_>, dir: &Path, switch: &Switch) -> Self {
+        let namespace = match plan.small {
+            true => Namespace::with_mounts(),
+            false => Namespace::new(),
+        };
+        let name = format!("{side:?}").to_lowercase();
+        switch.plug(&format!("server-{name}"), &namespace);
+        namespace.ip(&format!("address add {}/24 dev eth0", side.address()));
+        let own = dir.join(name);
+        fs::create_dir_all(own.join("data")).expect("a data directory");
+        fs::write(own.join("bootroom.toml"), configuration(side, plan, dir))
+            .expect("it is written");
+        let host = Self {
+            side,
+            server: None,
+            namespace,
+            dir: own,
+        };
+        if plan.small {
+            host.mount_small();
+        }
+        host
+    }
+
+    /// Its data, as a program on the host sees them.
+    pub fn data(&self) -> PathBuf {
+        self.dir.join("data")
+    }
+
+    /// What the server says.
+    pub fn log(&self) -> PathBuf {
+        self.dir.join("log")
+    }
+
+    /// Its network.
+    pub fn namespace(&self) -> &Namespace {
+        &self.namespace
+    }
+
+    /// Starts the server, again with the same files.
+    ///
+    /// # Panics
+    /// When it does not answer.
+    pub fn start(&mut self) {
+        let mut command = Server::command(&self.namespace, &self.dir.join("bootroom.toml"));
+        let log = File::options().create(true).append(true).open(self.log());
+        let log = log.expect("a log can be written");
+        command.stdout(log.try_clone().expect("a file can be cloned"));
+        command.stderr(log);
+        // Whatever the answer is, there is one.
+        let answers =
+            |server: &Server| server.ask(&["status", "--json"]).status.code() != UNREACHABLE;
+        self.server = Some(Server::spawn(command, &self.control(), answers));
+    }
+
+    /// Kills the server (-9).
+    ///
+    /// # Panics
+    /// When it is not running.
+    pub fn kill(&mut self) {
+        drop(self.server.take().expect("the server is running"));
+    }
+
+    /// Stops it as systemd would.
+    ///
+    /// # Panics
+    /// When it does not stop.
+    pub fn stop(&mut self) -> ExitStatus {
+        self.server.take().expect("the server is running").stop()
+    }
+
+    /// Freezes the server, connections and all.
+    ///
+    /// # Panics
+    /// When it is not running.
+    pub fn freeze(&self) {
+        self.server().signal(Signal::STOP);
+    }
+
+    /// Lets it go on.
+    ///
+    /// # Panics
+    /// When it is not running.
+    pub fn thaw(&self) {
+        self.server().signal(Signal::CONT);
+    }
+
+    /// The server.
+    ///
+    /// # Panics
+    /// When it is not running.
+    pub fn server(&self) -> &Server {
+        self.server.as_ref().expect("the server is running")
+    }
+
+    /// Whether it is running.
+    pub fn is_running(&self) -> bool {
+        self.server.is_some()
+    }
+
+    fn control(&self) -> PathBuf {
+        self.dir.join("control.sock")
+    }
+
+    /// Every command to the pair goes through here; one that a frozen server does not answer ends all the same.
+    ///
+    /// # Panics
+    /// When it cannot be run.
+    pub fn standby(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new("timeout");
+        command.args(["-s", "KILL", "5"]).arg(binary::bootroom());
+        command.arg("standby").args(arguments);
+        command.arg("--socket").arg(self.control());
+        command.output().expect("timeout (package coreutils) runs")
+    }
+
+    /// The same for one that must succeed.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub fn standby_done(&self, arguments: &[&str]) -> String {
+        let output = self.standby(arguments);
+        let said = String::from_utf8_lossy(&output.stderr);
+        let (side, status) = (self.side, output.status);
+        assert!(
+            status.success(),
+            "{side:?}: standby {arguments:?}: {status} {said}"
+        );
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// How it is, if it says so.
+    pub fn status(&self) -> Option<Value> {
+        self.server.as_ref()?;
+        let output = self.standby(&["status", "--json"]);
+        serde_json::from_slice(&output.stdout).ok()
+    }
+
+    /// Whether it serves the room, and machines need not wait.
+    pub fn serves(&self) -> bool {
+        let waits = |status: &Value| status["suspended"].is_string() || status["suspended"] == true;
+        let serves = |status: &Value| status["role"] == "primary" && !waits(status);
+        self.status().as_ref().is_some_and(serves)
+    }
+
+    /// Whether both servers hold the same, as this one knows.
+    pub fn is_paired(&self) -> bool {
+        self.status().is_some_and(|status| status["paired"] == true)
+    }
+
+    /// Whether it is the standby of the other.
+    pub fn follows(&self) -> bool {
+        self.status()
+            .is_some_and(|status| status["role"] == "standby")
+    }
+
+    /// Makes it the primary, by hand.
+    ///
+    /// # Panics
+    /// When it does not become it.
+    pub fn promote(&self) {
+        self.standby_done(&["promote", "--yes"]);
+        wait_for("the promotion", LIMIT, || self.serves().then_some(()));
+    }
+
+    /// Nothing that this host sends reaches the other server from now on.
+    pub fn cut(&self) {
+        self.nft(&format!(
+            "add table inet cut; \
+             add chain inet cut out {{ type filter hook output priority 0; }}; \
+             add rule inet cut out ip daddr {} drop",
+            self.side.other().address()
+        ));
+    }
+
+    /// It does again.
+    pub fn join(&self) {
+        self.nft("delete table inet cut");
+    }
+
+    fn nft(&self, rules: &str) {
+        let set = self.namespace.command("nft").arg(rules).output();
+        let set = set.expect("nft (package nftables) runs");
+        assert!(
+            set.status.success(),
+            "{}",
+            String::from_utf8_lossy(&set.stderr)
+        );
+    }
+
+    fn mount_small(&self) {
+        let mut mount = self.namespace.command("mount");
+        mount.args(["-t", "tmpfs", "-o", &format!("size={ROOMY}"), "small"]);
+        self.mounted(mount.arg(self.data()));
+    }
+
+    /// Leaves its small disk this much room, or as much as it had at first.
+    ///
+    /// # Panics
+    /// When it has no small disk.
+    pub fn leave_room(&self, bytes: Option<u64>) {
+        let mut df = self.namespace.command("df");
+        let used = df.args(["-B1", "--output=used"]).arg(self.data()).output();
+        let used = String::from_utf8(used.expect("df runs").stdout).expect("a number is text");
+        let used: u64 = used
+            .split_whitespace()
+            .nth(1)
+            .and_then(|n| n.parse().ok())
+            .expect("a number");
+        let size = bytes.map_or(ROOMY, |room| used + room);
+        let mut mount = self.namespace.command("mount");
+        mount.args(["-o", &format!("remount,size={size}")]);
+        self.mounted(mount.arg(self.data()));
+    }
+
+    fn mounted(&self, mount: &mut Command) {
+        let output = mount.output().expect("mount runs");
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+}
+
+fn configuration(side: Side, plan: &Plan<'_>, dir: &Path) -> String {
+    let own = dir.join(format!("{side:?}").to_lowercase());
+    let text = |path: PathBuf| format!("{:?}", path.display().to_string());
+    format!(
+        "[server]\ndata = {}\ncontrol = {}\ninterface = \"eth0\"\naddress = \"{}/24\"\n{}\n\
+         [dhcp]\nmode = \"full\"\nrange = \"10.80.0.100-10.80.0.199\"\n\
+         [standby]\npeer = \"{}:7012\"\nsecret = {}\nwitness = \"{}\"\n{}\n{}\n",
+        text(own.join("data")),
+        text(own.join("control.sock")),
+        side.address(),
+        plan.server,
+        side.other().address(),
+        text(dir.join("secret")),
+        super::witness::PLACE,
+        plan.standby,
+        plan.room
+    )
+}

@@ -1,0 +1,197 @@
+//! Two servers and a witness as real processes: whatever happens to one of them, the machines' disks go on, and hold what
+//! was answered. Double power cuts cannot be had with processes, which leave their page cache behind: the simulation of
+//! the mirror has them.
+
+use bootroom_tests::deadline::wait_for;
+use bootroom_tests::pair::disk::Disk;
+use bootroom_tests::pair::held::{Held, first_byte};
+use bootroom_tests::pair::seat::mac;
+use bootroom_tests::pair::{LIMIT, Pair, Plan, Side};
+
+const A: Side = Side::A;
+const B: Side = Side::B;
+
+/// Machines with lasting disks.
+fn room() -> String {
+    let client = |(number, name): (u8, &str)| {
+        let mac = mac(number);
+        format!("[clients.{name}]\nmac = {mac:?}\nimage = \"tiny\"\nretention = \"keep\"\n")
+    };
+    [(1, "one"), (2, "two")].map(client).concat()
+}
+
+/// A pair, and a machine whose disk is under load.
+fn under_load(plan: Plan<'_>) -> (Pair, Disk) {
+    let room = room();
+    let pair = Pair::new(&Plan {
+        room: &room,
+        ..plan
+    });
+    let disk = pair.load(1, "one", 8);
+    (pair, disk)
+}
+
+/// The machine goes on, at that server.
+fn goes_on_at(disk: &Disk, side: Side, what: &str) {
+    disk.wait_attached(side);
+    println!("{what:50} pause {:5.2} s", disk.report().pause);
+}
+
+/// Both servers are there again, and hold the same.
+fn mend(pair: &mut Pair, disk: &Disk, primary: Side) {
+    if !pair.host(primary.other()).is_running() {
+        pair.host_mut(primary.other()).start();
+    }
+    pair.wait_paired(primary);
+    disk.wait_for_answers(20);
+}
+
+#[test]
+fn a_killed_primary_is_replaced_and_comes_back() {
+    let (mut pair, disk) = under_load(Plan::default());
+    for (primary, standby) in [(A, B), (B, A)] {
+        disk.mark();
+        pair.host_mut(primary).kill();
+        goes_on_at(&disk, standby, "primary killed");
+        disk.verify_unharmed();
+        mend(&mut pair, &disk, standby);
+    }
+    // Before the standby is up to date nobody takes over, and nothing is lost.
+    disk.mark();
+    pair.host_mut(B).kill();
+    disk.wait_for_answers(20);
+    println!(
+        "{:50} pause {:5.2} s",
+        "standby killed",
+        disk.report().pause
+    );
+    mend(&mut pair, &disk, A);
+    disk.mark();
+    assert!(pair.host_mut(A).stop().success());
+    goes_on_at(&disk, B, "primary stopped (SIGTERM)");
+    mend(&mut pair, &disk, B);
+    disk.verify_unharmed();
+}
+
+#[test]
+fn a_frozen_primary_answers_nothing_when_it_thaws() {
+    let (mut pair, disk) = under_load(Plan::default());
+    let seat = pair.seat(2);
+    seat.lease();
+    let export = seat.export(A.address(), "two");
+    let mut held = Held::start(&seat, &export, A);
+    disk.mark();
+    pair.host(A).freeze();
+    held.ask();
+    goes_on_at(&disk, B, "primary frozen (SIGSTOP)");
+    pair.host(A).thaw();
+    let ends = held.ends();
+    assert!(
+        ends.values().all(|end| *end == "ENOTCONN"),
+        "answered by a server that is none: {ends:?}"
+    );
+    pair.wait_paired(B);
+    assert_eq!(
+        first_byte(&seat, &export, B),
+        1,
+        "nobody answered the write of twos"
+    );
+    disk.verify_unharmed();
+    pair.host_mut(B).kill();
+    goes_on_at(&disk, A, "primary killed after that");
+    assert_eq!(
+        first_byte(&seat, &export, A),
+        1,
+        "nobody answered the write of twos"
+    );
+    disk.verify_unharmed();
+}
+
+#[test]
+fn a_cut_between_the_servers_stops_nobody() {
+    let (mut pair, disk) = under_load(Plan::default());
+    for (what, cut) in [
+        ("A does not reach B", &[A][..]),
+        ("B does not reach A", &[B]),
+        ("neither reaches the other", &[A, B]),
+    ] {
+        disk.mark();
+        cut.iter().for_each(|side| pair.host(*side).cut());
+        wait_for("the loss to be noticed", LIMIT, || {
+            let primary = pair.primary()?;
+            (!pair.host(primary).is_paired()).then_some(())
+        });
+        disk.wait_for_answers(50);
+        println!("{what:50} pause {:5.2} s", disk.report().pause);
+        let primary = pair.primary().expect("somebody serves");
+        assert!(!pair.host(primary.other()).serves(), "two serve");
+        disk.verify_unharmed();
+        cut.iter().for_each(|side| pair.host(*side).join());
+        mend(&mut pair, &disk, primary);
+    }
+    disk.verify_unharmed();
+}
+
+#[test]
+fn machines_wait_when_nobody_can_decide_and_only_then() {
+    let (mut pair, disk) = under_load(Plan::default());
+    disk.mark();
+    pair.witness.kill();
+    disk.wait_for_answers(200);
+    assert!(
+        disk.report().pause < 1.0,
+        "the witness is asked by nobody: {:?}",
+        disk.report()
+    );
+    pair.host_mut(B).kill();
+    wait_for("machines to wait", LIMIT, || {
+        let waits = !pair.host(A).serves() && disk.report().pause > 3.0;
+        waits.then_some(())
+    });
+    let waiting = disk.report().answered;
+    pair.witness.start();
+    disk.wait_for_answers(50);
+    assert!(disk.report().answered > waiting);
+    // Alone and fenced it needs nobody.
+    disk.mark();
+    pair.witness.kill();
+    disk.wait_for_answers(200);
+    assert!(disk.report().pause < 1.0, "{:?}", disk.report());
+    pair.witness.start();
+    mend(&mut pair, &disk, A);
+    disk.verify_unharmed();
+}
+
+#[test]
+fn a_full_disk_is_an_error_of_the_primary_and_none_of_the_standby() {
+    let (mut pair, disk) = under_load(Plan {
+        small: true,
+        ..Plan::default()
+    });
+    pair.host(B).leave_room(Some(256 << 10));
+    disk.grow();
+    wait_for("the standby to give up", LIMIT, || {
+        (pair.host(A).serves() && !pair.host(A).is_paired()).then_some(())
+    });
+    disk.wait_for_answers(200);
+    disk.verify_unharmed();
+    pair.host(B).leave_room(None);
+    mend(&mut pair, &disk, A);
+    pair.host(A).leave_room(Some(256 << 10));
+    disk.grow();
+    let failed = wait_for("the disk to be full", LIMIT, || {
+        Some(disk.report().failed).filter(|failed| !failed.is_empty())
+    });
+    assert!(failed.iter().all(|error| error == "ENOSPC"), "{failed:?}");
+    disk.verify();
+    pair.host(A).leave_room(None);
+    wait_for("writes to succeed", LIMIT, || {
+        disk.mark();
+        let report = disk.wait_for_answers(200);
+        report.failed.is_empty().then_some(())
+    });
+    mend(&mut pair, &disk, A);
+    pair.host_mut(A).kill();
+    goes_on_at(&disk, B, "primary killed after both were full");
+    disk.verify_unharmed();
+}

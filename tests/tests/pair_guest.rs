@@ -1,0 +1,138 @@
+//! A machine whose root is an ext4 on its network disk, under load that syncs every write, while the primaries of its pair
+//! are killed, frozen, cut off and stopped: it sees a pause, never an error, and no synced write is lost. Prints how long
+//! the pauses were.
+
+use std::time::Duration;
+
+use bootroom_tests::pair::guest::{IMAGE, Machine, Pauses, import_root};
+use bootroom_tests::pair::seat::mac;
+use bootroom_tests::pair::{Pair, Plan, Side};
+
+/// How often each thing happens.
+const TIMES: usize = 10;
+/// What the pair promises of the middle one of several pauses.
+const GOAL: Duration = Duration::from_secs(5);
+/// The agent takes a server that answers nothing for ten seconds for a frozen one.
+const FROZEN: Duration = Duration::from_secs(20);
+
+fn pair() -> Pair {
+    let room = format!(
+        "[clients.one]\nmac = {:?}\nimage = {IMAGE:?}\nretention = \"keep\"\n",
+        mac(1)
+    );
+    let plan = Plan {
+        room: &room,
+        ..Plan::default()
+    };
+    let mut pair = Pair::unstarted(&plan);
+    import_root(&pair);
+    pair.start();
+    pair
+}
+
+/// Has one thing happen to the primary again and again; both servers are whole before each.
+fn again_and_again(
+    pair: &mut Pair,
+    machine: &mut Machine,
+    event: &'static str,
+    happen: fn(&mut Pair, Side),
+    mend: fn(&mut Pair, Side),
+) -> Pauses {
+    let each = (0..TIMES).map(|_| {
+        let primary = pair.primary().expect("somebody serves");
+        let pause = machine.survive(|| happen(pair, primary));
+        mend(pair, primary);
+        let primary = pair.primary().expect("somebody serves");
+        pair.wait_paired(primary);
+        pause
+    });
+    let pauses = Pauses {
+        event,
+        each: each.collect(),
+    };
+    pauses.print();
+    pauses
+}
+
+fn start(pair: &mut Pair, side: Side) {
+    pair.host_mut(side).start();
+}
+
+/// The verdict on all of it, at whoever serves now.
+fn verdict(pair: &Pair, machine: Machine) {
+    let primary = pair.primary().expect("somebody serves");
+    machine.verdict(pair, primary);
+}
+
+#[test]
+#[ignore = "long: make test-full"]
+fn ten_primaries_in_a_row_are_killed_and_ten_are_stopped() {
+    let mut pair = pair();
+    let mut machine = Machine::boot(&pair, 1, "one");
+    let killed = again_and_again(
+        &mut pair,
+        &mut machine,
+        "primary killed (-9)",
+        |pair, side| {
+            pair.host_mut(side).kill();
+            pair.wait_serving(side.other());
+        },
+        start,
+    );
+    let stopped = again_and_again(
+        &mut pair,
+        &mut machine,
+        "primary stopped (SIGTERM)",
+        |pair, side| {
+            assert!(pair.host_mut(side).stop().success());
+            pair.wait_serving(side.other());
+        },
+        start,
+    );
+    verdict(&pair, machine);
+    for pauses in [killed, stopped] {
+        assert!(pauses.median() <= GOAL, "{}", pauses.event);
+    }
+}
+
+#[test]
+#[ignore = "long: make test-full"]
+fn ten_primaries_in_a_row_are_frozen_and_ten_lose_their_standby() {
+    let mut pair = pair();
+    let mut machine = Machine::boot(&pair, 1, "one");
+    let frozen = again_and_again(
+        &mut pair,
+        &mut machine,
+        "primary frozen (SIGSTOP), thawed after",
+        |pair, side| {
+            pair.host(side).freeze();
+            pair.wait_serving(side.other());
+        },
+        |pair, side| pair.host(side).thaw(),
+    );
+    let cut = again_and_again(
+        &mut pair,
+        &mut machine,
+        "link between the servers cut, both ways",
+        |pair, side| {
+            Side::BOTH.iter().for_each(|side| pair.host(*side).cut());
+            pair.wait_lone(side);
+        },
+        |pair, _| Side::BOTH.iter().for_each(|side| pair.host(*side).join()),
+    );
+    let alone = again_and_again(
+        &mut pair,
+        &mut machine,
+        "standby killed (-9)",
+        |pair, side| {
+            pair.host_mut(side.other()).kill();
+            pair.wait_lone(side);
+        },
+        |pair, side| pair.host_mut(side.other()).start(),
+    );
+    verdict(&pair, machine);
+    assert!(frozen.median() <= FROZEN, "{}", frozen.event);
+    for pauses in [cut, alone] {
+        assert!(pauses.median() <= GOAL, "{}", pauses.event);
+    }
+}
