@@ -108,3 +108,6 @@ fn secret(options: &SecretOptions) -> anyhow::Result<Exit> {
     say!("{file}: copy it to the other server and to the witness, readable by root only");
     Ok(Exit::Ok)
 }
+
+#[cfg(test)]
+mod tests;

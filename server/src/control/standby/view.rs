@@ -275,3 +275,52 @@ pub fn millis(when: SystemTime) -> u64 {
     let since = when.duration_since(UNIX_EPOCH).unwrap_or_default();
     since.as_millis().try_into().unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use mirror::Millis;
+
+    use super::*;
+
+    #[test]
+    fn progress_has_a_speed_and_a_time_left() {
+        let half = progress(Progress {
+            compare: false,
+            done: 2560,
+            left: 5120,
+            since: Millis(2000),
+        });
+        assert_eq!(half.bytes_per_second, 5 << 20);
+        assert_eq!(half.seconds_left, Some(4));
+        let begun = progress(Progress {
+            compare: true,
+            done: 0,
+            left: 7,
+            since: Millis(0),
+        });
+        assert_eq!((begun.bytes_per_second, begun.seconds_left), (0, None));
+    }
+
+    #[test]
+    fn the_witness_is_blamed_for_what_it_holds_up_only() {
+        let trouble = || Some("refused".to_owned());
+        assert!(waits(Wait::Witness, trouble()).ends_with("it does not answer: refused"));
+        assert!(!waits(Wait::Standby, trouble()).contains("refused"));
+        assert!(!waits(Wait::Witness, None).contains("does not answer"));
+    }
+
+    #[test]
+    fn events_have_a_name_for_programs_and_a_text_for_people() {
+        let event = event(
+            UNIX_EPOCH,
+            Notice::Verified {
+                blocks: 9,
+                differing: 2,
+            },
+        );
+        let json = serde_json::to_value(&event).unwrap();
+        assert_eq!(json["event"], "verified");
+        assert_eq!(json["time_ms"], 0);
+        assert!(event.text.contains("up to 2 differed"), "{}", event.text);
+    }
+}
