@@ -131,6 +131,13 @@ pub fn check(config: &Config, problems: &mut Vec<Problem>) {
         let fix = "write the other server's address; each server names the other one";
         problems.push(Problem::at(peer.span.clone(), message).fix(fix));
     }
+    if let Some(WitnessPlace::Bootroom(witness)) = &standby.witness
+        && [peer.value.ip(), standby.listen.ip()].contains(&witness.ip())
+    {
+        let message = format!("the witness, {witness}, is on one of the two servers");
+        let fix = "let it run on a third box: it is asked when one of the two is dead";
+        problems.push(Problem::at(peer.span.clone(), message).fix(fix));
+    }
     if peer.value.is_ipv4() != standby.listen.is_ipv4() {
         let message = "peer and listen are addresses of different kinds";
         problems.push(Problem::at(peer.span.clone(), message).fix("use two of the same kind"));

@@ -157,6 +157,11 @@ impl Mirror {
         &self.chronicle
     }
 
+    /// What the last comparison that this server led has found.
+    pub fn findings(&self) -> Option<mirror::Findings> {
+        self.core.lock().node.findings().cloned()
+    }
+
     /// What this server knows to differ from the other one, or may.
     pub fn differing(&self) -> mirror::Blocks {
         self.core.lock().node.differing().clone()
