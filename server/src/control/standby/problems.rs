@@ -132,6 +132,7 @@ mod tests {
             split_brain: None,
             witness: None,
             images: ImagesView::default(),
+            own_disks: 0,
             problems: Vec::new(),
             warnings: Vec::new(),
             recent: Vec::new(),
