@@ -2,8 +2,8 @@
 //! in, an answer and what must be on disk before it is sent come out.
 
 mod answer;
+mod recent;
 
-use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,13 +17,9 @@ use super::packet::{MessageType, Packet, code, suboptions};
 use super::reply::{self, BINL_PORT, Reply, SERVER_PORT};
 use super::table::Ask;
 use crate::limit::Once;
-use crate::machine::{Mac, Machine, Stage};
+use crate::machine::{Arch, Mac, Machine, Stage};
 use crate::policy::{Event, Happening, Identity, Policy};
-
-/// How long a machine counts as just sent into a full iPXE, in seconds.
-const CHAINED: u64 = 60;
-/// How many such machines are remembered.
-const CHAINED_MAX: usize = 4096;
+use recent::Recent;
 
 /// The time on both clocks.
 #[derive(Debug, Clone, Copy)]
@@ -70,7 +66,10 @@ pub struct Engine {
     config: Arc<DhcpConfig>,
     leases: Arc<Leases>,
     policy: Arc<dyn Policy>,
-    chained: HashMap<Mac, UnixTime>,
+    /// Machines that were just sent into a full iPXE.
+    chained: Recent<()>,
+    /// Firmware that was offered something: in which transaction, and what it is.
+    offered: Recent<([u8; 4], Option<Arch>)>,
     said: Once<Said>,
 }
 
@@ -91,7 +90,8 @@ impl Engine {
             config,
             leases,
             policy,
-            chained: HashMap::new(),
+            chained: Recent::default(),
+            offered: Recent::default(),
             said: Once::default(),
         }
     }
@@ -106,8 +106,8 @@ impl Engine {
         let Some(mac) = packet.mac().filter(|_| !packet.reply) else {
             return Outcome::default();
         };
-        let machine = boot::machine(packet, mac, &self.config.interface);
-        let stage = boot::stage(packet, &machine);
+        let mut machine = boot::machine(packet, mac, &self.config.interface);
+        let stage = self.stage(packet, &mut machine, now.wall);
         if self.config.mode == Mode::Proxy {
             self.learn(packet, mac, now);
             if stage == Stage::Os {
@@ -130,6 +130,27 @@ impl Engine {
             Mode::Full => self.full(&case),
             Mode::Proxy => self.proxy(&case),
         }
+    }
+
+    /// Which program asks. A Raspberry Pi says so in its DISCOVER, but not in the REQUEST that comes of it.
+    fn stage(&mut self, packet: &Packet, machine: &mut Machine, now: UnixTime) -> Stage {
+        let stage = boot::stage(packet, machine);
+        let mac = machine.mac;
+        match (stage, packet.kind) {
+            (Stage::Pxe, MessageType::Discover) => {
+                self.offered.note(mac, (packet.xid, machine.arch), now);
+            }
+            (Stage::Os, MessageType::Request) if machine.vendor_class.is_none() => {
+                if let Some((xid, arch)) = self.offered.of(mac, now)
+                    && *xid == packet.xid
+                {
+                    machine.arch = machine.arch.or(*arch);
+                    return Stage::Pxe;
+                }
+            }
+            _ => {}
+        }
+        stage
     }
 
     /// Which address a machine has is known to the site's server only; but the machine says it in its REQUEST.
@@ -276,6 +297,7 @@ impl Engine {
             address,
             lease: time,
             boot,
+            renewal: case.packet.ciaddr == address,
         };
         Outcome {
             changes,
@@ -353,6 +375,7 @@ impl Engine {
                 address,
                 lease: Duration::ZERO,
                 boot,
+                renewal: true,
             },
         )
     }
@@ -393,6 +416,7 @@ impl Engine {
                 address: case.packet.ciaddr,
                 lease: Duration::ZERO,
                 boot,
+                renewal: false,
             },
         };
         self.send(case, reply, ip, sent)
