@@ -16,6 +16,7 @@ pub mod image;
 pub mod machine;
 pub mod namespace;
 pub mod room;
+pub mod screen;
 pub mod server;
 pub mod site;
 pub mod wire;
