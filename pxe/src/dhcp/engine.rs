@@ -3,6 +3,7 @@
 
 mod answer;
 mod recent;
+mod said;
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use crate::limit::Once;
 use crate::machine::{Arch, Mac, Machine, Stage};
 use crate::policy::{Event, Happening, Identity, Policy};
 use recent::Recent;
+use said::Said;
 
 /// The time on both clocks.
 #[derive(Debug, Clone, Copy)]
@@ -50,15 +52,6 @@ pub struct Outcome {
     pub event: Option<Event>,
     /// Ask the network whether somebody sits at the address offered, and hold the answer back meanwhile.
     pub probe: Option<(Mac, Ipv4Addr)>,
-}
-
-/// What the log says only once.
-#[derive(Debug, PartialEq, Eq, Hash)]
-enum Said {
-    NotServed(Mac),
-    Exhausted(Ipv4Addr),
-    UnknownArch(Mac),
-    OtherServer(Ipv4Addr),
 }
 
 /// The server's logic and its short memory.
@@ -448,43 +441,6 @@ impl Engine {
             .options
             .address(code::SERVER_ID)
             .is_none_or(|s| s == self.server_id(packet))
-    }
-
-    fn not_served(&mut self, mac: Mac, reason: &str, now: Now) {
-        if self.said.first(Said::NotServed(mac), now.mono) {
-            info!(%mac, reason, "not serving this machine");
-            self.tell(
-                now,
-                Some(mac),
-                None,
-                Happening::NotServed {
-                    reason: reason.to_owned(),
-                },
-            );
-        }
-    }
-
-    fn exhausted(&mut self, mac: Mac, subnet: &Subnet, now: Now) {
-        if self
-            .said
-            .first(Said::Exhausted(subnet.network.network()), now.mono)
-        {
-            warn!(%mac, network = %subnet.network, "no free address is left; widen the range or shorten the leases");
-        }
-        self.tell(now, Some(mac), None, Happening::Exhausted);
-    }
-
-    fn other_server(&mut self, server: Ipv4Addr, case: &Case<'_>) {
-        self.leases.withdraw(case.machine.mac);
-        if self.said.first(Said::OtherServer(server), case.now.mono) {
-            warn!(%server, mac = %case.machine.mac, "another DHCP server answers on this network, and machines take its addresses");
-            self.tell(
-                case.now,
-                Some(case.machine.mac),
-                None,
-                Happening::OtherServer { server },
-            );
-        }
     }
 
     fn tell(&self, now: Now, mac: Option<Mac>, ip: Option<Ipv4Addr>, what: Happening) {

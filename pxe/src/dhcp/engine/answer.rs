@@ -57,9 +57,11 @@ impl Engine {
         reply
     }
 
-    /// What a client and its relay want back as they sent it (RFC 6842, RFC 3046).
+    /// What a client and its relay want back as they sent it (RFC 6842, RFC 3046; RFC 3011 where it was heeded).
     pub(super) fn echo(&self, request: &Packet, reply: &mut Packet) {
-        for code in [code::CLIENT_ID, code::RELAY] {
+        let relayed = request.giaddr != Ipv4Addr::UNSPECIFIED;
+        let chosen = relayed.then_some(code::SUBNET_SELECTION);
+        for code in chosen.into_iter().chain([code::CLIENT_ID, code::RELAY]) {
             if let Some(value) = request.options.get(code) {
                 reply.options.set(code, value);
             }

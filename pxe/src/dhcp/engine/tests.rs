@@ -471,6 +471,11 @@ fn relays_choose_the_network_and_get_option_82_back_last() {
         ..packet(MAC, MessageType::Discover)
     };
     assert!(bench.ask(&unknown).is_none());
+    // RFC 3011: which network was chosen is said back.
+    let chosen: &[u8] = &[10, 9, 0, 0];
+    let offer = bench.answer(&with(unknown, &[(code::SUBNET_SELECTION, chosen)]));
+    assert_eq!(offer.yiaddr.octets()[..2], [10, 9]);
+    assert_eq!(offer.options.get(code::SUBNET_SELECTION), Some(chosen));
 }
 
 #[test]
