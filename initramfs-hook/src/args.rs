@@ -25,7 +25,7 @@ bootroom-attach: attach network disks and keep them attached
   --server HOST[:PORT][,...]   further servers of the same exports, tried in turn
   --report URL                 report to http://HOST[:PORT]/PATH/EVENT
   --timeout SECONDS            give up if not attached by then (default 60; 0: never)
-  --request-timeout SECONDS    no answer for so long ends a connection (default 10)
+  --request-timeout SECONDS    no answer for so long ends a connection (default 10; 3 with several servers)
   --tls DIRECTORY              server.pem, ca.pem, client.pem, client.key for nbds://
                                (default /etc/bootroom/tls)
   --foreground                 do not go into the background
@@ -65,7 +65,7 @@ pub struct Attach {
     /// How long to try; `None`: for ever.
     pub patience: Option<Duration>,
     /// See [`crate::attachment::Settings`].
-    pub request_timeout: Duration,
+    pub request_timeout: Option<Duration>,
     /// Where the files for TLS are; see [`crate::security`].
     pub tls: PathBuf,
     /// Stay in the foreground.
@@ -151,7 +151,9 @@ impl Raw {
             plan,
             report: self.report,
             patience: (patience > 0).then(|| Duration::from_secs(patience)),
-            request_timeout: Duration::from_secs(self.request_timeout.unwrap_or(10).max(1)),
+            request_timeout: self
+                .request_timeout
+                .map(|seconds| Duration::from_secs(seconds.max(1))),
             tls: self.tls.unwrap_or_else(|| "/etc/bootroom/tls".into()),
             foreground: self.foreground,
         })
@@ -197,10 +199,7 @@ mod tests {
         let disks = attach.plan.unwrap().disks;
         assert_eq!(disks.len(), 2);
         assert_eq!(disks[1].target.servers[1].port, 2);
-        assert_eq!(
-            (attach.patience, attach.request_timeout),
-            (None, Duration::from_secs(10))
-        );
+        assert_eq!((attach.patience, attach.request_timeout), (None, None));
     }
 
     #[test]

@@ -179,6 +179,7 @@ impl Attachment {
         if self.link.is_up() {
             self.pulse.forgive();
             self.lost("connection lost", around, now);
+            self.link.lost(now);
             return Ok(None);
         }
         let result = if self.link.is_dialing() {
@@ -199,6 +200,7 @@ impl Attachment {
         }
         if self.link.is_up() && self.pulse.deadline() <= now && !self.answers(now) {
             self.lost("no answer", around, now);
+            self.link.silent(now);
             return Ok(None);
         }
         let action = self.link.tick(now);
@@ -232,7 +234,6 @@ impl Attachment {
                 self.place()
             ),
         );
-        self.link.lost(now);
         self.nag.begin(now, why);
         if let Some(fd) = &self.serving {
             net::shut(fd);

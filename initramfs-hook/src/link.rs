@@ -236,6 +236,13 @@ impl Link {
         };
     }
 
+    /// The server in use has stopped answering, and may go on taking connections that it does not answer: another one is
+    /// tried first, if there is one.
+    pub fn silent(&mut self, now: Now) {
+        self.server = (self.server + 1) % self.servers;
+        self.lost(now);
+    }
+
     /// The attempt came to nothing: no connection, or it broke.
     pub fn failed(&mut self, now: Now) {
         self.refused = 0;
@@ -362,6 +369,16 @@ mod tests {
             Action::None,
             "the late one does not count for the next link"
         );
+    }
+
+    #[test]
+    fn a_server_that_fell_silent_is_not_the_first_to_be_tried() {
+        let mut link = up(2);
+        link.silent(at(1000));
+        assert_eq!(link.tick(link.deadline().unwrap()), Action::Dial(1));
+        let mut alone = up(1);
+        alone.silent(at(1000));
+        assert_eq!(alone.tick(alone.deadline().unwrap()), Action::Dial(0));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use bootroom_attach::agent::{Agent, Reporting};
 use bootroom_attach::args::{Attach, Command, HELP};
@@ -143,6 +144,12 @@ fn deliver(server: &Server, request: &[u8]) -> bool {
     }
 }
 
+/// How long a server may be silent before it is given up: shorter where another one can take its place.
+fn request_timeout(plan: &Plan) -> Duration {
+    let several = plan.disks.iter().any(|disk| disk.target.servers.len() > 1);
+    Duration::from_secs(if several { 3 } else { 10 })
+}
+
 /// Goes on from memory, if this is not done yet.
 fn rerun() -> Result<()> {
     let args: Vec<_> = std::env::args_os().collect();
@@ -200,7 +207,9 @@ fn serve(attach: Attach, attached: impl FnOnce(&mut Console) -> std::io::Result<
         ));
     }
     let settings = Settings {
-        request_timeout: attach.request_timeout,
+        request_timeout: attach
+            .request_timeout
+            .unwrap_or_else(|| request_timeout(&plan)),
         security: Security::load(&[&attach.tls, Path::new(identity::TLS)])?,
     };
     fetch_secret(&plan, &settings, attach.patience, &mut console)?;

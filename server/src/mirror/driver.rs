@@ -202,6 +202,11 @@ impl Mirror {
         self.feed(vec![Event::Command(command)]);
     }
 
+    /// Whether this server has never been one of a pair.
+    pub fn is_new(&self) -> bool {
+        self.core.lock().node.is_new()
+    }
+
     /// Whether the other server is primary.
     pub fn follows(&self) -> bool {
         self.core.lock().node.follows()

@@ -89,6 +89,15 @@ impl Pair {
         Ok(pair)
     }
 
+    /// Disks that this server has from the time when it was alone. To become a standby would delete them, so that is not
+    /// done before a person says `discard`.
+    pub fn own_disks(&self) -> usize {
+        match self.mirror.is_new() {
+            true => self.mirror.store().volumes.specs().len(),
+            false => 0,
+        }
+    }
+
     /// Whether a machine may boot a version: a standby that could take over must have it, too.
     pub fn may_boot(&self, version: VersionId) -> bool {
         let held = self.held_there.lock();

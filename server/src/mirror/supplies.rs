@@ -146,7 +146,7 @@ impl Supplies {
         view.lacking = lacking;
         if complete {
             view.trouble = None;
-            self.pair.mirror.prepare(true);
+            self.pair.mirror.prepare(self.pair.own_disks() == 0);
         }
     }
 

@@ -48,6 +48,11 @@ impl Node {
         self.say_hello();
     }
 
+    /// Whether this server has never been one of a pair: what it holds is all its own.
+    pub fn is_new(&self) -> bool {
+        self.durable.history.is_empty() && !self.durable.inconsistent
+    }
+
     /// Whether the other server is primary, as far as this one knows.
     pub fn follows(&self) -> bool {
         self.standby.is_some() || self.recent_peer().is_some_and(|peer| peer.primary)

@@ -259,16 +259,20 @@ pub async fn discard(options: &AskedOptions) -> anyhow::Result<Exit> {
 /// What is lost by giving up this server's changes.
 fn given_up(view: &PairView) -> String {
     let disks = view.split_brain.as_deref().unwrap_or_default();
-    let first = match view.split_brain {
-        Some(_) => {
-            "These disks were changed on this server alone; they become as they are on the other one:"
+    let first = match (&view.split_brain, view.own_disks) {
+        (Some(_), _) => {
+            "These disks were changed on this server alone; they become as they are on the other one:".to_owned()
         }
-        None => {
-            "No split brain was seen. All data of this server are taken anew from the other one."
+        (None, 0) => {
+            "No split brain was seen. All data of this server are taken anew from the other one.".to_owned()
         }
+        (None, own) => format!(
+            "{own} disks that this server has from the time when it was alone are deleted. `bootroom client list` there shows \
+             whose disks the other one has."
+        ),
     };
     let lines = disks.iter().map(disk_line);
-    [first.to_owned()]
+    [first]
         .into_iter()
         .chain(lines)
         .collect::<Vec<_>>()

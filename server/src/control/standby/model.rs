@@ -69,6 +69,9 @@ pub struct PairView {
     pub witness: Option<WitnessView>,
     /// Image versions on their way from the primary.
     pub images: ImagesView,
+    /// Disks from the time when this server was alone, which would be deleted if it became a standby.
+    #[serde(default)]
+    pub own_disks: usize,
     /// What is not as it should be, with what to do; nothing if all is well.
     pub problems: Vec<String>,
     /// What may need a look, though the machines and the pair are well.

@@ -14,13 +14,24 @@ pub fn problems(view: &PairView) -> Vec<String> {
     if let Some(why) = &view.suspended {
         found.push(format!("the machines wait: {why}"));
     }
-    if view.split_brain.is_none() {
+    if view.split_brain.is_none() && view.own_disks == 0 {
         found.extend(not_paired(view));
+    }
+    if view.own_disks > 0 {
+        found.push(own_disks(view.own_disks));
     }
     found.extend(view.images.trouble.as_ref().map(|trouble| {
         format!("image versions do not come over from the other server: {trouble}")
     }));
     found
+}
+
+/// What a server with disks of its own is told before it may become a standby.
+pub fn own_disks(count: usize) -> String {
+    format!(
+        "this server has {count} disks of its own from the time when it was alone, and they would be deleted if it became \
+         the standby: `bootroom standby discard` if they are to go, `bootroom standby promote` if they are the ones that count"
+    )
 }
 
 const SPLIT: &str = "both servers have changes of their own (split brain). Look at `bootroom standby status` on both, and \
@@ -121,6 +132,7 @@ mod tests {
             split_brain: None,
             witness: None,
             images: ImagesView::default(),
+            own_disks: 0,
             problems: Vec::new(),
             warnings: Vec::new(),
             recent: Vec::new(),
@@ -183,6 +195,8 @@ mod tests {
         };
         let empty = seeking(|view| view.empty = true);
         assert!(empty.contains("`bootroom standby promote` once"), "{empty}");
+        let own = seeking(|view| (view.empty, view.own_disks) = (true, 3));
+        assert!(own.contains("3 disks of its own"), "{own}");
         let half = seeking(|view| view.consistent = false);
         assert!(half.contains("half old and half new"), "{half}");
         let cut = seeking(|view| view.rolled_back = true);

@@ -109,6 +109,7 @@ fn without_witness(desk: &Desk, pair: &Pair) -> PairView {
             .then(|| differing(pair, &pair.mirror.differing())),
         witness: None,
         images: images(pair),
+        own_disks: pair.own_disks(),
         problems: Vec::new(),
         warnings: Vec::new(),
         recent: recent(pair),

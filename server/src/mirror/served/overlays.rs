@@ -30,9 +30,9 @@ use crate::{
     },
 };
 
-/// How long a machine's connection waits for its disk before it is sent away to come again. Less than a handshake may
-/// take.
-const ATTACH: Duration = Duration::from_secs(8);
+/// How long a machine waits for its disk before it is sent away to come again: less than the 5 s that the agent waits in
+/// a handshake.
+const ATTACH: Duration = Duration::from_secs(4);
 
 /// The overlays of a pair, as its primary changes them.
 pub struct PairOverlays {
