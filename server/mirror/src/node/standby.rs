@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    Body, Fault, Generation, Item, ItemAnswer, Moment, Notice, Seq, SessionId, Term, Work, Yield,
+    Blocks, Body, Fault, Generation, Item, ItemAnswer, Moment, Notice, Seq, SessionId, Term, Work,
+    Yield,
 };
 
 use super::{After, Job, Node};
 
-/// More ranges than this are said in whole regions, so that they fit into a message.
+/// More ranges than this are said in whole regions, or larger ones, so that they fit into a message.
 const RANGES: usize = 1 << 20;
 
 #[derive(Debug)]
@@ -45,17 +46,22 @@ impl Node {
         };
         standby.opened = true;
         let complete = self.durable.complete;
-        let many = self.dirty.unsent.ranges().nth(RANGES).is_some();
-        let dirty = if many {
-            self.dirty.unsent.widened(self.config.region)
-        } else {
-            self.dirty.unsent.clone()
-        };
+        let dirty = self.sayable(&self.dirty.unsent);
         self.send(Body::Opened {
             session,
             complete,
             dirty,
         });
+    }
+
+    /// The same or more, in so few ranges that they fit into a message.
+    fn sayable(&self, blocks: &Blocks) -> Blocks {
+        let (mut said, mut region) = (blocks.clone(), self.config.region);
+        while said.ranges().nth(RANGES).is_some() {
+            said = blocks.widened(region);
+            region = region.saturating_mul(8);
+        }
+        said
     }
 
     pub(super) fn pinged(&mut self, term: Term, session: SessionId, number: u64, sent: Moment) {
@@ -165,8 +171,8 @@ impl Node {
         complete: bool,
         history: Vec<Generation>,
     ) {
-        self.dirty.unsent = crate::Blocks::default();
-        self.durable.marks = crate::Blocks::default();
+        self.dirty.unsent = Blocks::default();
+        self.durable.marks = Blocks::default();
         self.durable.history = history;
         self.durable.shared = true;
         self.durable.paired = true;
@@ -184,7 +190,7 @@ impl Node {
         let answer = match result {
             Err(fault) => return self.fail_standby(session, fault),
             Ok(Yield::Sum(sum)) => ItemAnswer::Sum(sum),
-            Ok(Yield::Blocks(blocks)) => ItemAnswer::Blocks(blocks),
+            Ok(Yield::Blocks(blocks)) => ItemAnswer::Blocks(self.sayable(&blocks)),
             Ok(Yield::Gone | Yield::Nothing | Yield::Data(_)) => ItemAnswer::Done,
         };
         self.answer_item(session, seq, answer);
