@@ -205,3 +205,6 @@ impl fmt::Display for Standby {
         )
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -65,7 +65,7 @@ pub async fn promote(options: &PromoteOptions) -> anyhow::Result<Exit> {
         let text = format!("this server is the primary already (term {})", before.term);
         return report(&options.target, Ended::well(text)).await;
     }
-    let first = before.empty && !options.force;
+    let first = before.empty && before.consistent && !options.force;
     if first || options.force || asks(&before) {
         let reason = match first {
             true => first_promotion(&control, &before).await?,
@@ -91,7 +91,7 @@ async fn first_promotion(control: &Control, view: &PairView) -> anyhow::Result<S
     let holds: Status = serde_json::from_value(control.get("/v1/status").await?)?;
     Ok(format!(
         "This server has not been one of a pair before. It holds {} machines and {} images. {} becomes its standby and holds the \
-         same from then on: machines and disks that only that one has are lost.",
+         same from then on; disks that only that one has stay until `bootroom standby discard` there gives them up.",
         holds.clients,
         holds.images.len(),
         view.peer
