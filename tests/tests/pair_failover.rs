@@ -56,7 +56,6 @@ fn a_killed_primary_is_replaced_and_comes_back() {
         disk.verify_unharmed();
         mend(&mut pair, &disk, standby);
     }
-    // Before the standby is up to date nobody takes over, and nothing is lost.
     disk.mark();
     pair.host_mut(B).kill();
     disk.wait_for_answers(20);
@@ -65,6 +64,8 @@ fn a_killed_primary_is_replaced_and_comes_back() {
         "standby killed",
         disk.report().pause
     );
+    // Another box in the place of the dead one has everything after a while, and serves it.
+    pair.host(B).replace();
     mend(&mut pair, &disk, A);
     disk.mark();
     assert!(pair.host_mut(A).stop().success());
