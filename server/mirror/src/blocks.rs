@@ -91,6 +91,12 @@ impl BlockSet {
         range.start >= range.end || before.is_some_and(|(_, &e)| e >= range.end)
     }
 
+    /// Whether any block of the range is in.
+    pub fn touches(&self, range: BlockRange) -> bool {
+        let before = self.0.range(..range.end).next_back();
+        range.start < range.end && before.is_some_and(|(_, &e)| e > range.start)
+    }
+
     /// The ranges in order.
     pub fn ranges(&self) -> impl Iterator<Item = BlockRange> + '_ {
         self.0
@@ -141,6 +147,11 @@ impl Blocks {
     /// Whether every block of the range is in.
     pub fn contains(&self, volume: VolumeId, range: BlockRange) -> bool {
         range.start >= range.end || self.0.get(&volume).is_some_and(|set| set.contains(range))
+    }
+
+    /// Whether any block of the range is in.
+    pub fn touches(&self, volume: VolumeId, range: BlockRange) -> bool {
+        self.0.get(&volume).is_some_and(|set| set.touches(range))
     }
 
     /// All ranges, volume by volume.
@@ -203,6 +214,7 @@ mod tests {
             set.insert(BlockRange { start: 5, end: 10 });
             let range = BlockRange { start, end: start + length };
             prop_assert_eq!(set.contains(range), start >= 5 && start + length <= 10);
+            prop_assert_eq!(set.touches(range), start < 10 && start + length > 5);
         }
     }
 

@@ -103,6 +103,8 @@ pub enum Command {
     AcceptWitness,
     /// Throw this server's own changes away and take the other's data.
     Discard,
+    /// Primary: compare both sides, and send again what differs.
+    Verify,
 }
 
 /// One replacement of the durable state. They end in the order in which they were asked for.
@@ -205,6 +207,15 @@ pub enum Notice {
     NotPromotable(WhyNot),
     /// Handing over was refused: the standby does not hold everything, or the witness has not been told yet that it does.
     NotHandedOver,
+    /// Both sides were compared; what differed was sent again.
+    Verified {
+        /// Blocks that were compared.
+        blocks: u64,
+        /// Blocks in the pieces that differed.
+        differing: u64,
+    },
+    /// A comparison was broken off, or cannot be begun: both servers have to be in step for it.
+    VerifyStopped,
     /// The disk failed the session with the primary.
     StandbyFailed,
 }

@@ -37,7 +37,7 @@ pub use ids::{
     Ticket, VolumeId, WitnessId,
 };
 pub use message::{Body, Hello, Message};
-pub use node::{Node, Progress, Role, Status, Wait};
+pub use node::{Findings, Node, Progress, Role, Status, Wait};
 pub use operation::{Item, ItemAnswer, Op};
 pub use wire::{FRAME_HEAD, MAX_FRAME, frame_length};
 pub use witness::{Record, Swap, Witness, WitnessAnswer, WitnessRequest, WitnessState};

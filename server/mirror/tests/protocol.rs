@@ -1,8 +1,8 @@
 //! PROTOCOL.md says what the code does.
 
 use mirror::{
-    Blocks, Body, Hello, Incarnation, Item, ItemAnswer, MAX_FRAME, Millis, Moment, Op, Seq,
-    SessionId, Timing, VolumeId,
+    Blocks, Body, Command, Hello, Incarnation, Item, ItemAnswer, MAX_FRAME, Millis, Moment, Op,
+    Seq, SessionId, Timing, VolumeId,
 };
 
 const PAGE: &str = include_str!("../PROTOCOL.md");
@@ -63,6 +63,29 @@ fn every_lie_is_on_the_page() {
         .collect();
     let page: Vec<_> = table("lie").iter().map(|row| row[0]).collect();
     assert_eq!(page, code);
+}
+
+#[test]
+fn every_command_is_on_the_page() {
+    let all = [
+        Command::Promote { force: false },
+        Command::HandOver,
+        Command::AcceptWitness,
+        Command::Discard,
+        Command::Verify,
+    ];
+    for command in all {
+        match command {
+            // A new one belongs into the list above.
+            Command::Promote { .. }
+            | Command::HandOver
+            | Command::AcceptWitness
+            | Command::Discard
+            | Command::Verify => {}
+        }
+    }
+    let page: Vec<_> = table("command").iter().map(|row| row[0]).collect();
+    assert_eq!(page, all.iter().map(name).collect::<Vec<_>>());
 }
 
 /// Number and name as the page has them.

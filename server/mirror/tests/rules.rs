@@ -27,6 +27,11 @@ struct Pair {
     sent: Vec<Message>,
     /// Questions to the witness.
     asked: u64,
+    /// Blocks that each disk has of its own.
+    own: u64,
+    /// What each disk gives as a checksum; held back until a test gives one.
+    sums: [Option<Yield>; 2],
+    held: Vec<(NodeId, mirror::Ticket)>,
 }
 
 const V: VolumeId = VolumeId(1);
@@ -65,6 +70,9 @@ impl Pair {
             durable: Default::default(),
             sent: Vec::new(),
             asked: 0,
+            own: 0,
+            sums: [Some(Yield::Sum(0)), Some(Yield::Sum(0))],
+            held: Vec::new(),
         }
     }
 
@@ -106,8 +114,11 @@ impl Pair {
             Action::Disk(ticket, work) => {
                 let result = match work {
                     Work::ReadMetadata | Work::Read { .. } => Yield::Data(Bytes::new()),
-                    Work::Sum { .. } => Yield::Sum(0),
-                    Work::Survey => Yield::Blocks(mirror::Blocks::default()),
+                    Work::Sum { .. } => match self.sums[id as usize].clone() {
+                        Some(sum) => sum,
+                        None => return self.held.push((id, ticket)),
+                    },
+                    Work::Survey => Yield::Blocks(self.survey()),
                     _ => Yield::Nothing,
                 };
                 self.todo.push_back((id, Event::Done(ticket, Ok(result))));
@@ -120,6 +131,33 @@ impl Pair {
             Action::Note(notice) => self.notices.push((id, notice)),
             Action::Ask(_) | Action::CloseClients => {}
         }
+    }
+
+    fn survey(&self) -> mirror::Blocks {
+        let (start, end) = (0, self.own);
+        let mut blocks = mirror::Blocks::default();
+        blocks.insert(V, mirror::BlockRange { start, end });
+        blocks
+    }
+
+    /// Ends what was held back.
+    fn sum_up(&mut self, sum: u64) {
+        for (id, ticket) in std::mem::take(&mut self.held) {
+            self.tell(id, Event::Done(ticket, Ok(Yield::Sum(sum))));
+        }
+    }
+
+    fn restores(&self) -> usize {
+        let restore = |message: &&Message| {
+            matches!(
+                message.body,
+                Body::Ship {
+                    item: mirror::Item::Restore { .. },
+                    ..
+                }
+            )
+        };
+        self.sent.iter().filter(restore).count()
     }
 
     fn carry(&mut self, message: Message) {
@@ -439,4 +477,114 @@ fn a_pair_in_step_agrees_on_a_new_witness() {
             .iter()
             .all(|durable| durable.witness == Some(WitnessId(10)))
     );
+}
+
+/// A pair in step whose disks have `own` blocks each, being compared.
+fn compared(own: u64, sums: [Option<Yield>; 2]) -> Pair {
+    let mut pair = Pair::paired(true);
+    (pair.own, pair.sums) = (own, sums);
+    pair.sent.clear();
+    pair.tell(NodeId::A, Event::Command(Command::Verify));
+    pair
+}
+
+fn verified(blocks: u64, differing: u64) -> Notice {
+    Notice::Verified { blocks, differing }
+}
+
+#[test]
+fn what_is_equal_is_not_sent_again() {
+    let pair = compared(200, [Some(Yield::Sum(7)), Some(Yield::Sum(7))]);
+    assert!(pair.noted(NodeId::A, verified(200, 0)));
+    assert_eq!(pair.restores(), 0);
+}
+
+#[test]
+fn what_differs_is_sent_before_the_comparison_ends() {
+    let pair = compared(200, [Some(Yield::Sum(7)), Some(Yield::Sum(8))]);
+    assert!(pair.noted(NodeId::A, verified(200, 200)));
+    assert_eq!(pair.restores(), 4, "pieces of 64 blocks");
+    let status = pair.nodes[0].status();
+    assert!(status.paired && status.unsent == 0);
+    let found = pair.nodes[0].findings().expect("something was found");
+    assert_eq!((found.differing.len(), found.stopped), (200, false));
+}
+
+#[test]
+fn a_disk_that_is_gone_meanwhile_on_both_sides_differs_from_nothing() {
+    let pair = compared(10, [Some(Yield::Gone), Some(Yield::Gone)]);
+    assert!(pair.noted(NodeId::A, verified(10, 0)));
+    assert!(!pair.noted(NodeId::A, Notice::PeerLost));
+}
+
+#[test]
+fn a_comparison_holds_back_changes_of_the_same_blocks_only() {
+    let mut pair = compared(64, [None, None]);
+    pair.ask(NodeId::A, 1, Ask::Attach);
+    pair.write(NodeId::A, 2);
+    let beyond = Op::Zero {
+        volume: V,
+        offset: 64 * 4096,
+        length: 4096,
+        trim: false,
+    };
+    pair.ask(NodeId::A, 3, Ask::Change(beyond));
+    assert_eq!((pair.reply(2), pair.reply(3)), (None, Some(Reply::Done)));
+    pair.sum_up(1);
+    assert_eq!(pair.reply(2), Some(Reply::Done));
+    assert!(pair.noted(NodeId::A, verified(64, 0)));
+}
+
+#[test]
+fn a_comparison_ends_with_the_session_and_begins_only_in_step() {
+    let mut pair = compared(64, [None, Some(Yield::Sum(1))]);
+    pair.tell(NodeId::A, Event::LinkDown);
+    assert!(pair.noted(NodeId::A, Notice::VerifyStopped));
+    assert!(pair.nodes[0].findings().is_some_and(|found| found.stopped));
+    pair.pass(6000);
+    let status = pair.nodes[0].status();
+    assert!(status.paired && status.verify.is_none());
+    pair.notices.clear();
+    pair.tell(NodeId::B, Event::Command(Command::Verify));
+    assert!(pair.noted(NodeId::B, Notice::VerifyStopped));
+}
+
+#[test]
+fn a_place_can_be_handed_over_in_the_middle_of_a_comparison() {
+    let mut pair = compared(640, [None, None]);
+    pair.tell(NodeId::A, Event::Command(Command::HandOver));
+    assert_eq!(pair.role(NodeId::A), Role::Primary, "pieces are under way");
+    pair.sum_up(1);
+    assert_eq!(pair.role(NodeId::A), Role::Seeking);
+    assert!(pair.noted(NodeId::A, Notice::VerifyStopped));
+    assert!(!pair.noted(NodeId::A, Notice::PeerLost), "it was not lost");
+}
+
+#[test]
+fn a_seeking_server_sees_a_split_too() {
+    let mut pair = Pair::paired(false);
+    pair.linked = false;
+    pair.pass(3000);
+    pair.tell(NodeId::B, Event::Command(Command::Promote { force: true }));
+    pair.pass(3000);
+    pair.linked = true;
+    pair.pass(3000);
+    assert_eq!(pair.role(NodeId::A), Role::Seeking);
+    assert!(pair.nodes[0].status().split_brain);
+    pair.tell(NodeId::A, Event::Command(Command::Discard));
+    pair.pass(3000);
+    assert!(!pair.nodes[0].status().split_brain);
+}
+
+#[test]
+fn the_lag_is_seen() {
+    let mut pair = Pair::paired(true);
+    pair.ask(NodeId::A, 1, Ask::Attach);
+    pair.linked = false;
+    pair.write(NodeId::A, 2);
+    pair.now += 300;
+    pair.tell(NodeId::A, Event::Tick);
+    let status = pair.nodes[0].status();
+    assert_eq!((status.in_flight, status.in_flight_bytes), (1, 8));
+    assert_eq!(status.oldest, Some(mirror::Millis(300)));
 }

@@ -4,7 +4,7 @@ use clap::Args;
 
 use super::{Exit, Target, block_on, load, output};
 use crate::{
-    control::{client::Control, model::Status},
+    control::{client::Control, model::Status, standby::model::PairView},
     doctor::{self, Finding, Level, Running},
 };
 
@@ -22,6 +22,7 @@ pub fn run(options: &DoctorOptions) -> anyhow::Result<Exit> {
     let control = options.target.control()?;
     let running = Running {
         pid: block_on(async { Ok(pid(&control).await) })?,
+        pair: block_on(async { Ok(pair(&control).await) })?,
     };
     let findings = doctor::examine(&config, &running);
     match options.target.json {
@@ -37,6 +38,12 @@ async fn pid(control: &Control) -> Option<u32> {
     let status = control.get("/v1/status").await.ok()?;
     let status: Status = serde_json::from_value(status).ok()?;
     Some(status.pid)
+}
+
+/// How the pair is; none if the server is alone, or does not answer.
+async fn pair(control: &Control) -> Option<PairView> {
+    let view = control.get("/v1/standby").await.ok()?;
+    serde_json::from_value(view).ok()
 }
 
 fn print(finding: &Finding) {

@@ -1,3 +1,5 @@
+mod standby;
+
 use super::{
     Config,
     problem::{Problem, Sources},

@@ -18,7 +18,7 @@
 //! | `GET /v1/standby` | [`standby::model::PairView`] |
 //! | `GET /v1/standby/events` | [`standby::model::EventView`] as they happen, one a line |
 //! | `POST /v1/standby/promote?force=false` | [`standby::model::Asked`]; what comes of it is in the events |
-//! | `POST /v1/standby/handover`, `discard`, `accept-witness` | the same |
+//! | `POST /v1/standby/handover`, `verify`, `discard`, `accept-witness` | the same |
 //! | `GET /v1/events` | [`crate::trace::Step`] as they happen, one JSON object a line |
 //!
 //! `bootroom export --overlay` answers the first three of the snapshots for its one disk, below `/v1/snapshots`.

@@ -5,11 +5,12 @@
 mod firewall;
 mod host;
 mod network;
+mod pair;
 mod ports;
 
 use serde::Serialize;
 
-use crate::config::Config;
+use crate::{config::Config, control::standby::model::PairView};
 
 /// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -67,6 +68,8 @@ impl Finding {
 pub struct Running {
     /// Its process; none when nothing answers.
     pub pid: Option<u32>,
+    /// What it says of the pair; none when it is alone, or nothing answers.
+    pub pair: Option<PairView>,
 }
 
 /// Looks at everything.
@@ -77,6 +80,7 @@ pub fn examine(config: &Config, running: &Running) -> Vec<Finding> {
     findings.extend(network::routes(config));
     findings.extend(network::other_servers(config));
     findings.extend(ports::check(config, running));
+    findings.extend(pair::check(config, running));
     findings.extend(firewall::check(config));
     findings.extend(host::loaders(config));
     findings.extend(host::space(config));

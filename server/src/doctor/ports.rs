@@ -55,6 +55,11 @@ pub fn needed(config: &Config) -> Vec<Port> {
     ports.push(port("TFTP", Transport::Udp, 69));
     ports.push(port("HTTP", Transport::Tcp, config.server.http_port));
     ports.push(port("NBD", Transport::Tcp, config.server.nbd_port));
+    if let Some(standby) = &config.standby
+        && standby.listen.ip() == config.server.ip()
+    {
+        ports.push(port("the pair", Transport::Tcp, standby.listen.port()));
+    }
     ports
 }
 

@@ -18,6 +18,17 @@ pub(super) enum Content {
     Piece(VolumeId, BlockRange),
     /// A piece of a resync: all metadata.
     Metadata,
+    /// Blocks that are compared.
+    Check(VolumeId, BlockRange),
+}
+
+/// What one side holds of a piece.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sum {
+    /// Its checksum.
+    Of(u64),
+    /// There is no such volume any more.
+    Gone,
 }
 
 /// Where it is.
@@ -47,8 +58,7 @@ pub(super) struct Change {
     pub(super) request: Option<RequestId>,
     /// The session that it was shipped in, and its place.
     pub(super) shipped: Option<(SessionId, Seq)>,
-    /// Checksums here and there; of a volume that the standby does not have, none.
-    pub(super) sums: (Option<u64>, Option<Option<u64>>),
+    pub(super) sums: (Option<Sum>, Option<Sum>),
 }
 
 impl Change {
@@ -68,7 +78,9 @@ impl Change {
     pub(super) fn blocks(&self) -> Option<(VolumeId, BlockRange)> {
         match &self.content {
             Content::Op(op) => op.changes(),
-            Content::Piece(volume, range) => Some((*volume, *range)),
+            Content::Piece(volume, range) | Content::Check(volume, range) => {
+                Some((*volume, *range))
+            }
             Content::Metadata => None,
         }
     }
@@ -407,7 +419,7 @@ impl Node {
                 data,
             }),
             Content::Metadata => Some(Item::Metadata(data)),
-            Content::Op(_) => None,
+            Content::Op(_) | Content::Check(..) => None,
         }
     }
 }

@@ -11,6 +11,7 @@ mod seeking;
 mod session;
 mod standby;
 mod status;
+mod verify;
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -25,6 +26,7 @@ use seeking::Seeking;
 use standby::Standby;
 
 pub use status::{Progress, Role, Status, Wait};
+pub use verify::Findings;
 
 /// What a finished disk work was for.
 #[derive(Debug, Clone, Copy)]
@@ -91,6 +93,8 @@ pub struct Node {
     rest_until: Moment,
     prepared: bool,
     split_brain: bool,
+    /// What the last comparison found.
+    findings: Option<Findings>,
     out: Vec<Action>,
 }
 
@@ -132,6 +136,7 @@ impl Node {
             rest_until: Moment(0),
             prepared: true,
             split_brain: false,
+            findings: None,
             out: Vec::new(),
             durable,
             config,
@@ -167,6 +172,7 @@ impl Node {
         self.start_flushes();
         self.resync();
         self.finish_resync();
+        self.go_on_verifying();
         self.answer_attaches();
         self.drive_witness();
     }
@@ -234,6 +240,7 @@ impl Node {
             Command::HandOver => self.hand_over(),
             Command::Discard => self.discard(),
             Command::AcceptWitness => self.accept_witness(),
+            Command::Verify => self.verify(),
         }
     }
 

@@ -205,7 +205,7 @@ impl Node {
 
     /// Another server is primary: nothing is answered any more, not even with an error.
     pub(super) fn depose(&mut self) {
-        self.lose_session();
+        self.end_session();
         let Some(primary) = self.primary.take() else {
             return;
         };
@@ -262,23 +262,31 @@ impl Node {
 
     /// The standby is gone. What was on its way may have reached it or not.
     pub(super) fn lose_session(&mut self) {
+        if self.end_session() {
+            self.note(Notice::PeerLost);
+        }
+    }
+
+    /// Ends the session, if there is one; tells whether the standby was there.
+    fn end_session(&mut self) -> bool {
         let Some(primary) = self.primary.as_mut() else {
-            return;
+            return false;
         };
         let Some(session) = primary.session.take() else {
-            return;
+            return false;
         };
         primary.recall_attaches();
         primary.yielding = false;
         self.dirty.all_unsent();
         if session.phase == Phase::Opening {
-            return;
+            return false;
         }
         self.recall_changes();
         self.recall_flushes();
         if session.phase != Phase::Syncing {
             self.asker.want = None; // A wish to clear the fence.
         }
-        self.note(Notice::PeerLost);
+        self.stop_verifying(session.verify);
+        true
     }
 }

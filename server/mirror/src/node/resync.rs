@@ -10,7 +10,7 @@ use crate::{
 use super::{
     After, Job, Node,
     asking::Want,
-    changes::{Change, Content, Stage},
+    changes::{Change, Content, Stage, Sum},
     session::{Phase, Purpose},
 };
 
@@ -71,17 +71,30 @@ impl Node {
         if !self.is_session(id) {
             return;
         }
-        let Ok(Yield::Blocks(blocks)) = result else {
-            self.lose_session();
-            return;
-        };
-        self.dirty.unsent.merge(&blocks);
+        let verify = self.verifying().is_some();
+        match result {
+            Ok(Yield::Blocks(blocks)) if verify => self.verify_surveyed(&blocks, true),
+            Ok(Yield::Blocks(blocks)) => self.surveyed(&blocks),
+            _ if verify => {
+                let verify = self.session_mut().and_then(|session| session.verify.take());
+                self.stop_verifying(verify);
+            }
+            _ => self.lose_session(),
+        }
+    }
+
+    fn surveyed(&mut self, blocks: &Blocks) {
+        self.dirty.unsent.merge(blocks);
         if let Some(session) = self.session_mut() {
             session.resync.surveys.0 = false;
         }
     }
 
     pub(super) fn standby_surveyed(&mut self, blocks: &Blocks) {
+        if self.session().is_some_and(|s| s.phase == Phase::Paired) {
+            self.verify_surveyed(blocks, false);
+            return;
+        }
         self.dirty.unsent.merge(blocks);
         if let Some(session) = self.session_mut() {
             session.resync.surveys.1 = false;
@@ -114,20 +127,12 @@ impl Node {
             .collect();
         let room = self.most_pieces().saturating_sub(under_way.len());
         let size = self.config.chunk;
-        let split = |(volume, range): (VolumeId, BlockRange)| {
-            (range.start..range.end)
-                .step_by(size as usize)
-                .map(move |start| {
-                    let end = range.end.min(start + size);
-                    (volume, BlockRange { start, end })
-                })
-        };
         let taken = |(volume, range): &(VolumeId, BlockRange)| {
             under_way
                 .iter()
                 .any(|(of, other)| of == volume && other.overlaps(*range))
         };
-        let pieces = self.dirty.unsent.ranges().flat_map(split);
+        let pieces = pieces(&self.dirty.unsent, size);
         pieces.filter(|piece| !taken(piece)).take(room).collect()
     }
 
@@ -149,15 +154,18 @@ impl Node {
         change.stage = Stage::Preparing;
         match change.content {
             Content::Metadata => self.work(Job::Read(ticket), Work::ReadMetadata),
-            Content::Piece(volume, range) if compare => {
-                self.ship(Item::Sum { volume, range }, Purpose::Sum(ticket));
-                self.work(Job::Sum(ticket), Work::Sum { volume, range });
-            }
+            Content::Piece(volume, range) if compare => self.sum_both(ticket, volume, range),
+            Content::Check(volume, range) => self.sum_both(ticket, volume, range),
             Content::Piece(volume, range) => {
                 self.work(Job::Read(ticket), Work::Read { volume, range })
             }
             Content::Op(_) => {}
         }
+    }
+
+    fn sum_both(&mut self, ticket: Ticket, volume: VolumeId, range: BlockRange) {
+        self.ship(Item::Sum { volume, range }, Purpose::Sum(ticket));
+        self.work(Job::Sum(ticket), Work::Sum { volume, range });
     }
 
     pub(super) fn resync_read(&mut self, ticket: Ticket, result: Result<Yield, Fault>) {
@@ -179,17 +187,16 @@ impl Node {
         let Some(change) = self.change_mut(ticket) else {
             return;
         };
-        match result {
-            Ok(Yield::Sum(sum)) => {
-                change.sums.0 = Some(sum);
-                self.compare_sums(ticket);
-            }
-            Ok(Yield::Gone) => self.piece_equal(ticket, None),
-            _ => self.piece_failed(ticket),
-        }
+        change.sums.0 = match result {
+            Ok(Yield::Sum(sum)) => Some(Sum::Of(sum)),
+            Ok(Yield::Gone) => Some(Sum::Gone),
+            _ if matches!(change.content, Content::Check(..)) => return self.check_failed(ticket),
+            _ => return self.piece_failed(ticket),
+        };
+        self.compare_sums(ticket);
     }
 
-    pub(super) fn standby_summed(&mut self, ticket: Ticket, seq: Seq, sum: Option<u64>) {
+    pub(super) fn standby_summed(&mut self, ticket: Ticket, seq: Seq, sum: Sum) {
         let Some(session) = self.session().map(|s| s.id) else {
             return;
         };
@@ -207,14 +214,15 @@ impl Node {
         let (Some(here), Some(there)) = change.sums else {
             return;
         };
-        let Content::Piece(volume, range) = change.content else {
-            return;
-        };
-        let seq = change.shipped.take().map(|(_, seq)| seq);
-        if Some(here) == there {
-            self.piece_equal(ticket, seq);
-        } else {
-            self.work(Job::Read(ticket), Work::Read { volume, range });
+        let place = change.shipped.take().map(|(_, seq)| seq);
+        let seq = place.filter(|_| here != Sum::Gone);
+        match change.content {
+            Content::Check(..) => self.checked(ticket, seq, here == there),
+            _ if here == there => self.piece_equal(ticket, seq),
+            Content::Piece(volume, range) => {
+                self.work(Job::Read(ticket), Work::Read { volume, range });
+            }
+            Content::Op(_) | Content::Metadata => {}
         }
     }
 
@@ -228,11 +236,7 @@ impl Node {
 
     /// Both hold the same of these blocks, since this place in the stream; not yet on both disks.
     fn piece_equal(&mut self, ticket: Ticket, seq: Option<Seq>) {
-        let change = self
-            .primary
-            .as_mut()
-            .and_then(|p| p.changes.remove(&ticket));
-        let Some((volume, range)) = change.and_then(|change| change.blocks()) else {
+        let Some((volume, range)) = self.end_piece(ticket) else {
             return;
         };
         self.dirty.unsent.remove(volume, range);
@@ -242,6 +246,11 @@ impl Node {
         if let Some(session) = self.session_mut() {
             session.resync.done += range.blocks();
         }
+    }
+
+    pub(super) fn end_piece(&mut self, ticket: Ticket) -> Option<(VolumeId, BlockRange)> {
+        let change = self.primary.as_mut()?.changes.remove(&ticket)?;
+        change.blocks()
     }
 
     /// It could not be read here. The standby stays inconsistent until it can.
@@ -362,4 +371,16 @@ impl Node {
         }
         self.note(Notice::Paired);
     }
+}
+
+/// `blocks` in pieces of at most `size`.
+pub(super) fn pieces(blocks: &Blocks, size: u64) -> impl Iterator<Item = (VolumeId, BlockRange)> {
+    blocks.ranges().flat_map(move |(volume, range)| {
+        (range.start..range.end)
+            .step_by(size as usize)
+            .map(move |start| {
+                let end = range.end.min(start + size);
+                (volume, BlockRange { start, end })
+            })
+    })
 }

@@ -7,7 +7,7 @@ use crate::{
     Ticket, WitnessId,
 };
 
-use super::{Node, resync::Resync};
+use super::{Node, changes::Sum, resync::Resync, verify::Verify};
 
 /// How far a session is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,6 +58,8 @@ pub(super) struct Session {
     pub(super) pings: u64,
     pub(super) resync: Resync,
     adopting: Option<WitnessId>,
+    /// Both sides are being compared.
+    pub(super) verify: Option<Verify>,
 }
 
 impl Session {
@@ -74,6 +76,7 @@ impl Session {
             pings: 0,
             resync: Resync::beginning(now),
             adopting: None,
+            verify: None,
         }
     }
 
@@ -222,10 +225,9 @@ impl Node {
             (Purpose::Change(ticket), _) => self.change_acknowledged(ticket, seq),
             (Purpose::Flush(ticket), _) => self.flush_acknowledged(ticket),
             (Purpose::Sum(ticket), ItemAnswer::Sum(sum)) => {
-                self.standby_summed(ticket, seq, Some(sum))
+                self.standby_summed(ticket, seq, Sum::Of(sum))
             }
-            // It has no such volume. If this server has one, that will show.
-            (Purpose::Sum(ticket), ItemAnswer::Done) => self.standby_summed(ticket, seq, None),
+            (Purpose::Sum(ticket), ItemAnswer::Done) => self.standby_summed(ticket, seq, Sum::Gone),
             (Purpose::Survey, ItemAnswer::Blocks(blocks)) => self.standby_surveyed(&blocks),
             (Purpose::Synced, _) => self.synced(),
             (Purpose::Adopt(witness), _) => self.adoption_agreed(witness),

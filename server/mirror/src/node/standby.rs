@@ -39,18 +39,22 @@ impl Node {
             .filter(|standby| standby.session == session)
     }
 
+    /// The same, or more, in so few ranges that they fit into a message.
+    fn sayable(&self, blocks: crate::Blocks) -> crate::Blocks {
+        let many = blocks.ranges().nth(RANGES).is_some();
+        match many {
+            true => blocks.widened(self.config.region),
+            false => blocks,
+        }
+    }
+
     pub(super) fn say_opened(&mut self, session: SessionId) {
         let Some(standby) = self.standby_in(session) else {
             return;
         };
         standby.opened = true;
         let complete = self.durable.complete;
-        let many = self.dirty.unsent.ranges().nth(RANGES).is_some();
-        let dirty = if many {
-            self.dirty.unsent.widened(self.config.region)
-        } else {
-            self.dirty.unsent.clone()
-        };
+        let dirty = self.sayable(self.dirty.unsent.clone());
         self.send(Body::Opened {
             session,
             complete,
@@ -184,7 +188,7 @@ impl Node {
         let answer = match result {
             Err(fault) => return self.fail_standby(session, fault),
             Ok(Yield::Sum(sum)) => ItemAnswer::Sum(sum),
-            Ok(Yield::Blocks(blocks)) => ItemAnswer::Blocks(blocks),
+            Ok(Yield::Blocks(blocks)) => ItemAnswer::Blocks(self.sayable(blocks)),
             Ok(Yield::Gone | Yield::Nothing | Yield::Data(_)) => ItemAnswer::Done,
         };
         self.answer_item(session, seq, answer);

@@ -39,6 +39,8 @@ pub struct Status {
     pub oldest: Option<Millis>,
     /// The resync that is under way.
     pub resync: Option<Progress>,
+    /// The comparison that is under way.
+    pub verify: Option<Progress>,
     /// Whether its data may be served after a promotion.
     pub consistent: bool,
     /// It never had data of the pair, or gave them up.
@@ -95,6 +97,9 @@ impl Node {
                 .and_then(Session::oldest)
                 .map(|since| self.now.since(since)),
             resync: self.resync_progress(),
+            verify: session
+                .and_then(|s| s.verify.as_ref())
+                .map(|verify| verify.progress(self.now)),
             consistent: !self.durable.inconsistent,
             empty: self.durable.history.is_empty(),
             rolled_back: self.durable.rolled_back,

@@ -71,7 +71,7 @@ impl World {
             Link::Attached(..) if waited > PATIENCE && !self.clients[who].tasks.is_empty() => {
                 self.hang_up(who)
             }
-            Link::Attached(..) if self.active => self.new_task(who),
+            Link::Attached(..) if self.active || self.busy => self.new_task(who),
             _ => {}
         }
     }

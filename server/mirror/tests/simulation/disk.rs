@@ -129,6 +129,12 @@ impl Disk {
         })
     }
 
+    /// Silently holds something else from here on, also on the platter.
+    pub fn spoil(&mut self, volume: VolumeId, sector: usize, value: u64) {
+        self.cache.get_mut(&volume).unwrap()[sector] = value;
+        self.platter.get_mut(&volume).unwrap()[sector] = value;
+    }
+
     fn survey(&self) -> Blocks {
         let mut blocks = Blocks::default();
         for (volume, sectors) in &self.cache {

@@ -31,6 +31,11 @@ impl World {
         let delay = self.random.between(every / 8, every * 2);
         self.at(delay, Ev::Faults);
         self.counts.faults += 1;
+        if self.verifies && self.coin() {
+            NODES
+                .into_iter()
+                .for_each(|node| self.event(node, Event::Command(Command::Verify)));
+        }
         self.break_something();
         if self.random.one_in(4) {
             self.break_something(); // Failures like company.

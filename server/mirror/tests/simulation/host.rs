@@ -11,7 +11,7 @@ use crate::{
     disk::{Disk, Snapshot},
     lies::Lie,
     random::Random,
-    world::{Ev, World},
+    world::{Ev, Found, World},
 };
 
 /// What a process is told.
@@ -285,6 +285,8 @@ impl World {
             }
             Notice::Resync { compare: true, .. } => self.counts.compares += 1,
             Notice::Resync { .. } => self.counts.resyncs += 1,
+            Notice::Verified { differing, .. } => self.verified(differing),
+            Notice::VerifyStopped => self.found = Some(Found::Stopped),
             _ => {}
         }
     }
@@ -328,6 +330,10 @@ impl World {
             Ok(Yield::Nothing)
         } else {
             Ok(host.disk.work(&work))
+        };
+        let result = match result {
+            Ok(Yield::Sum(_)) if self.lie == Lie::SumsAgree => Ok(Yield::Sum(1)),
+            result => result,
         };
         self.input(id, Input::Event(Event::Done(ticket, result)));
     }

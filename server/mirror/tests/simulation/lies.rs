@@ -25,10 +25,12 @@ pub enum Lie {
     PersistLater,
     /// The target of a resync does not keep in mind that it is inconsistent, and the witness not that it is outdated.
     NeverInconsistent,
+    /// Checksums are the same for whatever they are of.
+    SumsAgree,
 }
 
 /// Those that must be caught.
-pub const LIES: [Lie; 10] = [
+pub const LIES: [Lie; 11] = [
     Lie::NoLease,
     Lie::ShipWithoutWaiting,
     Lie::FlushWithoutWaiting,
@@ -39,4 +41,5 @@ pub const LIES: [Lie; 10] = [
     Lie::PowerCutUnseen,
     Lie::PersistLater,
     Lie::NeverInconsistent,
+    Lie::SumsAgree,
 ];

@@ -41,6 +41,15 @@ pub enum Ev {
     Reader,
 }
 
+/// How a comparison ended.
+#[derive(Debug, Clone, Copy)]
+pub enum Found {
+    /// So many blocks differed.
+    Differing(u64),
+    /// It was broken off.
+    Stopped,
+}
+
 #[derive(Default, Debug, Clone, Copy)]
 pub struct Counts {
     pub events: u64,
@@ -52,6 +61,8 @@ pub struct Counts {
     pub acknowledged: u64,
     pub reads: u64,
     pub by_hand: u64,
+    pub verifies: u64,
+    pub repairs: u64,
 }
 
 pub struct World {
@@ -71,6 +82,12 @@ pub struct World {
     pub requests: HashMap<RequestId, (usize, ConnectionId, Option<u64>)>,
     pub reigns: BTreeMap<Term, NodeId>,
     pub active: bool,
+    /// Both sides are compared now and then.
+    pub verifies: bool,
+    /// Clients go on though nothing is broken.
+    pub busy: bool,
+    /// What comparisons since the last peace have found.
+    pub found: Option<Found>,
     pub counts: Counts,
     violation: Option<String>,
     verbose: bool,
@@ -96,6 +113,9 @@ impl World {
             requests: HashMap::new(),
             reigns: BTreeMap::new(),
             active: false,
+            verifies: true,
+            busy: false,
+            found: None,
             counts: Counts::default(),
             violation: None,
             verbose,
@@ -164,7 +184,77 @@ impl World {
         self.active = false;
         self.heal();
         self.until(60_000_000, "peace", Self::at_peace)?;
+        if self.verifies {
+            self.spoil_and_verify()?;
+        }
         self.review()
+    }
+
+    /// The same without comparisons, as all seeds were once.
+    pub fn without_verify(self) -> Self {
+        Self {
+            verifies: false,
+            ..self
+        }
+    }
+
+    pub fn verified(&mut self, differing: u64) {
+        self.counts.verifies += 1;
+        self.counts.repairs += differing;
+        if self.active && differing > 0 {
+            self.fail(format!(
+                "{differing} blocks differ though nobody spoiled them"
+            ));
+        }
+        self.found = Some(Found::Differing(differing));
+    }
+
+    /// The standby's disk silently loses what it held; a comparison finds it and puts it right, beside clients or without.
+    /// What was sent long ago may still end the session, and the comparison with it.
+    fn spoil_and_verify(&mut self) -> Result<(), String> {
+        let beside_clients = self.random.one_in(2);
+        for _ in 0..5 {
+            let found = self.spoil_once(beside_clients)?;
+            self.busy = false;
+            self.until(30_000_000, "the peace after it", Self::at_peace)?;
+            match found {
+                Found::Stopped => {}
+                Found::Differing(0) if !beside_clients => {
+                    return Err("nothing was found that was spoiled".to_owned());
+                }
+                Found::Differing(_) => return Ok(()),
+            }
+        }
+        Err("no comparison came to its end".to_owned())
+    }
+
+    fn spoil_once(&mut self, beside_clients: bool) -> Result<Found, String> {
+        let leads = |host: &Host| host.status().is_some_and(|s| s.role == Role::Primary);
+        let primary = [NodeId::A, NodeId::B][usize::from(leads(&self.hosts[1]))];
+        for _ in 0..self.random.between(1, 6) {
+            self.spoil(primary.peer());
+        }
+        self.found = None;
+        self.busy = beside_clients;
+        self.event(primary, Event::Command(Command::Verify));
+        self.until(30_000_000, "the comparison", |world| world.found.is_some())?;
+        Ok(self.found.unwrap_or(Found::Stopped))
+    }
+
+    fn spoil(&mut self, standby: NodeId) {
+        let volume = mirror::VolumeId(self.random.below(self.setup.volumes));
+        let sector = self.random.below(SECTORS as u64) as usize;
+        let value = if self.random.one_in(3) {
+            0
+        } else {
+            self.new_id()
+        };
+        let truth = self.hosts[standby.peer() as usize]
+            .disk
+            .read(volume, sector);
+        let value = if value == truth { self.new_id() } else { value };
+        self.log(|| format!("{standby:?}: sector {sector} of {volume:?} becomes {value}"));
+        self.host(standby).disk.spoil(volume, sector, value);
     }
 
     fn review(&mut self) -> Result<(), String> {

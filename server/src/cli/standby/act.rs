@@ -12,6 +12,7 @@ use crate::{
     cli::{Exit, Target, ask, output},
     config::units::ByteSize,
     control::standby::model::{DifferingView, EventKind, EventView, PairView, RoleView},
+    control::{client::Control, model::Status},
 };
 
 /// How a demand ended: for scripts and for people.
@@ -64,25 +65,37 @@ pub async fn promote(options: &PromoteOptions) -> anyhow::Result<Exit> {
         let text = format!("this server is the primary already (term {})", before.term);
         return report(&options.target, Ended::well(text)).await;
     }
-    if options.force || asks(&before) {
-        let reason = may_be_lost(&before, options.force);
+    let first = before.empty && !options.force;
+    if first || options.force || asks(&before) {
+        let reason = match first {
+            true => first_promotion(&control, &before).await?,
+            false => may_be_lost(&before, options.force),
+        };
         tell_on_stderr(&reason);
-        agreed(
-            options.yes,
-            "Make this server the primary all the same?",
-            &reason,
-        )?;
+        agreed(options.yes, "Make this server the primary?", &reason)?;
     }
     let mut outcome = Outcome::listen(&control).await?;
     control
         .post(&format!("/v1/standby/promote?force={}", options.force))
         .await?;
-    let ended = outcome.wait(promoted_event, |_| None).await?;
+    let ended = outcome.wait(promoted_event, follows).await?;
     let ended = match ended {
         Some(ended) => ended,
         None => no_promotion(&view(&control).await?),
     };
     report(&options.target, ended).await
+}
+
+/// What the first promotion of a pair does: who leads first has the data that both have from then on.
+async fn first_promotion(control: &Control, view: &PairView) -> anyhow::Result<String> {
+    let holds: Status = serde_json::from_value(control.get("/v1/status").await?)?;
+    Ok(format!(
+        "This server has not been one of a pair before. It holds {} machines and {} images. {} becomes its standby and holds the \
+         same from then on: machines and disks that only that one has are lost.",
+        holds.clients,
+        holds.images.len(),
+        view.peer
+    ))
 }
 
 /// Whether a promotion without force may cost something that nobody but a person can know: without a witness the other
@@ -151,6 +164,11 @@ fn promoted_event(event: &EventView) -> Option<Ended> {
     }
 }
 
+/// The other server was there, and primary.
+fn follows(view: &PairView) -> Option<Ended> {
+    (view.role == RoleView::Standby).then(|| no_promotion(view))
+}
+
 /// Nothing came of it in time.
 fn no_promotion(view: &PairView) -> Ended {
     let trouble = view.witness.as_ref().and_then(|one| one.trouble.as_ref());
@@ -187,19 +205,23 @@ pub async fn hand_over(options: &HandOverOptions) -> anyhow::Result<Exit> {
 
 fn not_handed_over(event: &EventView) -> Option<Ended> {
     match event.event {
-        EventKind::NotHandedOver | EventKind::PeerLost => Some(Ended::badly(event.text.clone())),
+        EventKind::NotHandedOver => Some(Ended::badly(event.text.clone())),
         _ => None,
     }
 }
 
 /// The other server has taken over when this one follows it.
 fn handed_over(view: &PairView) -> Option<Ended> {
-    (view.role == RoleView::Standby).then(|| {
-        Ended::well(format!(
-            "{} is the primary now (term {}), and this server its standby",
-            view.peer, view.term
-        ))
-    })
+    let (peer, term) = (view.peer, view.term);
+    match view.role {
+        RoleView::Standby => Some(Ended::well(format!(
+            "{peer} is the primary now (term {term}), and this server its standby"
+        ))),
+        RoleView::Primary if !view.paired => Some(Ended::badly(format!(
+            "not handed over: {peer} was lost meanwhile"
+        ))),
+        _ => None,
+    }
 }
 
 fn still_here(view: &PairView) -> Ended {
@@ -293,4 +315,81 @@ pub async fn accept_witness(options: &AskedOptions) -> anyhow::Result<Exit> {
         Ended::well("the witness that answers counts from here on"),
     )
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn view(change: serde_json::Value) -> PairView {
+        let mut view = serde_json::json!({
+            "version": "1", "pid": 1, "uptime_seconds": 1, "server": "B", "listen": "10.0.0.2:7012",
+            "peer": "10.0.0.1:7012", "mode": "sync", "most_behind": null, "alone": "continue", "role": "seeking",
+            "term": 2, "linked": false, "heard_seconds": 7.0, "paired": false, "consistent": true, "empty": false,
+            "rolled_back": false, "suspended": null,
+            "lag": { "items": 0, "bytes": 0, "unsent_bytes": 0, "seconds": 0.0 },
+            "resync": null, "verify": null, "last_verify": null, "split_brain": null, "witness": null,
+            "images": { "lacking": 0, "permille": null, "trouble": null },
+            "problems": [], "warnings": [], "recent": [],
+        });
+        let fields = view.as_object_mut().unwrap();
+        fields.extend(change.as_object().unwrap().clone());
+        serde_json::from_value(view).unwrap()
+    }
+
+    fn witness() -> serde_json::Value {
+        json!({ "witness": { "place": "w", "trouble": null, "strange": false, "primary": "A", "outdated": null } })
+    }
+
+    #[test]
+    fn what_a_promotion_may_cost_is_said() {
+        let plain = may_be_lost(&view(json!({})), true);
+        for part in ["no witness", "make sure", "7 s ago"] {
+            assert!(plain.to_lowercase().contains(part), "{part}: {plain}");
+        }
+        let asynchronous = view(json!({ "mode": "async", "most_behind": 4096 }));
+        assert!(may_be_lost(&asynchronous, true).contains("up to 4096 changes"));
+        let half = view(json!({ "consistent": false }));
+        assert!(may_be_lost(&half, true).contains("half old and half new"));
+        let empty = view(json!({ "empty": true, "consistent": false }));
+        assert!(may_be_lost(&empty, true).contains("all that the other one has is lost"));
+        assert!(!may_be_lost(&view(witness()), true).contains("no witness"));
+    }
+
+    #[test]
+    fn without_force_only_what_nobody_decides_is_asked() {
+        assert!(asks(&view(json!({}))));
+        assert!(!asks(&view(witness())), "the witness decides");
+        assert!(
+            !asks(&view(json!({ "linked": true }))),
+            "the other one says what it is"
+        );
+        assert!(
+            !asks(&view(json!({ "empty": true }))),
+            "the first of a pair"
+        );
+    }
+
+    #[test]
+    fn a_demand_ends_as_the_server_became() {
+        assert!(no_promotion(&view(json!({ "role": "primary" }))).done);
+        let standby = view(json!({ "role": "standby" }));
+        assert!(!no_promotion(&standby).done && handed_over(&standby).is_some_and(|e| e.done));
+        let still = view(json!({ "role": "primary", "paired": true }));
+        assert!(handed_over(&still).is_none(), "not yet");
+        let lost = view(json!({ "role": "primary" }));
+        assert!(handed_over(&lost).is_some_and(|ended| !ended.done));
+    }
+
+    #[test]
+    fn disks_that_are_given_up_are_named() {
+        let split =
+            json!([{ "overlay": "525400120001-debian", "client": "r12-01", "bytes": 8 << 20 }]);
+        let text = given_up(&view(json!({ "split_brain": split })));
+        assert!(
+            text.contains("525400120001-debian (r12-01): up to 8MiB"),
+            "{text}"
+        );
+        assert!(given_up(&view(json!({}))).contains("No split brain"));
+    }
 }

@@ -3,6 +3,7 @@
 mod act;
 mod outcome;
 mod status;
+mod verify;
 
 use std::path::PathBuf;
 
@@ -23,6 +24,8 @@ pub enum StandbyCommand {
     Promote(PromoteOptions),
     /// Let the standby take over from this server
     Handover(HandOverOptions),
+    /// Compare both servers' disks while they are in use, and mend what differs
+    Verify(verify::VerifyOptions),
     /// Give up this server's own changes after a split brain, and take the other's data
     Discard(AskedOptions),
     /// Take the witness that answers for the one that counts, though it is another than the agreed one
@@ -35,6 +38,7 @@ Examples:
   bootroom standby promote                            once, on the server that has the data
   bootroom standby status                             how is the pair? exit code 5 when something is wrong
   bootroom standby status -w                          what happens to it
+  bootroom standby verify                             do both servers hold the same?
   bootroom standby handover                           before this server is shut down for maintenance
 
 All but `secret` ask the server on this box.";
@@ -92,6 +96,7 @@ pub fn run(command: &StandbyCommand) -> anyhow::Result<Exit> {
         StandbyCommand::Status(options) => status::run(options),
         StandbyCommand::Promote(options) => block_on(act::promote(options)),
         StandbyCommand::Handover(options) => block_on(act::hand_over(options)),
+        StandbyCommand::Verify(options) => block_on(verify::run(options)),
         StandbyCommand::Discard(options) => block_on(act::discard(options)),
         StandbyCommand::AcceptWitness(options) => block_on(act::accept_witness(options)),
     }
@@ -103,3 +108,6 @@ fn secret(options: &SecretOptions) -> anyhow::Result<Exit> {
     say!("{file}: copy it to the other server and to the witness, readable by root only");
     Ok(Exit::Ok)
 }
+
+#[cfg(test)]
+mod tests;

@@ -34,7 +34,26 @@ impl<'a> Outcome<'a> {
         of_event: impl Fn(&EventView) -> Option<T>,
         of_view: impl Fn(&PairView) -> Option<T>,
     ) -> anyhow::Result<Option<T>> {
-        let end = Instant::now() + PATIENCE;
+        self.until(Instant::now() + PATIENCE, of_event, of_view)
+            .await
+    }
+
+    /// The same for what may take as long as it takes.
+    pub async fn watch<T>(
+        &mut self,
+        of_event: impl Fn(&EventView) -> Option<T>,
+        of_view: impl Fn(&PairView) -> Option<T>,
+    ) -> anyhow::Result<Option<T>> {
+        const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+        self.until(Instant::now() + YEAR, of_event, of_view).await
+    }
+
+    async fn until<T>(
+        &mut self,
+        end: Instant,
+        of_event: impl Fn(&EventView) -> Option<T>,
+        of_view: impl Fn(&PairView) -> Option<T>,
+    ) -> anyhow::Result<Option<T>> {
         let mut look_at = Instant::now() + LOOK;
         while Instant::now() < end {
             match timeout_at(look_at.min(end), self.events.next()).await {

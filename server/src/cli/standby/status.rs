@@ -1,14 +1,16 @@
 //! `bootroom standby status`.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use clap::Args;
 
-use super::{act::disk_line, outcome::view};
+use super::{act::disk_line, outcome::view, verify::sentence};
 use crate::{
     cli::{Exit, Target, block_on, output},
     config::units::ByteSize,
     control::{
         client::Control,
-        standby::model::{EventView, PairView, ProgressView, RoleView},
+        standby::model::{EventView, PairView, ProgressView, RoleView, VerifyView},
     },
 };
 
@@ -75,6 +77,7 @@ fn lines(view: &PairView) -> Vec<String> {
             .as_ref()
             .map(|one| format!("verify   {}", progress(one))),
     );
+    lines.extend(view.last_verify.as_ref().map(verified));
     lines.extend(images(view));
     lines.push(format!("witness  {}", witness(view)));
     lines.push(format!("mode     {}, alone: {}", view.mode, view.alone));
@@ -133,6 +136,16 @@ fn lag(view: &PairView) -> String {
     }
 }
 
+fn verified(found: &VerifyView) -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let now = now.unwrap_or_default().as_millis() as u64;
+    let minutes = now.saturating_sub(found.time_ms) / 60_000;
+    format!(
+        "verify   {minutes} min ago: {}",
+        sentence(found).trim_end_matches(':')
+    )
+}
+
 /// How far, how fast and how long.
 pub fn progress(progress: &ProgressView) -> String {
     let ProgressView {
@@ -142,7 +155,6 @@ pub fn progress(progress: &ProgressView) -> String {
         bytes_per_second,
         seconds_left,
     } = *progress;
-    let size = |blocks: u64| ByteSize(blocks * mirror::BLOCK);
     let left = match seconds_left {
         Some(seconds) => format!(", {seconds} s left"),
         None => String::new(),
@@ -154,6 +166,11 @@ pub fn progress(progress: &ProgressView) -> String {
         size(blocks_left),
         ByteSize(bytes_per_second)
     )
+}
+
+/// Bytes of blocks.
+pub fn size(blocks: u64) -> ByteSize {
+    ByteSize(blocks * mirror::BLOCK)
 }
 
 fn images(view: &PairView) -> Option<String> {

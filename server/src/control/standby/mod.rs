@@ -31,6 +31,7 @@ pub(super) fn routes() -> Router<Server> {
         .route("/v1/standby/events", get(events))
         .route("/v1/standby/promote", post(promote))
         .route("/v1/standby/handover", post(hand_over))
+        .route("/v1/standby/verify", post(verify))
         .route("/v1/standby/discard", post(discard))
         .route("/v1/standby/accept-witness", post(accept_witness))
 }
@@ -46,6 +47,10 @@ async fn promote(State(server): State<Server>, Query(request): Query<PromoteRequ
 
 async fn hand_over(State(server): State<Server>) -> Response {
     demand(server, Command::HandOver).await
+}
+
+async fn verify(State(server): State<Server>) -> Response {
+    demand(server, Command::Verify).await
 }
 
 async fn discard(State(server): State<Server>) -> Response {
@@ -80,7 +85,10 @@ fn refusal(pair: &Pair, command: Command) -> Option<String> {
         (Command::HandOver, Role::Primary) if !status.paired => {
             format!("the other server, {peer}, does not hold all that this one has: it cannot take over")
         }
-        (Command::HandOver, Role::Standby | Role::Seeking) => {
+        (Command::Verify, Role::Primary) if !status.paired => {
+            "both servers have to be in step: look at `bootroom standby status`".into()
+        }
+        (Command::HandOver | Command::Verify, Role::Standby | Role::Seeking) => {
             format!("this server is not the primary: say it on the other one, {peer}")
         }
         (Command::Discard, Role::Primary) => {

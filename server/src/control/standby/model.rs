@@ -115,8 +115,10 @@ pub struct VerifyView {
     pub time_ms: u64,
     /// Blocks compared.
     pub blocks: u64,
-    /// Blocks that differed, and were sent again.
+    /// Blocks in the pieces that differed, and were sent again.
     pub differing: u64,
+    /// Blocks that the primary could not read.
+    pub unread: u64,
     /// It did not come to its end: the standby was lost, or this server is primary no longer.
     pub stopped: bool,
     /// The disks that differed.
@@ -195,6 +197,10 @@ pub enum EventKind {
     NotPromotable,
     /// Handing over was refused.
     NotHandedOver,
+    /// Both sides were compared.
+    Verified,
+    /// Comparing them was broken off.
+    VerifyStopped,
     /// This standby's disk failed.
     StandbyFailed,
 }

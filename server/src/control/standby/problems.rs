@@ -99,3 +99,135 @@ pub fn warnings(view: &PairView) -> Vec<String> {
     });
     witness.into_iter().collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::standby::model::{ImagesView, LagView, ProgressView, WitnessView};
+
+    fn well() -> PairView {
+        PairView {
+            version: "1".into(),
+            pid: 1,
+            uptime_seconds: 1,
+            server: "A".into(),
+            listen: "10.0.0.1:7012".parse().unwrap(),
+            peer: "10.0.0.2:7012".parse().unwrap(),
+            mode: "sync".into(),
+            most_behind: None,
+            alone: "continue".into(),
+            role: RoleView::Primary,
+            term: 2,
+            linked: true,
+            heard_seconds: Some(0.1),
+            paired: true,
+            consistent: true,
+            empty: false,
+            rolled_back: false,
+            suspended: None,
+            lag: LagView::default(),
+            resync: None,
+            verify: None,
+            last_verify: None,
+            split_brain: None,
+            witness: None,
+            images: ImagesView::default(),
+            own_disks: 0,
+            problems: Vec::new(),
+            warnings: Vec::new(),
+            recent: Vec::new(),
+        }
+    }
+
+    /// The one problem of a view that is well but for `change`.
+    fn problem(change: impl FnOnce(&mut PairView)) -> String {
+        let mut view = well();
+        change(&mut view);
+        let mut found = problems(&view);
+        assert_eq!(found.len(), 1, "{found:?}");
+        found.remove(0)
+    }
+
+    fn witness(trouble: Option<&str>, strange: bool) -> WitnessView {
+        WitnessView {
+            place: "10.0.0.9:7013".into(),
+            trouble: trouble.map(str::to_owned),
+            strange,
+            primary: Some("A".into()),
+            outdated: None,
+        }
+    }
+
+    #[test]
+    fn in_step_nothing_is_wrong_on_either() {
+        assert_eq!(problems(&well()), [""; 0]);
+        let standby = PairView {
+            role: RoleView::Standby,
+            ..well()
+        };
+        assert_eq!(problems(&standby), [""; 0]);
+    }
+
+    #[test]
+    fn a_primary_says_where_its_standby_is() {
+        let gone = problem(|view| (view.paired, view.linked) = (false, false));
+        assert!(gone.contains("10.0.0.2:7012 cannot be reached"), "{gone}");
+        let resync = problem(|view| {
+            view.paired = false;
+            view.resync = Some(ProgressView {
+                compare: false,
+                blocks_done: 1,
+                blocks_left: 1,
+                bytes_per_second: 1,
+                seconds_left: None,
+            });
+        });
+        assert!(resync.contains("brought up"), "{resync}");
+    }
+
+    #[test]
+    fn a_server_that_seeks_says_what_it_waits_for_and_what_a_person_can_do() {
+        let seeking = |change: fn(&mut PairView)| {
+            problem(|view| {
+                (view.role, view.paired) = (RoleView::Seeking, false);
+                change(view);
+            })
+        };
+        let empty = seeking(|view| view.empty = true);
+        assert!(empty.contains("`bootroom standby promote` once"), "{empty}");
+        let half = seeking(|view| view.consistent = false);
+        assert!(half.contains("half old and half new"), "{half}");
+        let cut = seeking(|view| view.rolled_back = true);
+        assert!(
+            cut.contains("lost power") && cut.contains("--force"),
+            "{cut}"
+        );
+        let by_hand = seeking(|_| ());
+        assert!(by_hand.contains("`bootroom standby promote`"), "{by_hand}");
+        let witnessed = seeking(|view| view.witness = Some(witness(None, false)));
+        assert!(!witnessed.contains("promote"), "{witnessed}");
+    }
+
+    #[test]
+    fn a_split_is_one_problem_and_not_two() {
+        let split = problem(|view| {
+            view.split_brain = Some(Vec::new());
+            view.paired = false;
+        });
+        assert!(split.contains("`bootroom standby discard`"), "{split}");
+    }
+
+    #[test]
+    fn machines_that_wait_and_a_strange_witness_are_problems_and_a_silent_one_is_a_warning() {
+        let waits = problem(|view| view.suspended = Some("because".into()));
+        assert_eq!(waits, "the machines wait: because");
+        let strange = problem(|view| view.witness = Some(witness(None, true)));
+        assert!(strange.contains("accept-witness"), "{strange}");
+        let silent = PairView {
+            witness: Some(witness(Some("refused"), false)),
+            ..well()
+        };
+        assert_eq!(problems(&silent), [""; 0]);
+        assert!(warnings(&silent)[0].contains("refused"));
+    }
+}

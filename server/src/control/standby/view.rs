@@ -11,7 +11,7 @@ use mirror::{Alone, BLOCK, Blocks, Mode, NodeId, Notice, Progress, Role, Status,
 use super::{
     model::{
         DifferingView, EventKind, EventView, ImagesView, LagView, PairLine, PairView, ProgressView,
-        RoleView, WitnessView,
+        RoleView, VerifyView, WitnessView,
     },
     problems::{problems, warnings},
 };
@@ -45,6 +45,8 @@ impl From<Notice> for EventKind {
             Notice::StrangeWitness => Self::StrangeWitness,
             Notice::NotPromotable(_) => Self::NotPromotable,
             Notice::NotHandedOver => Self::NotHandedOver,
+            Notice::Verified { .. } => Self::Verified,
+            Notice::VerifyStopped => Self::VerifyStopped,
             Notice::StandbyFailed => Self::StandbyFailed,
         }
     }
@@ -100,8 +102,8 @@ fn without_witness(desk: &Desk, pair: &Pair) -> PairView {
             .map(|wait| waits(wait, pair.mirror.witness_trouble())),
         lag: lag(&status, pair.mirror.unsent_bytes()),
         resync: status.resync.map(progress),
-        verify: None,
-        last_verify: None,
+        verify: status.verify.map(progress),
+        last_verify: verified(pair),
         split_brain: status
             .split_brain
             .then(|| differing(pair, &pair.mirror.differing())),
@@ -212,6 +214,20 @@ fn names(pair: &Pair) -> BTreeMap<String, String> {
         .collect()
 }
 
+/// The last comparison since this server started.
+fn verified(pair: &Pair) -> Option<VerifyView> {
+    let findings = pair.mirror.findings()?;
+    let when = pair.mirror.chronicle().verified()?;
+    Some(VerifyView {
+        time_ms: millis(when),
+        blocks: findings.blocks,
+        differing: findings.differing.len(),
+        unread: findings.unread,
+        stopped: findings.stopped,
+        disks: differing(pair, &findings.differing),
+    })
+}
+
 fn witness(settings: &Standby, strange: bool) -> Option<WitnessView> {
     let place = settings.witness.as_ref()?;
     let answer = look(place, settings);
@@ -259,4 +275,53 @@ pub fn event(when: SystemTime, notice: Notice) -> EventView {
 pub fn millis(when: SystemTime) -> u64 {
     let since = when.duration_since(UNIX_EPOCH).unwrap_or_default();
     since.as_millis().try_into().unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use mirror::Millis;
+
+    use super::*;
+
+    #[test]
+    fn progress_has_a_speed_and_a_time_left() {
+        let half = progress(Progress {
+            compare: false,
+            done: 2560,
+            left: 5120,
+            since: Millis(2000),
+        });
+        assert_eq!(half.bytes_per_second, 5 << 20);
+        assert_eq!(half.seconds_left, Some(4));
+        let begun = progress(Progress {
+            compare: true,
+            done: 0,
+            left: 7,
+            since: Millis(0),
+        });
+        assert_eq!((begun.bytes_per_second, begun.seconds_left), (0, None));
+    }
+
+    #[test]
+    fn the_witness_is_blamed_for_what_it_holds_up_only() {
+        let trouble = || Some("refused".to_owned());
+        assert!(waits(Wait::Witness, trouble()).ends_with("it does not answer: refused"));
+        assert!(!waits(Wait::Standby, trouble()).contains("refused"));
+        assert!(!waits(Wait::Witness, None).contains("does not answer"));
+    }
+
+    #[test]
+    fn events_have_a_name_for_programs_and_a_text_for_people() {
+        let event = event(
+            UNIX_EPOCH,
+            Notice::Verified {
+                blocks: 9,
+                differing: 2,
+            },
+        );
+        let json = serde_json::to_value(&event).unwrap();
+        assert_eq!(json["event"], "verified");
+        assert_eq!(json["time_ms"], 0);
+        assert!(event.text.contains("up to 2 differed"), "{}", event.text);
+    }
 }

@@ -45,7 +45,7 @@ impl Mirror {
     }
 
     /// Nothing is answered any more. Who waits is told so in the terms of this process: connections close then.
-    fn close_clients(&self, core: &mut Core, todo: &mut Todo) {
+    pub(super) fn close_clients(&self, core: &mut Core, todo: &mut Todo) {
         self.gate.close();
         let waiting = core.waiting.drain();
         todo.replies
@@ -61,7 +61,9 @@ impl Mirror {
             Notice::SplitBrain | Notice::StrangeWitness | Notice::StandbyFailed => {
                 tracing::error!("{}", say(notice));
             }
-            Notice::PeerLost
+            Notice::Verified { differing: 1.., .. }
+            | Notice::VerifyStopped
+            | Notice::PeerLost
             | Notice::Deposed(_)
             | Notice::NotPromotable(_)
             | Notice::NotHandedOver => {
@@ -103,6 +105,13 @@ pub fn say(notice: Notice) -> String {
              place. `bootroom standby accept-witness` if that is right"
             .into(),
         Notice::NotPromotable(why) => format!("not promoted: {}", say_why_not(why)),
+        Notice::Verified { blocks, differing: 0 } => {
+            format!("both sides were compared and hold the same: {blocks} blocks")
+        }
+        Notice::Verified { blocks, differing } => format!(
+            "both sides were compared: of {blocks} blocks up to {differing} differed, and were sent to the standby again"
+        ),
+        Notice::VerifyStopped => "comparing both sides was broken off: they are in step no longer".into(),
         Notice::NotHandedOver => "the other server does not take over: it does not hold everything yet".into(),
         Notice::StandbyFailed => "the disk of this standby failed; it starts again in a moment".into(),
     }
