@@ -115,14 +115,14 @@ impl Scene {
         }
     }
 
-    /// Both servers hold the same, and one of them serves.
-    fn wait_whole(&self) {
+    /// Both servers hold the same, and one of them serves: which.
+    fn wait_whole(&self) -> Side {
         wait_for("the pair to be whole", LIMIT * 2, || {
             let primary = self.pair.primary()?;
             let whole = self.pair.host(primary).is_paired();
             let other = self.pair.host(primary.other());
-            (whole && other.follows()).then_some(())
-        });
+            (whole && other.follows()).then_some(primary)
+        })
     }
 
     /// The machines go on, or have stood still for longer than a promotion takes.
@@ -150,7 +150,7 @@ impl Scene {
             self.let_it_sink_in();
         }
         self.mend();
-        self.wait_whole();
+        self.pair.compare(self.wait_whole());
         for disk in &self.disks {
             disk.wait_for_answers(50);
             disk.verify_unharmed();

@@ -43,6 +43,7 @@ fn mend(pair: &mut Pair, disk: &Disk, primary: Side) {
         pair.host_mut(primary.other()).start();
     }
     pair.wait_paired(primary);
+    pair.compare(primary);
     disk.wait_for_answers(20);
 }
 
@@ -91,7 +92,7 @@ fn a_frozen_primary_answers_nothing_when_it_thaws() {
         ends.values().all(|end| *end == "ENOTCONN"),
         "answered by a server that is none: {ends:?}"
     );
-    pair.wait_paired(B);
+    mend(&mut pair, &disk, B);
     assert_eq!(
         first_byte(&seat, &export, B),
         1,
