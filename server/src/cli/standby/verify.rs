@@ -143,7 +143,7 @@ mod tests {
             "both servers hold the same: 1 MiB compared"
         );
         assert!(sentence(&found(64, 0, false)).contains("up to 256 KiB differed"));
-        assert!(sentence(&found(0, 2, false)).starts_with("8KiB could not be read"));
+        assert!(sentence(&found(0, 2, false)).starts_with("8 KiB could not be read"));
         assert!(sentence(&found(0, 0, true)).starts_with("broken off"));
     }
 }
