@@ -5,16 +5,29 @@ use std::collections::BTreeMap;
 /// A sector of a volume, or a slot of the metadata.
 pub type Place = (u64, usize);
 
+/// One change of a place. Two of them may bring the same value, as zeros do, and are not the same for that.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Change {
+    number: u64,
+    value: u64,
+}
+
+/// What is there before any change.
+const NOTHING: Change = Change {
+    number: 0,
+    value: 0,
+};
+
 #[derive(Default, Clone)]
 struct Sector {
     /// What a read may bring now.
-    allowed: Vec<u64>,
+    allowed: Vec<Change>,
     /// Asked for, not answered.
-    pending: Vec<u64>,
+    pending: Vec<Change>,
     /// Answered with an error: may have happened or not, until something newer is answered.
-    failed: Vec<u64>,
+    failed: Vec<Change>,
     /// Everything since the last flush, oldest first: what a power cut of the only good server may leave.
-    since_flush: Vec<u64>,
+    since_flush: Vec<Change>,
     /// Counts what happened to it.
     changes: u64,
 }
@@ -23,7 +36,7 @@ struct Sector {
 struct Reading {
     place: Place,
     /// What it may bring.
-    allowed: Vec<u64>,
+    allowed: Vec<Change>,
     /// How often the place had changed when it was begun.
     changes: u64,
 }
@@ -33,7 +46,9 @@ pub struct Model {
     sectors: BTreeMap<Place, Sector>,
     reads: BTreeMap<u64, Reading>,
     /// Flushes under way: what they make safe.
-    flushes: BTreeMap<u64, Vec<(Place, Vec<u64>)>>,
+    flushes: BTreeMap<u64, Vec<(Place, Vec<Change>)>>,
+    /// Counts the changes.
+    begun: u64,
     /// Counts the losses of power that may have undone something.
     pub losses: u64,
     pub acknowledged: u64,
@@ -43,30 +58,34 @@ pub struct Model {
 impl Sector {
     fn fresh() -> Self {
         Self {
-            allowed: vec![0],
-            since_flush: vec![0],
+            allowed: vec![NOTHING],
+            since_flush: vec![NOTHING],
             ..Self::default()
         }
     }
 
-    fn settled(&self) -> Vec<u64> {
-        self.allowed
-            .iter()
-            .copied()
-            .filter(|v| !self.pending.contains(v))
-            .collect()
+    fn settled(&self) -> Vec<Change> {
+        let allowed = self.allowed.iter().copied();
+        allowed.filter(|c| !self.pending.contains(c)).collect()
     }
 
-    /// It is known now that this is what is there.
-    fn pin(&mut self, value: u64) {
-        let open: Vec<u64> = self.pending.iter().chain(&self.failed).copied().collect();
-        self.allowed = vec![value];
-        self.allowed.extend(open.iter().filter(|v| **v != value));
-        if let Some(at) = self.since_flush.iter().rposition(|v| *v == value) {
+    /// Ends the wait for an answer to the change that brings this value: there is one such at a time.
+    fn answered(&mut self, value: u64) -> Change {
+        let at = self.pending.iter().position(|c| c.value == value);
+        self.pending.remove(at.expect("a change that was begun"))
+    }
+
+    /// It is known now that one of these is what is there.
+    fn pin(&mut self, known: &[Change]) {
+        let open: Vec<Change> = self.pending.iter().chain(&self.failed).copied().collect();
+        self.allowed = known.to_vec();
+        self.allowed
+            .extend(open.iter().filter(|c| !known.contains(c)));
+        if let Some(at) = self.since_flush.iter().rposition(|c| known.contains(c)) {
             let mut index = 0;
-            self.since_flush.retain(|v| {
+            self.since_flush.retain(|c| {
                 index += 1;
-                index <= at + 1 || open.contains(v)
+                index <= at + 1 || open.contains(c)
             });
         }
     }
@@ -96,10 +115,15 @@ impl Model {
     }
 
     pub fn write(&mut self, place: Place, value: u64) {
+        self.begun += 1;
+        let change = Change {
+            number: self.begun,
+            value,
+        };
         let sector = self.sector(place);
-        sector.allowed.push(value);
-        sector.pending.push(value);
-        sector.since_flush.push(value);
+        sector.allowed.push(change);
+        sector.pending.push(change);
+        sector.since_flush.push(change);
         self.widen_reads(place);
     }
 
@@ -108,19 +132,19 @@ impl Model {
         self.acknowledged += 1;
         let lost_since = self.losses != losses;
         let sector = self.sector(place);
-        sector.pending.retain(|v| *v != value);
+        let change = sector.answered(value);
         if lost_since {
             return; // True when it was said, and perhaps no longer.
         }
         sector.failed.clear();
-        sector.pin(value);
+        sector.pin(&[change]);
         self.widen_reads(place);
     }
 
     pub fn failed(&mut self, place: Place, value: u64) {
         let sector = self.sector(place);
-        sector.pending.retain(|v| *v != value);
-        sector.failed.push(value);
+        let change = sector.answered(value);
+        sector.failed.push(change);
     }
 
     pub fn read(&mut self, id: u64, place: Place) {
@@ -147,12 +171,15 @@ impl Model {
             changes,
         } = self.reads.remove(&id).expect("a read that was begun");
         self.judged += 1;
-        if !allowed.contains(&value) {
+        let mut candidates = allowed.clone();
+        candidates.retain(|c| c.value == value);
+        if candidates.is_empty() {
+            let allowed: Vec<u64> = allowed.iter().map(|c| c.value).collect();
             return Err(format!("read {value} at {place:?}, allowed {allowed:?}"));
         }
         let sector = self.sector(place);
         if sector.changes == changes {
-            sector.pin(value);
+            sector.pin(&candidates);
         }
         Ok(())
     }
@@ -173,7 +200,7 @@ impl Model {
     pub fn flushed(&mut self, id: u64) {
         for (place, safe) in self.flushes.remove(&id).expect("a flush that was begun") {
             let sector = self.sector(place);
-            let oldest = sector.since_flush.iter().position(|v| safe.contains(v));
+            let oldest = sector.since_flush.iter().position(|c| safe.contains(c));
             if let Some(at) = oldest {
                 sector.since_flush.drain(..at);
             }
@@ -200,7 +227,7 @@ impl Model {
                 .values_mut()
                 .flatten()
                 .filter(|(of, _)| *of == place);
-            safe.for_each(|(_, values)| values.extend(now.iter()));
+            safe.for_each(|(_, changes)| changes.extend(now.iter()));
         }
     }
 }
