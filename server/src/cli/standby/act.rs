@@ -391,7 +391,7 @@ mod tests {
             json!([{ "overlay": "525400120001-debian", "client": "r12-01", "bytes": 8 << 20 }]);
         let text = given_up(&view(json!({ "split_brain": split })));
         assert!(
-            text.contains("525400120001-debian (r12-01): up to 8MiB"),
+            text.contains("525400120001-debian (r12-01): up to 8 MiB"),
             "{text}"
         );
         assert!(given_up(&view(json!({}))).contains("No split brain"));
