@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::fs::{self, File, TryLockError};
+use std::io::IoSlice;
 use std::ops::{ControlFlow, Range};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -88,6 +89,10 @@ impl Base for VersionDisk {
 
     fn resident(&self, range: Range<u64>) -> Option<&File> {
         self.base.resident(range)
+    }
+
+    fn mapped(&self, range: Range<u64>) -> Option<IoSlice<'_>> {
+        self.base.mapped(range)
     }
 
     fn extents(

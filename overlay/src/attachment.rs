@@ -1,5 +1,6 @@
 //! A client's hold on its overlay: all reads and writes.
 
+use std::io::IoSlice;
 use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
@@ -106,6 +107,22 @@ impl Attachment {
         };
         self.owns(&inside)?;
         inside.stack.try_read(buf, offset)
+    }
+
+    /// What `range` reads, where all of it is the base's and lies in memory: for a system call only, as
+    /// [`Base::mapped`] says. `None` in any other case, and where this would have to wait.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Evicted`].
+    pub fn mapped(&self, range: Range<u64>) -> Result<Option<IoSlice<'_>>> {
+        let Some(inside) = self.overlay.gate.try_read() else {
+            return Ok(None);
+        };
+        self.owns(&inside)?;
+        if range.is_empty() || !inside.stack.is_base(&range) {
+            return Ok(None);
+        }
+        Ok(self.base.mapped(range))
     }
 
     /// Appends to `out` where each stretch of `range` is stored now, without touching a disk; neighbours may be of

@@ -1,6 +1,7 @@
 //! The immutable content below overlays.
 
 use std::fs::File;
+use std::io::IoSlice;
 use std::ops::{ControlFlow, Range};
 use std::path::Path;
 
@@ -8,6 +9,7 @@ use crate::disk;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::ids::BaseId;
 use crate::mapped::Mapping;
+use crate::residency::{Residency, Second};
 use crate::storage::{Attempt, StoredFile};
 
 /// A stretch of a base, in bytes.
@@ -41,11 +43,19 @@ pub trait Base: Send + Sync {
     /// As [`Base::read_at`].
     fn try_read_at(&self, buf: &mut [u8], offset: u64) -> Result<Attempt>;
 
-    /// The file that holds the content at equal offsets, if all of `range` lies in the page cache now.
+    /// The file that holds the content at equal offsets, if all of `range` lies in the page cache, or did a moment ago.
     ///
     /// For handing to `sendfile`: between this answer and its use the kernel may drop a page, and reading it again
     /// may take time or fail; `sendfile` then waits, or says so.
     fn resident(&self, range: Range<u64>) -> Option<&File>;
+
+    /// The content of `range` in a mapping, if all of it lies in the page cache, or did a moment ago.
+    ///
+    /// For handing to a system call that copies it, and for nothing else: where a page cannot be read any more, the call
+    /// fails with EFAULT, but a look at it from this process would be the process's end (SIGBUS).
+    fn mapped(&self, _range: Range<u64>) -> Option<IoSlice<'_>> {
+        None
+    }
 
     /// Calls `found` for the data and holes of `range`, in order and without gaps, until it says stop.
     ///
@@ -70,6 +80,7 @@ pub struct FileBase {
     name: String,
     file: disk::DiskFile,
     map: Option<Mapping>,
+    residency: Residency,
 }
 
 impl FileBase {
@@ -91,6 +102,7 @@ impl FileBase {
             name,
             file,
             map,
+            residency: Residency::new(size),
         })
     }
 
@@ -109,6 +121,17 @@ impl FileBase {
         }
         let text = format!("{}: shorter than it was, below {end} bytes", self.name);
         Err(Error::new(ErrorKind::Io, text))
+    }
+
+    /// The mapping, if all of `range` lay in memory within this second.
+    fn warm(&self, range: &Range<u64>) -> Option<&Mapping> {
+        let map = self.map.as_ref()?;
+        let look = |stretch: Range<u64>| {
+            map.is_resident(self.file.file(), stretch.start..stretch.end.min(self.size))
+        };
+        self.residency
+            .holds(range, Second::now(), look)
+            .then_some(map)
     }
 
     fn reading<T>(&self, offset: u64, result: std::io::Result<T>) -> Result<T> {
@@ -142,7 +165,15 @@ impl Base for FileBase {
     fn resident(&self, range: Range<u64>) -> Option<&File> {
         self.check(&range).ok()?;
         let file = self.file.file();
-        self.map.as_ref()?.is_resident(file, range).then_some(file)
+        // The stretches that it touches may miss a page that it does not.
+        let there =
+            self.warm(&range).is_some() || self.map.as_ref()?.is_resident(file, range.clone());
+        there.then_some(file)
+    }
+
+    fn mapped(&self, range: Range<u64>) -> Option<IoSlice<'_>> {
+        self.check(&range).ok()?;
+        self.warm(&range)?.bytes(range)
     }
 
     fn extents(

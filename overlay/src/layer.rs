@@ -187,7 +187,7 @@ impl Layer {
     pub(crate) fn write(&self, data: &[u8], offset: u64, around: &dyn Around) -> Result<()> {
         self.usable()?;
         let range = offset..offset + data.len() as u64;
-        if self.map.all_data(&blocks_of(&range)) {
+        if self.map.all(&blocks_of(&range), State::Data) {
             self.failing("writing", offset, self.data.write_at(data, offset))?;
         } else {
             self.write_fresh(data, offset, around)?;

@@ -32,6 +32,7 @@ mod mapfile;
 #[allow(unsafe_code)]
 mod mapped;
 mod overlay;
+mod residency;
 mod snapshot;
 mod space;
 mod stack;

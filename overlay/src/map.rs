@@ -147,14 +147,14 @@ impl Map {
         State::of(self.word(block / WORD_BLOCKS).0 >> (2 * (block % WORD_BLOCKS)))
     }
 
-    /// Whether all of `blocks` are [`State::Data`].
-    pub(crate) fn all_data(&self, blocks: &Range<u64>) -> bool {
+    /// Whether all of `blocks` are in `state`.
+    pub(crate) fn all(&self, blocks: &Range<u64>, state: State) -> bool {
         if blocks.end - blocks.start == 1 {
-            return self.state(blocks.start) == State::Data;
+            return self.state(blocks.start) == state;
         }
         words_of(blocks).all(|word| {
             let lanes = Lanes::of(word, blocks);
-            lanes.without(self.word(word).lanes(State::Data)).0 == 0
+            lanes.without(self.word(word).lanes(state)).0 == 0
         })
     }
 

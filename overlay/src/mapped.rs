@@ -1,7 +1,7 @@
 //! The crate's only `unsafe`: asking the kernel which pages of a base file are in memory.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, IoSlice};
 use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,12 +11,15 @@ use memmap2::Mmap;
 /// Most pages that `mincore` is asked about in one call: 1 MiB of them, so that the answer fits the stack.
 const MOST_PAGES: usize = 256;
 const PAGE: usize = 4096;
+/// So many are asked about by mincore alone.
+const FEW_PAGES: usize = 64;
 
 /// The number of cachestat (Linux 6.5), the same on all architectures that this runs on; libc does not name it on all.
 const CACHESTAT: libc::c_long = 451;
 static HAS_CACHESTAT: AtomicBool = AtomicBool::new(true);
 
-/// A read-only mapping of a file that nobody changes, for asking about it only.
+/// A read-only mapping of a file that nobody changes. This process never looks at what is in it, since a page that
+/// cannot be read would kill it: it asks about pages, and hands them to system calls, which fail with EFAULT instead.
 pub(crate) struct Mapping {
     map: Mmap,
 }
@@ -28,9 +31,15 @@ impl Mapping {
             return Ok(None);
         }
         // SAFETY: a published version is immutable, so the bytes do not change under the mapping; and this process
-        // never dereferences them.
+        // never dereferences them, only the kernel does.
         let map = unsafe { Mmap::map(file)? };
         Ok(Some(Self { map }))
+    }
+
+    /// The bytes of `range`, for a system call and for nothing else.
+    pub(crate) fn bytes(&self, range: Range<u64>) -> Option<IoSlice<'_>> {
+        let range = usize::try_from(range.start).ok()?..usize::try_from(range.end).ok()?;
+        self.map.get(range).map(IoSlice::new)
     }
 
     /// Whether every page of `range` is in the page cache. `file` is the one that was mapped.
@@ -44,10 +53,12 @@ impl Mapping {
         }
         let pages = start / PAGE..end.div_ceil(PAGE);
         // cachestat also counts pages that a readahead has only just ordered, or failed to fill: its yes is not enough.
-        match cached_pages(file, &pages) {
-            Some(cached) if cached < pages.len() as u64 => false,
-            _ => self.ask_mincore(pages),
+        if pages.len() > FEW_PAGES
+            && cached_pages(file, &pages).is_some_and(|cached| cached < pages.len() as u64)
+        {
+            return false;
         }
+        self.ask_mincore(pages)
     }
 
     /// The slow way: mincore looks pages up one by one, and costs 18 µs for each MiB.

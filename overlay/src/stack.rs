@@ -200,6 +200,13 @@ impl Stack {
         })
     }
 
+    /// Whether all of `range` (bytes, not empty) is the base's own.
+    pub(crate) fn is_base(&self, range: &Range<u64>) -> bool {
+        let blocks = blocks_of(range);
+        let below = |layer: &Arc<Layer>| layer.map.all(&blocks, State::Below);
+        range.end <= self.size.min(self.base.size()) && self.layers.iter().all(below)
+    }
+
     /// Whether a sync of any layer failed.
     pub(crate) fn has_failed(&self) -> bool {
         self.layers.iter().any(|layer| layer.has_failed())

@@ -4,6 +4,7 @@
 mod support;
 
 use std::fs::File;
+use std::io::Write;
 use std::ops::{ControlFlow, Range};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Barrier, Mutex};
@@ -213,6 +214,61 @@ fn a_read_that_must_wait_says_so() {
     assert_eq!(disk.try_read(&mut buf, 8192).unwrap(), Attempt::Done);
     assert!(buf == content[8192..12288]);
     assert!(base.resident(8192..12288).is_some());
+}
+
+/// What a system call finds at the other end of a mapping.
+fn content_of(bytes: std::io::IoSlice<'_>) -> Vec<u8> {
+    let mut file = tempfile::tempfile().unwrap();
+    assert_eq!(file.write_vectored(&[bytes]).unwrap(), bytes.len());
+    let mut content = vec![0; bytes.len()];
+    std::os::unix::fs::FileExt::read_exact_at(&file, &mut content, 0).unwrap();
+    content
+}
+
+#[test]
+fn mapped_is_what_the_base_holds_and_the_client_has_not_written() {
+    let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+    let content = pattern(1 << 20, 1);
+    let base = file_base(dir.path(), &content);
+    let overlay = store(dir.path())
+        .create(&id("pc"), spec(2 << 20, &base))
+        .unwrap();
+    let disk = overlay.attach();
+    disk.write(&[9; 512], 40_960, Durability::Process).unwrap();
+    disk.trim(65_536..69_632, Durability::Process).unwrap();
+    let is_mapped = |range| disk.mapped(range).unwrap().is_some();
+    let first = disk.mapped(5000..30_000).unwrap().unwrap();
+    assert!(content_of(first) == content[5000..30_000]);
+    assert!(!is_mapped(40_000..50_000), "written in part");
+    assert!(!is_mapped(45_055..45_056), "in a written block");
+    assert!(is_mapped(45_056..65_536));
+    assert!(!is_mapped(65_536..65_537), "trimmed");
+    assert!(is_mapped((1 << 20) - 1..1 << 20));
+    assert!(
+        !is_mapped((1 << 20) - 1..(1 << 20) + 1),
+        "past the base's end"
+    );
+    assert!(!is_mapped(0..0));
+    let newer = overlay.attach();
+    assert_eq!(disk.mapped(0..1).unwrap_err().kind(), ErrorKind::Evicted);
+    assert!(newer.mapped(0..1).unwrap().is_some());
+}
+
+#[test]
+fn what_is_not_in_memory_is_not_mapped() {
+    let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+    let base = file_base(dir.path(), &pattern(1 << 20, 1));
+    let file = File::open(dir.path().join("base.raw")).unwrap();
+    file.sync_all().unwrap();
+    rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+    assert!(base.mapped(8192..12288).is_none());
+    base.read_at(&mut vec![0; 1 << 20], 0).unwrap();
+    // That it was not there may be believed for a second.
+    let deadline = Instant::now() + DEADLINE;
+    while base.mapped(8192..12288).is_none() {
+        assert!(Instant::now() < deadline, "never mapped");
+        thread::yield_now();
+    }
 }
 
 /// A request stuck in a cold read holds up a newer attachment; nobody's `try_read` waits for either.

@@ -50,6 +50,19 @@ impl Standby {
         }
     }
 
+    /// A digest of what must be the same on both servers: each counts on it that the other one does alike.
+    pub fn digest(&self) -> u64 {
+        let text = format!(
+            "{:?} {:?} {}",
+            self.mode,
+            self.alone,
+            self.witness.is_some()
+        );
+        let hash = blake3::hash(text.as_bytes());
+        let first = hash.as_bytes().first_chunk::<8>().copied();
+        u64::from_le_bytes(first.unwrap_or_default())
+    }
+
     /// Whether a running server can take over `new` in its place.
     pub fn is_same(&self, new: &Self) -> bool {
         let plain = |one: &Self| {
@@ -137,6 +150,11 @@ pub fn check(config: &Config, problems: &mut Vec<Problem>) {
         let message = format!("the witness, {witness}, is on one of the two servers");
         let fix = "let it run on a third box: it is asked when one of the two is dead";
         problems.push(Problem::at(peer.span.clone(), message).fix(fix));
+    }
+    if standby.listen.ip().is_unspecified() || peer.value.ip().is_unspecified() {
+        let message =
+            "peer and listen must be addresses of one server each: the lower one is server A";
+        problems.push(Problem::at(peer.span.clone(), message).fix("write the addresses out"));
     }
     if peer.value.is_ipv4() != standby.listen.is_ipv4() {
         let message = "peer and listen are addresses of different kinds";

@@ -14,6 +14,7 @@ mod requests;
 
 use std::{
     collections::HashMap,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -28,7 +29,13 @@ use mirror::{
 use parking_lot::Mutex;
 use tokio::sync::{broadcast, watch};
 
-use super::{asking::WitnessClient, chronicle::Chronicle, clock, link::Outgoing, store::PairStore};
+use super::{
+    asking::WitnessClient,
+    chronicle::Chronicle,
+    clock,
+    link::Outgoing,
+    store::{PairStore, volume_of},
+};
 use crate::service::pool::Pool;
 use actions::Todo;
 use gate::Gate;
@@ -222,6 +229,15 @@ impl Mirror {
         self.stop.load(Relaxed)
     }
 
+    /// Sends everybody away who waits for the pair: it cannot answer, and this server stops.
+    pub fn give_up(&self) {
+        let mut todo = Todo::default();
+        self.close_clients(&mut self.core.lock(), &mut todo);
+        for (completion, reply) in todo.replies {
+            completion(reply);
+        }
+    }
+
     /// Ends its threads. What is not answered by now never is.
     pub fn stop(&self) {
         self.stop.store(true, Relaxed);
@@ -254,6 +270,9 @@ impl Mirror {
     /// Tells the world what changed.
     fn publish(&self, core: &Core) {
         let until = core.node.answers_until();
+        self.store
+            .half_old
+            .store(!core.node.is_consistent(), Relaxed);
         self.gate.set(until);
         let ours = until.0 > 0;
         self.reign.send_if_modified(|reign| {
@@ -283,7 +302,16 @@ impl Mirror {
     }
 
     fn work(&self, ticket: Ticket, work: Work) -> Event {
-        let result = self.store.work(work);
+        let volume = volume_of(&work);
+        // A bug that panics is a failure of this work, which somebody waits for.
+        let done = catch_unwind(AssertUnwindSafe(|| self.store.work(work)));
+        let result =
+            done.unwrap_or_else(|_| Err((Fault::Broken, anyhow::anyhow!("a bug in the server"))));
+        if let (Err((Fault::Broken, _)), Some(volume), false) =
+            (&result, volume, self.reign.borrow().ours)
+        {
+            self.store.volumes.let_go(volume);
+        }
         let result: Result<Yield, Fault> = result.map_err(|(fault, error)| {
             tracing::error!("the pair's disk: {error:#}");
             fault
@@ -296,9 +324,7 @@ impl Mirror {
         let own = self.clone();
         let lane = self.pool.lane(&actions::lane_of(&work));
         let task = Box::new(move || {
-            let done =
-                std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| own.work(ticket, work)));
-            let done = done.unwrap_or(Event::Done(ticket, Err(Fault::Broken)));
+            let done = own.work(ticket, work);
             own.feed(vec![done]);
         });
         self.pool.submit(&lane, ticket.0, task);

@@ -1,6 +1,10 @@
 //! One server of a pair, from its configuration to a running half: everything opened, joined and set going.
 
-use std::{collections::HashSet, path::Path, sync::Arc};
+use std::{
+    collections::HashSet,
+    path::Path,
+    sync::{Arc, atomic::AtomicBool},
+};
 
 use ::images::{Cancel, Catalogue, VersionId};
 use anyhow::Context;
@@ -62,9 +66,13 @@ impl Pair {
         let versions = Arc::new(OpenVersions::of(Catalogue::open(config.server.images())?));
         upgrade::overlays(&overlays, versions.catalogue())?;
         let (volumes, lost) = open_volumes(&folder, overlays.clone(), &versions)?;
-        mark_lost(&mut found.durable, &lost);
         if found.durable.history.is_empty() {
+            volumes.forget(&lost)?;
             adopt(&volumes, &versions)?;
+        } else {
+            note_lost(&mut found.durable, &lost, &state)?;
+            volumes.forget(&lost)?;
+            clear_strangers(&volumes, &overlays)?;
         }
         let leases = data.join("leases.redb");
         let store = PairStore {
@@ -73,6 +81,7 @@ impl Pair {
             leases: RedbLeases::open(&leases)
                 .with_context(|| format!("cannot open {}", leases.display()))?,
             volumes,
+            half_old: AtomicBool::new(found.durable.inconsistent),
         };
         let node = start_node(settings, found)?;
         let mirror = Mirror::new(node, Arc::new(store), Persister::new(state));
@@ -101,7 +110,9 @@ impl Pair {
     /// Whether a machine may boot a version: a standby that could take over must have it, too.
     pub fn may_boot(&self, version: VersionId) -> bool {
         let held = self.held_there.lock();
-        !self.mirror.status().paired || held.as_ref().is_none_or(|held| held.contains(&version))
+        let status = self.mirror.status();
+        !(status.paired || status.resync.is_some())
+            || held.as_ref().is_none_or(|held| held.contains(&version))
     }
 
     /// This server is primary: its versions and pointers are its own from now on.
@@ -116,7 +127,10 @@ impl Pair {
             me: self.settings.me(),
             secret: secret.clone(),
             peer: self.settings.peer.value,
+            settings: self.settings.digest(),
         };
+        // Not before it has the image versions.
+        self.mirror.prepare(false);
         link::listen(self.settings.listen, ends.clone(), self.clone())?;
         let own = self.mirror.clone();
         let outgoing = Outgoing::start(ends.clone(), move |up| {
@@ -194,8 +208,12 @@ fn base(versions: &Arc<OpenVersions>, id: BaseId, size: u64) -> Arc<dyn Base> {
     Arc::new(LateBase::new(id, size, Box::new(find)))
 }
 
-/// What is not here any more differs from what the other server has.
-fn mark_lost(durable: &mut Durable, lost: &Lost) {
+/// What is not here any more differs from what the other server has, and this server must not lead before it has it again:
+/// its word would make the other one delete its copy.
+fn note_lost(durable: &mut Durable, lost: &Lost, state: &StateFile) -> anyhow::Result<()> {
+    if lost.is_empty() {
+        return Ok(());
+    }
     for (volume, size) in lost {
         let blocks = BlockRange {
             start: 0,
@@ -203,6 +221,19 @@ fn mark_lost(durable: &mut Durable, lost: &Lost) {
         };
         durable.marks.insert(*volume, blocks);
     }
+    durable.inconsistent = true;
+    state
+        .save(durable)
+        .context("cannot write the state of the pair")
+}
+
+/// Overlays that no volume is: left by a crash between two steps of making or deleting one, which nobody was told of.
+fn clear_strangers(volumes: &Volumes, overlays: &Store) -> anyhow::Result<()> {
+    for stranger in volumes.strangers()? {
+        tracing::info!("overlay {}: left by a crash, removed", stranger.id);
+        overlays.delete(&stranger.id)?;
+    }
+    Ok(())
 }
 
 /// A server that was alone becomes the first of a pair: its overlays are volumes from now on.

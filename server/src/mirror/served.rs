@@ -19,11 +19,16 @@ use crate::clients::{
 pub use overlays::PairOverlays;
 
 /// The machines' rows of a pair.
-pub struct PairRows(pub Arc<Mirror>);
+pub struct PairRows {
+    /// What makes changes.
+    pub mirror: Arc<Mirror>,
+    /// The reign that they belong to.
+    pub reign: u64,
+}
 
 impl Rows for PairRows {
     fn load(&self) -> Result<Vec<(Mac, String)>> {
-        self.0.store().rows.load()
+        self.mirror.store().rows.load()
     }
 
     fn write(&self, mac: &Mac, row: Option<&str>) -> Result<()> {
@@ -32,17 +37,22 @@ impl Rows for PairRows {
             row: row.map(str::to_owned),
         };
         let context = || format!("cannot record {mac} on both servers");
-        let done = self.0.record(None, &[record]);
+        let done = self.mirror.record(self.reign, None, &[record]);
         done.map_err(|error| Error::state(context(), error))
     }
 }
 
 /// The leases of a pair.
-pub struct PairLeases(pub Arc<Mirror>);
+pub struct PairLeases {
+    /// What makes changes.
+    pub mirror: Arc<Mirror>,
+    /// The reign that they belong to.
+    pub reign: u64,
+}
 
 impl LeaseLog for PairLeases {
     fn load(&mut self) -> pxe::Result<Vec<Lease>> {
-        self.0.store().leases.read()
+        self.mirror.store().leases.read()
     }
 
     fn commit(&mut self, changes: &[LeaseChange]) -> pxe::Result<()> {
@@ -54,6 +64,8 @@ impl LeaseLog for PairLeases {
                 error,
             )
         };
-        self.0.record(None, &records).map_err(failed)
+        self.mirror
+            .record(self.reign, None, &records)
+            .map_err(failed)
     }
 }

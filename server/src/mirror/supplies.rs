@@ -55,7 +55,6 @@ impl Supplies {
     /// # Errors
     /// No thread can be started.
     pub fn start(pair: Arc<Pair>, ends: Ends) -> anyhow::Result<()> {
-        pair.mirror.prepare(false);
         let supplies = Self {
             pair,
             ends,
@@ -70,7 +69,11 @@ impl Supplies {
         while !self.pair.mirror.is_stopped() {
             let rest = match self.pair.mirror.follows() {
                 true => self.look(),
-                false => IDLE,
+                false => {
+                    // What the other server gets meanwhile has to come here first.
+                    self.pair.mirror.prepare(false);
+                    IDLE
+                }
             };
             thread::sleep(rest);
         }
@@ -146,8 +149,10 @@ impl Supplies {
         view.lacking = lacking;
         if complete {
             view.trouble = None;
-            self.pair.mirror.prepare(self.pair.own_disks() == 0);
         }
+        self.pair
+            .mirror
+            .prepare(complete && self.pair.own_disks() == 0);
     }
 
     fn rests(&self, version: VersionId) -> bool {

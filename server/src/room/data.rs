@@ -58,16 +58,19 @@ impl Data {
         })
     }
 
-    /// Of a pair, through its primary.
+    /// Of a pair, through its primary, in one reign.
     ///
     /// # Errors
     /// What cannot be read.
-    pub fn of(pair: &Arc<Pair>) -> anyhow::Result<Self> {
+    pub fn of(pair: &Arc<Pair>, reign: u64) -> anyhow::Result<Self> {
         let mirror = pair.mirror.clone();
         Ok(Self {
-            rows: Arc::new(PairRows(mirror.clone())),
-            leases: Box::new(PairLeases(mirror.clone())),
-            overlays: Arc::new(PairOverlays::new(pair.clone())?),
+            rows: Arc::new(PairRows {
+                mirror: mirror.clone(),
+                reign,
+            }),
+            leases: Box::new(PairLeases { mirror, reign }),
+            overlays: Arc::new(PairOverlays::new(pair.clone(), reign)?),
             versions: pair.versions.clone(),
         })
     }

@@ -63,6 +63,7 @@ impl Reloader {
         check(&old, &new)?;
         if let Some(site) = SiteTls::of(&new) {
             site.prepare()?;
+            self.clients.disks().overlays().keep_keys()?;
         }
         let mut tls = tls_states(&new)?;
         let revoked = revoked(&new)?;

@@ -8,9 +8,12 @@ use std::{
 };
 
 use anyhow::Context;
-use mirror::Command;
+use mirror::{Command, Notice};
 use tokio::{
-    sync::watch,
+    sync::{
+        broadcast::{self, error::RecvError},
+        watch,
+    },
     task::{JoinHandle, spawn_blocking},
     time::{sleep, timeout},
 };
@@ -18,13 +21,15 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Data, Farewell, Room, low_water, reload, signals::Signals};
 use crate::{
-    config::{self, Config, DhcpMode, standby::Standby},
+    config::{self, Config, DhcpMode, host, restart, standby::Standby},
     control::{self, ControlSocket, Desk},
     mirror::{driver::Reign, pair::Pair},
 };
 
 /// How long the other server may take to take over when this one is told to stop.
 const HAND_OVER: Duration = Duration::from_secs(5);
+/// After so many attempts to serve a paired primary lets the other server try.
+const GIVEN_UP: u32 = 3;
 /// Before a primary that could not begin to serve tries again.
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -162,18 +167,25 @@ struct Follower {
 impl Follower {
     /// Until the server is told to stop.
     async fn follow(&mut self) -> anyhow::Result<()> {
+        let mut failures = 0;
         loop {
-            tokio::select! {
+            let reign = tokio::select! {
                 () = self.signals.stop(|| ()) => break,
-                () = ours(&mut self.reigns) => {}
-            }
-            let Some(room) = self.open().await else {
+                reign = ours(&mut self.reigns) => reign,
+            };
+            let Some(room) = self.open(reign.number).await else {
+                failures += 1;
+                if failures % GIVEN_UP == 0 && self.pair.mirror.status().paired {
+                    tracing::error!("the other server is to take over: this one cannot serve");
+                    self.pair.mirror.command(Command::HandOver);
+                }
                 tokio::select! {
                     () = self.signals.stop(|| ()) => break,
                     () = sleep(AGAIN) => continue,
                 }
             };
-            if self.serve(room).await? {
+            failures = 0;
+            if self.serve(room, reign.number).await? {
                 break;
             }
         }
@@ -182,37 +194,57 @@ impl Follower {
     }
 
     /// The room, unless it cannot be served; then the log says why.
-    async fn open(&mut self) -> Option<Room> {
+    async fn open(&mut self, reign: u64) -> Option<Room> {
         self.pair.stop_fetching();
-        if let Ok(fresh) = config::load(&self.config.sources.path()) {
-            self.config = fresh;
-        }
-        let (config, pair) = (self.config.clone(), self.pair.clone());
-        let opened = spawn_blocking(move || Room::open(config, Data::of(&pair)?)).await;
-        match opened {
-            Ok(Ok(room)) => return Some(room),
-            Ok(Err(error)) => {
-                tracing::error!("this server is primary and cannot serve the room: {error:#}");
+        let fresh = self.fresh_config();
+        for config in fresh.into_iter().chain([self.config.clone()]) {
+            let (with, pair) = (config.clone(), self.pair.clone());
+            let opened = spawn_blocking(move || Room::open(with, Data::of(&pair, reign)?)).await;
+            match opened {
+                Ok(Ok(room)) => {
+                    self.config = config;
+                    return Some(room);
+                }
+                Ok(Err(error)) => {
+                    tracing::error!("this server is primary and cannot serve the room: {error:#}");
+                }
+                Err(error) => tracing::error!("a bug in the server: {error}"),
             }
-            Err(error) => tracing::error!("a bug in the server: {error}"),
         }
         None
     }
 
-    /// Serves as long as this server is primary; true when it was told to stop.
-    async fn serve(&mut self, room: Room) -> anyhow::Result<bool> {
-        let reign = *self.reigns.borrow();
+    /// The configuration as it is in the file now, if it is another one and can be used.
+    fn fresh_config(&self) -> Option<Config> {
+        let path = self.config.sources.path();
+        let problems = match config::load(&path) {
+            Ok(fresh) => {
+                let mut list = restart::needs(&self.config, &fresh);
+                list.extend(host::check(&fresh));
+                if list.is_empty() {
+                    return Some(fresh);
+                }
+                fresh.refuse(list)
+            }
+            Err(problems) => problems,
+        };
+        tracing::error!("the configuration of before stays in force: {problems}");
+        None
+    }
+
+    /// Serves as long as the reign lasts; true when the server was told to stop.
+    async fn serve(&mut self, room: Room, reign: u64) -> anyhow::Result<bool> {
         let mut stopped = false;
         let (signals, reigns) = (&mut self.signals, &mut self.reigns);
         let (pair, desk) = (&self.pair, &self.desk);
         let farewell = async {
             let mut watching = reigns.clone();
             tokio::select! {
-                () = over(reigns, reign.number) => Farewell::AtOnce,
+                () = over(reigns, reign) => Farewell::AtOnce,
                 () = signals.stop(|| on_hangup(desk)) => {
                     stopped = true;
                     say_stopping();
-                    hand_over(pair, &mut watching, reign.number).await
+                    step_down(pair, &mut watching, reign).await
                 }
             }
         };
@@ -221,10 +253,11 @@ impl Follower {
     }
 }
 
-/// Returns when this server is primary, and what it did before has ended.
-async fn ours(reigns: &mut watch::Receiver<Reign>) {
-    if reigns.wait_for(|reign| reign.ours).await.is_err() {
-        pending::<()>().await;
+/// Returns when this server is primary, and what it did before has ended: with the reign.
+async fn ours(reigns: &mut watch::Receiver<Reign>) -> Reign {
+    match reigns.wait_for(|reign| reign.ours).await {
+        Ok(reign) => *reign,
+        Err(_) => pending().await,
     }
 }
 
@@ -239,15 +272,34 @@ async fn over(reigns: &mut watch::Receiver<Reign>, number: u64) {
     }
 }
 
-/// Lets the standby take over, if there is one that can.
-async fn hand_over(pair: &Pair, reigns: &mut watch::Receiver<Reign>, number: u64) -> Farewell {
-    if !pair.mirror.status().paired {
+/// How a primary that is told to stop parts from its machines: where there is a standby that can, that takes over.
+async fn step_down(pair: &Pair, reigns: &mut watch::Receiver<Reign>, number: u64) -> Farewell {
+    let status = pair.mirror.status();
+    if status.waits.is_some() {
+        // Nothing can be answered: whoever waits is sent away, or they would be waited for without end.
+        pair.mirror.give_up();
+        return Farewell::AtOnce;
+    }
+    if !status.paired {
         return Farewell::Orderly;
     }
     tracing::info!("the other server takes over");
+    let mut notices = pair.mirror.notices();
     pair.mirror.command(Command::HandOver);
-    match timeout(HAND_OVER, over(reigns, number)).await {
-        Ok(()) => Farewell::AtOnce,
-        Err(_) => Farewell::Orderly,
+    tokio::select! {
+        () = refused(&mut notices) => Farewell::Orderly,
+        // From then on nothing is answered any more, whether it has taken over by then or not.
+        _ = timeout(HAND_OVER, over(reigns, number)) => Farewell::AtOnce,
+    }
+}
+
+/// Returns when a hand-over is refused.
+async fn refused(notices: &mut broadcast::Receiver<Notice>) {
+    loop {
+        match notices.recv().await {
+            Ok(Notice::NotHandedOver) => return,
+            Err(RecvError::Closed) => pending::<()>().await,
+            _ => {}
+        }
     }
 }

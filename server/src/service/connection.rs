@@ -5,6 +5,7 @@ mod finish;
 mod flushes;
 pub mod patience;
 mod reads;
+mod receive;
 mod writes;
 
 use std::{
@@ -213,58 +214,6 @@ impl<'d> Transmission<'_, 'd> {
                 return Ok(end);
             }
         }
-    }
-
-    /// Polls for a moment if the client is likely to send its next request at once.
-    fn linger(&mut self, transport: &Transport<'_>) {
-        if self.single >= ALONE && self.jobs == 0 && self.partial.is_none() {
-            self.patience.poll(|| transport.socket().is_readable());
-        }
-    }
-
-    /// Waits for requests or for finished jobs; true if something can be received.
-    fn wait(&self, transport: &mut Transport<'_>) -> Result<bool, End> {
-        if transport.has_pending() {
-            return Ok(true);
-        }
-        let bell = self.mailbox.bell();
-        Ok(transport.socket().wait(Some(bell.as_fd()), None)?.0)
-    }
-
-    /// Receives once. Buffers are given back while nothing comes. With jobs under way it returns also when no whole
-    /// TLS record has come: their replies must not wait for the client's next request.
-    fn receive(&mut self, transport: &mut Transport<'_>) -> Result<Option<End>, End> {
-        loop {
-            let room = self.input.room()?;
-            let received = match self.jobs {
-                0 => transport.recv(room),
-                _ => transport.recv_once(room),
-            };
-            match received {
-                Ok(0) if self.engine.live.is_draining() => return Ok(Some(End::Drained)),
-                Ok(0) => return Ok(Some(End::Closed)),
-                Ok(count) => {
-                    self.input.received(count);
-                    return Ok(None);
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    if self.jobs > 0 {
-                        return Ok(None);
-                    }
-                    self.rest(transport)?;
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
-    }
-
-    /// Nothing came for a while: sleeps without buffers.
-    fn rest(&mut self, transport: &mut Transport<'_>) -> Result<(), End> {
-        self.input.release();
-        self.output.release();
-        self.segments = Vec::new();
-        transport.socket().wait(None, None)?;
-        Ok(())
     }
 
     fn send(&mut self, transport: &mut Transport<'_>) -> Result<(), End> {

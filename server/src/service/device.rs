@@ -1,6 +1,6 @@
 //! What is served, and where it is found.
 
-use std::{fmt, net::IpAddr, ops::Range, os::fd::BorrowedFd, sync::Arc};
+use std::{fmt, io::IoSlice, net::IpAddr, ops::Range, os::fd::BorrowedFd, sync::Arc};
 
 use bytes::Bytes;
 use nbd::{ExportInfo, IoError, Refusal};
@@ -89,7 +89,14 @@ pub trait Device: Send + Sync {
         None
     }
 
-    /// The kernel could not read what [`Device::resident`] gave: give none of it any more, to anybody.
+    /// What `range` reads, if it can be had without waiting, for `sendmsg` and for nothing else: a look at it by this
+    /// process could kill it.
+    fn mapped(&self, _range: Range<u64>) -> Result<Option<IoSlice<'_>>, Fault> {
+        Ok(None)
+    }
+
+    /// The kernel could not read what [`Device::resident`] or [`Device::mapped`] gave: give none of it any more, to
+    /// anybody.
     fn distrust(&self) {}
 
     /// Stores `data` at `offset`. This, trim and zero are left as they are by a device of which the handshake says that it

@@ -21,6 +21,8 @@ static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 enum Piece<'d> {
     Copied(Range<usize>),
     File(FilePart<'d>),
+    /// In a mapping that only the kernel may look at.
+    Mapped(IoSlice<'d>),
     Zeros(usize),
     Owned(Vec<u8>),
 }
@@ -97,6 +99,11 @@ impl<'d> Output<'d> {
         self.pieces.push(Piece::File(part));
     }
 
+    /// Adds bytes that nobody but `sendmsg` will look at.
+    pub fn mapped(&mut self, bytes: IoSlice<'d>) {
+        self.pieces.push(Piece::Mapped(bytes));
+    }
+
     /// Adds zeros.
     pub fn zeros(&mut self, length: u64) {
         let mut left = length as usize;
@@ -151,6 +158,7 @@ impl<'d> Output<'d> {
             Piece::Copied(range) => self.copied(range),
             Piece::Zeros(length) => &ZEROS[..*length],
             Piece::Owned(bytes) => bytes,
+            Piece::Mapped(bytes) => bytes,
             // Is a batch of its own.
             Piece::File(_) => &[],
         })

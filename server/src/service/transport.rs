@@ -133,6 +133,16 @@ impl Socket {
     }
 }
 
+impl Unsent {
+    /// What a failed `sendmsg` means: EFAULT is about what was to be sent, all else about the socket.
+    fn of(error: io::Error) -> Self {
+        match error.raw_os_error() {
+            Some(libc::EFAULT) => Self::File(error),
+            _ => Self::Socket(error),
+        }
+    }
+}
+
 /// Why output was not sent as a whole. Either way the connection is over: the peer has a part of a reply.
 #[derive(Debug)]
 pub enum Unsent {
@@ -281,9 +291,9 @@ impl<'s> Transport<'s> {
         while let Some(batch) = batches.next() {
             let more = batches.peek().is_some();
             match batch {
-                Batch::Memory(mut slices) => self
-                    .send_slices(&mut slices, more)
-                    .map_err(Unsent::Socket)?,
+                Batch::Memory(mut slices) => {
+                    self.send_slices(&mut slices, more).map_err(Unsent::of)?;
+                }
                 Batch::File(part) => {
                     debug_assert!(!self.is_secure());
                     self.socket.send_part(part)?;
@@ -397,6 +407,43 @@ mod tests {
         let (result, came) = sent(&file);
         assert!(matches!(result, Err(Unsent::File(_))), "{result:?}");
         assert_eq!(came.len() as u64, 4 + SIZE / 4);
+    }
+
+    fn base(dir: &tempfile::TempDir) -> overlay::FileBase {
+        let id = overlay::BaseId {
+            version: uuid::Uuid::nil(),
+            digest: overlay::Digest([0; 32]),
+        };
+        overlay::FileBase::open(&dir.path().join("base"), id).unwrap()
+    }
+
+    /// The kernel copies from the mapping, and tells of pages that are not there any more instead of killing anybody.
+    #[test]
+    fn a_mapped_file_is_sent_until_it_is_cut_short() {
+        let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+        let file = file(&dir);
+        let base = base(&dir);
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let socket = Socket::Unix(theirs);
+        let mut output = Output::default();
+        output.space(4).unwrap().copy_from_slice(b"head");
+        output.mapped(overlay::Base::mapped(&base, 4096..8192).unwrap());
+        let mut came = [0; 4 + 4096];
+        Transport::plain(&socket).send(&output).unwrap();
+        (&ours).read_exact(&mut came).unwrap();
+        assert!(
+            came[4..]
+                .iter()
+                .copied()
+                .eq((4096..8192u64).map(|at| (at % 251) as u8))
+        );
+        file.set_len(4096).unwrap();
+        let result = Transport::plain(&socket).send(&output);
+        assert!(matches!(result, Err(Unsent::File(_))), "{result:?}");
+        drop(socket);
+        let mut rest = Vec::new();
+        (&ours).read_to_end(&mut rest).unwrap();
+        assert!(b"head".starts_with(&rest), "something was made up");
     }
 
     #[test]

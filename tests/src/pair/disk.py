@@ -30,7 +30,7 @@ BLOCK = 4096
 BLOCKS = 2048
 FLUSH_EVERY = 32
 # Seconds: until a handshake is given up, until a silent server is.
-HANDSHAKE = 3
+HANDSHAKE = 1
 SILENCE = 2
 PAUSE = 0.3
 # The number of no write: the image's own content, which looks like no block of the load.

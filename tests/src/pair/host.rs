@@ -91,6 +91,16 @@ impl Host {
         drop(self.server.take().expect("the server is running"));
     }
 
+    /// Puts an empty disk in the place of its data, as a new server has.
+    ///
+    /// # Panics
+    /// When it is running.
+    pub fn replace(&self) {
+        assert!(self.server.is_none(), "the server is running");
+        fs::remove_dir_all(self.data()).expect("its data can be removed");
+        fs::create_dir(self.data()).expect("a data directory");
+    }
+
     /// Stops it as systemd would.
     ///
     /// # Panics

@@ -229,6 +229,14 @@ impl Pair {
         });
     }
 
+    /// Has the servers compare all that the machines have on both; `primary` serves.
+    ///
+    /// # Panics
+    /// When something differs.
+    pub fn compare(&self, primary: Side) {
+        self.host(primary).standby_done(&["verify"]);
+    }
+
     /// Plugs a machine in.
     ///
     /// # Panics

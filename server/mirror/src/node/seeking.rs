@@ -48,6 +48,11 @@ impl Node {
         self.say_hello();
     }
 
+    /// Whether no resync into this server is unfinished.
+    pub fn is_consistent(&self) -> bool {
+        !self.durable.inconsistent
+    }
+
     /// Whether this server has never been one of a pair: what it holds is all its own.
     pub fn is_new(&self) -> bool {
         self.durable.history.is_empty() && !self.durable.inconsistent

@@ -45,7 +45,7 @@ impl Mirror {
     }
 
     /// Nothing is answered any more. Who waits is told so in the terms of this process: connections close then.
-    fn close_clients(&self, core: &mut Core, todo: &mut Todo) {
+    pub(super) fn close_clients(&self, core: &mut Core, todo: &mut Todo) {
         self.gate.close();
         let waiting = core.waiting.drain();
         todo.replies

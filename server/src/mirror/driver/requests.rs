@@ -10,6 +10,9 @@ use mirror::{Ask, ConnectionId, Event, Op, Reply, Request, RequestId, VolumeId};
 use super::{Completion, Deposed, Mirror};
 use crate::mirror::store::record::{Record, encode};
 
+/// How long a record may take: longer than a standby is waited for. Threads that wait are few.
+const RECORD: Duration = Duration::from_secs(15);
+
 /// A connection that has a volume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Attached {
@@ -66,7 +69,7 @@ impl Mirror {
         let connection = self.new_connection();
         let reign = self.gate.reign();
         let from = Some((volume, connection));
-        self.wait(from, Ask::Attach, Some(limit))?;
+        self.wait(from, Ask::Attach, limit)?;
         Ok(Attached {
             volume,
             connection,
@@ -80,35 +83,37 @@ impl Mirror {
         ConnectionId(core.last_connection)
     }
 
-    /// Makes records so on both servers; durable when this returns. `volume` is the one that they are about, if they are.
+    /// Makes records so on both servers, in the reign in which they were drawn up; durable when this returns. `volume` is
+    /// the one that they are about, if they are.
     ///
     /// # Errors
-    /// It cannot be done.
+    /// It cannot be done, or not now: then it may still be done later.
     pub fn record(
         self: &Arc<Self>,
+        reign: u64,
         volume: Option<VolumeId>,
         records: &[Record],
     ) -> Result<(), Unmade> {
+        if self.gate.reign() != reign {
+            return Err(Unmade::NotPrimary);
+        }
         let record = encode(records).map_err(|_| Unmade::Failed)?;
         let op = Op::Meta { volume, record };
-        self.wait(None, Ask::Change(op), None)
+        self.wait(None, Ask::Change(op), RECORD)
     }
 
     fn wait(
         self: &Arc<Self>,
         from: Option<(VolumeId, ConnectionId)>,
         ask: Ask,
-        limit: Option<Duration>,
+        limit: Duration,
     ) -> Result<(), Unmade> {
         let (tell, told) = mpsc::sync_channel(1);
         let done: Completion = Box::new(move |reply| {
             let _ = tell.send(reply);
         });
         self.submit(from, vec![Change { ask, done }]);
-        let reply = match limit {
-            Some(limit) => told.recv_timeout(limit).map_err(|_| Unmade::Suspended)?,
-            None => told.recv().map_err(|_| Unmade::NotPrimary)?,
-        };
+        let reply = told.recv_timeout(limit).map_err(|_| Unmade::Suspended)?;
         outcome(reply)
     }
 

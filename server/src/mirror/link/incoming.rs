@@ -5,6 +5,7 @@ use std::{
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     sync::Arc,
     thread,
+    time::Instant,
 };
 
 use anyhow::{Context, bail};
@@ -114,16 +115,17 @@ impl Hall {
         super::keep_alive(&socket)?;
         let tls = ServerConnection::new(self.ends.secret.server(self.ends.role()))?;
         let mut stream = StreamOwned::new(tls, socket);
-        let mut byte = [0];
-        stream.read_exact(&mut byte).context("handshake")?;
-        let Some(purpose) = Purpose::of(byte[0]) else {
-            bail!(
-                "a connection for {}, which this release does not know",
-                byte[0]
-            );
+        shake_hands(&mut stream, Instant::now() + HANDSHAKE).context("handshake")?;
+        let mut greeting = [0; 9];
+        stream.read_exact(&mut greeting)?;
+        let [purpose, settings @ ..] = greeting;
+        let same = u64::from_le_bytes(settings) == self.ends.settings;
+        let Some(purpose) = Purpose::of(purpose) else {
+            bail!("a connection for {purpose}, which this release does not know");
         };
-        stream.write_all(&byte)?;
+        stream.write_all(&[if same { purpose as u8 } else { 0 }])?;
         stream.flush()?;
+        anyhow::ensure!(same, "the other server has other settings in [standby]");
         Ok((purpose, stream))
     }
 
@@ -213,6 +215,30 @@ fn decrypted(tls: &mut ServerConnection, received: &mut BytesMut) -> io::Result<
         let count = ready.len();
         reader.consume(count);
     }
+}
+
+/// Until the deadline, however slowly the other end sends.
+fn shake_hands(stream: &mut Stream, deadline: Instant) -> io::Result<()> {
+    while stream.conn.is_handshaking() {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        stream.sock.set_read_timeout(Some(left))?;
+        while stream.conn.wants_write() {
+            stream.conn.write_tls(&mut stream.sock)?;
+        }
+        if stream.conn.is_handshaking() && stream.conn.wants_read() {
+            if stream.conn.read_tls(&mut stream.sock)? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            stream
+                .conn
+                .process_new_packets()
+                .map_err(io::Error::other)?;
+        }
+    }
+    stream.sock.set_read_timeout(Some(HANDSHAKE))
 }
 
 /// The whole frames at the front.

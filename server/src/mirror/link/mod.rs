@@ -2,7 +2,8 @@
 //! receives. So no connection is shared between a reader and a writer, and what is sent is written by whoever has it.
 //!
 //! All is TLS 1.3 with the pair's keys ([`super::secret`]). The first byte on a connection says what it is for
-//! ([`Purpose`]); on one for messages follow the frames of PROTOCOL.md ("On the wire"), in one direction only.
+//! ([`Purpose`]), and 8 bytes are a digest of the settings that must be the same on both; the answer is the first byte
+//! again, or 0 where they are not. On a connection for messages follow the frames of PROTOCOL.md ("On the wire"), in one direction only.
 
 mod incoming;
 mod outgoing;
@@ -53,6 +54,8 @@ pub struct Ends {
     pub secret: Arc<PairSecret>,
     /// Where the other server listens.
     pub peer: SocketAddr,
+    /// A digest of what both must be told alike.
+    pub settings: u64,
 }
 
 impl Ends {

@@ -25,6 +25,8 @@ pub struct Outgoing {
     /// For the thread that waits until the wire takes more, and dials.
     wake: Condvar,
     stop: AtomicBool,
+    /// That settings differ.
+    told: AtomicBool,
 }
 
 #[derive(Default)]
@@ -54,6 +56,7 @@ impl Outgoing {
             wire: Mutex::default(),
             wake: Condvar::new(),
             stop: AtomicBool::new(false),
+            told: AtomicBool::new(false),
         });
         let own = outgoing.clone();
         let thread = thread::Builder::new().name("pair-send".into());
@@ -81,16 +84,17 @@ impl Outgoing {
 
     /// Sends what is queued as far as that goes without waiting. What another thread is sending is sent by that one.
     pub fn kick(&self) {
-        while let Some(mut wire) = self.wire.try_lock() {
-            let Some(wire) = wire.as_mut() else {
+        while let Some(mut held) = self.wire.try_lock() {
+            let Some(sent) = held.as_mut().map(|wire| self.send(wire)) else {
                 return;
             };
-            match self.send(wire) {
+            drop(held);
+            match sent {
                 Ok(true) => {}
                 Ok(false) => return self.hand_over(),
                 Err(error) => return self.cut(&error.to_string()),
             }
-            // Queued by somebody who found the wire held.
+            // Queued by somebody who found the wire held: looked at now that it is free.
             if self.queue.lock().bytes.is_empty() {
                 return;
             }
@@ -148,9 +152,17 @@ impl Outgoing {
                     self.end();
                     changed(false);
                 }
-                Err(error) => tracing::debug!("the other server cannot be reached: {error}"),
+                Err(error) => self.complain(&error),
             }
             thread::sleep(RETRY);
+        }
+    }
+
+    /// Once for settings that differ: who has to mend that may look here.
+    fn complain(&self, error: &anyhow::Error) {
+        match error.is::<OtherSettings>() && !self.told.swap(true, Relaxed) {
+            true => tracing::error!("{error}"),
+            false => tracing::debug!("the other server cannot be reached: {error}"),
         }
     }
 
@@ -257,6 +269,13 @@ impl Wire {
     }
 }
 
+/// The other server would not do in a failure what this one counts on.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the other server has other settings: mode, lag, alone and whether there is a witness must be the same in [standby] on both"
+)]
+struct OtherSettings;
+
 fn dial(ends: &Ends) -> anyhow::Result<Wire> {
     let stream = connect(ends, Purpose::Messages)?;
     let (mut tls, socket) = stream.into_parts();
@@ -281,10 +300,15 @@ pub fn connect(
     let config = ends.secret.client(ends.role(), ends.other());
     let tls = ClientConnection::new(config, ends.other().name())?;
     let mut stream = StreamOwned::new(tls, socket);
-    stream.write_all(&[purpose as u8])?;
+    let mut greeting = vec![purpose as u8];
+    greeting.extend(ends.settings.to_le_bytes());
+    stream.write_all(&greeting)?;
     stream.flush()?;
     // The answer to the handshake: until it is here nobody knows whether the other end takes this one's key.
     let mut welcome = [0];
     stream.read_exact(&mut welcome)?;
-    Ok(stream)
+    match welcome[0] == purpose as u8 {
+        true => Ok(stream),
+        false => Err(OtherSettings.into()),
+    }
 }

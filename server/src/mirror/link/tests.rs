@@ -59,6 +59,7 @@ fn hear(secret: Arc<PairSecret>) -> (SocketAddr, mpsc::Receiver<Heard>) {
         me: NodeId::B,
         secret,
         peer: place,
+        settings: 1,
     };
     let (tell, heard) = mpsc::channel();
     listen(place, ends, Arc::new(Ears(tell))).unwrap();
@@ -71,6 +72,7 @@ fn dial(peer: SocketAddr, secret: Arc<PairSecret>) -> (Arc<Outgoing>, mpsc::Rece
         me: NodeId::A,
         secret,
         peer,
+        settings: 1,
     };
     let outgoing = Outgoing::start(ends, move |up| {
         let _ = tell.send(up);
@@ -139,6 +141,7 @@ fn who_has_another_secret_is_not_heard() {
         me: NodeId::A,
         secret: secret(dir.path(), "two"),
         peer: place,
+        settings: 1,
     };
     assert!(connect(&ends, Purpose::Messages).is_err());
     let ends = Ends {
@@ -150,4 +153,18 @@ fn who_has_another_secret_is_not_heard() {
         heard.recv_timeout(DEADLINE).unwrap(),
         Heard::Silent
     ));
+}
+
+#[test]
+fn servers_with_other_settings_do_not_talk() {
+    let dir = tempfile::tempdir().unwrap();
+    let (place, _heard) = hear(secret(dir.path(), "one"));
+    let ends = Ends {
+        me: NodeId::A,
+        secret: secret(dir.path(), "one"),
+        peer: place,
+        settings: 2,
+    };
+    let error = connect(&ends, Purpose::Messages).err().unwrap();
+    assert!(error.to_string().contains("[standby]"), "{error:#}");
 }

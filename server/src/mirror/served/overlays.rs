@@ -39,20 +39,22 @@ pub struct PairOverlays {
     pair: Arc<Pair>,
     mirror: Arc<Mirror>,
     store: Arc<Store>,
+    reign: u64,
     /// Keys and certificates that the other server was told of.
     keys: Mutex<Vec<Record>>,
 }
 
 impl PairOverlays {
-    /// The overlays of `pair`.
+    /// The overlays of `pair`, in one reign.
     ///
     /// # Errors
     /// The keys and certificates there are cannot be read.
-    pub fn new(pair: Arc<Pair>) -> std::io::Result<Self> {
+    pub fn new(pair: Arc<Pair>, reign: u64) -> std::io::Result<Self> {
         let keys = files::all(&pair.mirror.store().data)?;
         Ok(Self {
             mirror: pair.mirror.clone(),
             store: pair.overlays.clone(),
+            reign,
             pair,
             keys: Mutex::new(keys),
         })
@@ -66,7 +68,7 @@ impl PairOverlays {
     }
 
     fn record(&self, volume: Option<VolumeId>, records: &[Record], what: &str) -> Result<()> {
-        let done = self.mirror.record(volume, records);
+        let done = self.mirror.record(self.reign, volume, records);
         done.map_err(|error| Error::disk(format!("cannot {what} on both servers"), error))
     }
 
@@ -94,7 +96,9 @@ impl PairOverlays {
             name: name.clone(),
             taken,
         };
-        let done = self.mirror.record(Some(volume), &[record]);
+        // Nobody waits for a snapshot that is dropped.
+        let about = taken.is_some().then_some(volume);
+        let done = self.mirror.record(self.reign, about, &[record]);
         done.map_err(|error| failed(error.to_string()))
     }
 }
@@ -136,7 +140,7 @@ impl Overlays for PairOverlays {
 
     fn delete(&self, id: &OverlayId) -> Result<()> {
         let Some((volume, _)) = self.mirror.store().volumes.of(id) else {
-            return Ok(());
+            return Overlays::delete(&*self.store, id);
         };
         self.record(Some(volume), &[PairStore::removal(volume)], "delete a disk")
     }

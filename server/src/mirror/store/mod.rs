@@ -6,12 +6,19 @@ pub mod files;
 pub mod record;
 pub mod volumes;
 
-use std::{ops::ControlFlow, path::PathBuf, sync::Arc};
+use std::{
+    ops::ControlFlow,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+};
 
 use anyhow::Context;
 use bytes::Bytes;
 use mirror::{BLOCK, BlockRange, Blocks, Fault, Op, VolumeId, Work, Yield};
-use overlay::{Attachment, Durability, RunKind};
+use overlay::{Attachment, Durability, ErrorKind, Overlay, RunKind, SnapshotName};
 use pxe::RedbLeases;
 
 use crate::clients::registry::Rows;
@@ -28,6 +35,8 @@ pub struct PairStore {
     pub leases: RedbLeases,
     /// The disks.
     pub volumes: Volumes,
+    /// A resync into this server has not ended.
+    pub half_old: AtomicBool,
 }
 
 /// Why a work failed, for the log; the state machine gets the class only.
@@ -39,15 +48,6 @@ impl PairStore {
     /// # Errors
     /// What the disk said.
     pub fn work(&self, work: Work) -> Result<Yield, Failure> {
-        let volume = volume_of(&work);
-        let done = self.work_on(work);
-        if let (Err((Fault::Broken, _)), Some(volume)) = (&done, volume) {
-            self.volumes.let_go(volume);
-        }
-        done
-    }
-
-    fn work_on(&self, work: Work) -> Result<Yield, Failure> {
         match work {
             Work::Apply(op) => self.apply(op),
             Work::Restore {
@@ -86,9 +86,12 @@ impl PairStore {
         volume: VolumeId,
         work: impl FnOnce(&Attachment) -> overlay::Result<()>,
     ) -> Result<Yield, Failure> {
-        match self.disk(volume)? {
-            Some(disk) => work(&disk).map(|()| Yield::Nothing).map_err(of_overlay),
+        match self.disk(volume)?.map(|disk| work(&disk)) {
             None => Ok(Yield::Gone),
+            Some(Ok(())) => Ok(Yield::Nothing),
+            // A fresh disk has just taken its place.
+            Some(Err(error)) if is_replaced(&error) => Ok(Yield::Gone),
+            Some(Err(error)) => Err(of_overlay(error)),
         }
     }
 
@@ -163,7 +166,7 @@ impl PairStore {
     fn snapshot(
         &self,
         volume: VolumeId,
-        name: &overlay::SnapshotName,
+        name: &SnapshotName,
         taken: Option<u64>,
     ) -> overlay::Result<()> {
         let Some(overlay) = self.volumes.overlay(volume)? else {
@@ -171,10 +174,13 @@ impl PairStore {
         };
         let has = overlay.snapshots().iter().any(|known| known.name == *name);
         match taken {
-            Some(taken) if !has => overlay.snapshot(name, taken).map(drop),
-            None if has => overlay.drop_snapshot(name),
-            _ => Ok(()),
+            // Of a disk that is half old and half new there is nothing to remember.
+            Some(_) if self.half_old.load(Relaxed) => {}
+            Some(taken) if !has => drop(overlay.snapshot(name, taken)?),
+            None if has => drop_in_background(overlay, name.clone()),
+            _ => {}
         }
+        Ok(())
     }
 
     /// All metadata.
@@ -196,7 +202,13 @@ impl PairStore {
                 volume: volume.into(),
                 spec: Some(spec),
             });
-            self.add_snapshots(volume, &mut records)?;
+            if let Err(error) = self.add_snapshots(volume, &mut records) {
+                // It concerns its own machine only.
+                tracing::error!(
+                    "volume {}: its snapshots are not known: {error:#}",
+                    volume.0
+                );
+            }
         }
         records.extend(files::all(&self.data)?);
         Ok(records)
@@ -216,13 +228,17 @@ impl PairStore {
     }
 
     /// Puts the other server's metadata in the place of this one's. A snapshot that is not here cannot be made after the
-    /// fact.
+    /// fact, and one of the same name that was taken at another time is another one.
     fn replace(&self, all: &[u8]) -> anyhow::Result<Yield> {
         let new = decode(all).context("the other server's metadata")?;
         let steps = difference(&self.records()?, &new);
-        let late = |record: &&Record| !matches!(record, Record::Snapshot { taken: Some(_), .. });
-        for step in steps.iter().filter(late) {
-            self.make_one(step)?;
+        for step in &steps {
+            match step {
+                Record::Snapshot { taken: Some(_), .. } => {
+                    self.make_one(&Record::absence(step.key()))?;
+                }
+                _ => self.make_one(step)?,
+            }
         }
         Ok(Yield::Nothing)
     }
@@ -324,6 +340,20 @@ pub fn volume_of(work: &Work) -> Option<VolumeId> {
     }
 }
 
+/// What only the snapshot holds moves out of it first: that takes as long as copying it, and nobody waits for it.
+fn drop_in_background(overlay: Arc<Overlay>, name: SnapshotName) {
+    let id = overlay.id().clone();
+    let work = move || {
+        if let Err(error) = overlay.drop_snapshot(&name) {
+            tracing::warn!("snapshot {name} of overlay {} stays: {error}", overlay.id());
+        }
+    };
+    let thread = std::thread::Builder::new().name("pair-snapshot".into());
+    if let Err(error) = thread.spawn(work) {
+        tracing::warn!("a snapshot of overlay {id} stays: {error}");
+    }
+}
+
 /// Writes a block; one of zeros takes no room.
 fn put(disk: &Attachment, offset: u64, data: &[u8]) -> overlay::Result<()> {
     match data.iter().all(|byte| *byte == 0) {
@@ -342,6 +372,10 @@ fn checksum(data: &[u8]) -> u64 {
     hash.as_bytes()[..8]
         .iter()
         .fold(0, |sum, byte| sum << 8 | u64::from(*byte))
+}
+
+fn is_replaced(error: &overlay::Error) -> bool {
+    matches!(error.kind(), ErrorKind::Evicted | ErrorKind::NotFound)
 }
 
 /// What has several steps may have been half done.

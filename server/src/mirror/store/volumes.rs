@@ -42,6 +42,8 @@ pub struct Volumes {
     database: Database,
     rows: Mutex<BTreeMap<VolumeId, Row>>,
     open: Mutex<HashMap<VolumeId, Arc<Attachment>>>,
+    /// One overlay is opened at a time.
+    opening: Mutex<()>,
     /// One change of the table at a time.
     changing: Mutex<()>,
 }
@@ -64,20 +66,23 @@ impl Volumes {
             database,
             rows: Mutex::new(rows),
             open: Mutex::default(),
+            opening: Mutex::default(),
             changing: Mutex::default(),
         };
-        let lost = volumes.drop_lost().with_context(naming)?;
+        let lost = volumes.find_lost().with_context(naming)?;
         Ok((volumes, lost))
     }
 
-    /// Forgets volumes whose overlay is another one by now, or gone.
-    fn drop_lost(&self) -> anyhow::Result<Lost> {
+    /// Volumes whose overlay is another one by now, damaged, or gone. One that merely cannot be read now is none of these.
+    fn find_lost(&self) -> anyhow::Result<Lost> {
         let rows = self.rows.lock().clone();
         let mut lost = Lost::new();
         for (volume, row) in rows {
-            let there = self.store.info(&row.spec.overlay);
-            if there.is_ok_and(|info| info.incarnation == row.incarnation) {
-                continue;
+            match self.store.info(&row.spec.overlay) {
+                Ok(info) if info.incarnation == row.incarnation => continue,
+                Ok(_) => {}
+                Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Corrupt) => {}
+                Err(error) => return Err(error.into()),
             }
             tracing::warn!(
                 "volume {} ({}) is not here any more",
@@ -86,9 +91,16 @@ impl Volumes {
             );
             lost.push((volume, row.spec.size));
         }
-        let gone: Vec<_> = lost.iter().map(|(volume, _)| (*volume, None)).collect();
-        self.write(&gone)?;
         Ok(lost)
+    }
+
+    /// Forgets volumes. That they are missing has to be written down before.
+    ///
+    /// # Errors
+    /// The table cannot be written.
+    pub fn forget(&self, lost: &Lost) -> anyhow::Result<()> {
+        let gone: Vec<_> = lost.iter().map(|(volume, _)| (*volume, None)).collect();
+        self.write(&gone)
     }
 
     /// Overlays that no volume is.
@@ -154,19 +166,20 @@ impl Volumes {
         let Some(row) = self.rows.lock().get(&volume).cloned() else {
             return Ok(None);
         };
-        let mut open = self.open.lock();
-        if let Some(open) = open.get(&volume) {
+        // Others that are open are not held up meanwhile.
+        let _opening = self.opening.lock();
+        if let Some(open) = self.open.lock().get(&volume) {
             return Ok(Some(open.clone()));
         }
         let base = |id: &BaseId| Some((self.bases)(*id, row.spec.base_size));
         let overlay = self.store.open_overlay(&row.spec.overlay, &base)?;
         let attachment = Arc::new(overlay.attach());
-        open.insert(volume, attachment.clone());
+        self.open.lock().insert(volume, attachment.clone());
         Ok(Some(attachment))
     }
 
-    /// Lets go of a volume that failed: the next work opens it again, as the disk has it. Where a client has it, it stays
-    /// as it is.
+    /// Lets go of a volume that failed: the next work opens it again, as the disk has it. Only on a server whose disks no
+    /// client uses.
     pub fn let_go(&self, volume: VolumeId) {
         self.open.lock().remove(&volume);
     }

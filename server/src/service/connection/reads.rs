@@ -1,4 +1,4 @@
-//! Reads: copied when short, gathered from files in memory and from holes when long, handed to a disk thread when neither can
+//! Reads: sent from the mapped base or copied when short, gathered from files in memory and from holes when long, handed to a disk thread when neither can
 //! be done without waiting.
 
 use std::ops::Range;
@@ -27,7 +27,7 @@ impl Transmission<'_, '_> {
         let answered = match request.length {
             0 if self.rules.style != HeaderStyle::Simple => self.read_nothing(request),
             length if length >= LOOKED_UP => self.read_pieces(request, whole),
-            _ => self.read_copy(request),
+            _ => self.read_short(request),
         };
         match answered {
             Ok(true) => self.count(&self.engine.live.counters.read, request.length),
@@ -49,7 +49,13 @@ impl Transmission<'_, '_> {
         Ok(true)
     }
 
-    fn read_copy(&mut self, request: &Request) -> Result<bool, Fault> {
+    /// Sends a short read from the mapped base if that holds it, or else a copy.
+    fn read_short(&mut self, request: &Request) -> Result<bool, Fault> {
+        let range = request.offset..request.offset + request.length;
+        let mapped = match self.files {
+            true => self.device.mapped(range)?,
+            false => None,
+        };
         let length = request.length as u32;
         self.output.head(&reply::data(
             self.rules.style,
@@ -58,6 +64,10 @@ impl Transmission<'_, '_> {
             length,
             true,
         ))?;
+        if let Some(bytes) = mapped {
+            self.output.mapped(bytes);
+            return Ok(true);
+        }
         let space = self.output.space(length as usize)?;
         self.device.try_read(space, request.offset)
     }

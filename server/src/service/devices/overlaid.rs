@@ -3,6 +3,7 @@
 use std::{
     any::Any,
     collections::HashMap,
+    io::IoSlice,
     ops::Range,
     os::fd::{AsFd, BorrowedFd},
     path::Path,
@@ -160,6 +161,15 @@ impl Device for OverlayDevice {
 
     fn resident(&self, range: Range<u64>) -> Option<BorrowedFd<'_>> {
         self.base.resident(range).map(AsFd::as_fd)
+    }
+
+    fn mapped(&self, range: Range<u64>) -> Result<Option<IoSlice<'_>>, Fault> {
+        if self.suspect.load(Relaxed) {
+            return Ok(None);
+        }
+        self.attachment
+            .mapped(range)
+            .map_err(|error| self.fault(&error))
     }
 
     fn distrust(&self) {
@@ -369,6 +379,10 @@ impl Device for Passing {
 
     fn resident(&self, range: Range<u64>) -> Option<BorrowedFd<'_>> {
         self.device.resident(range)
+    }
+
+    fn mapped(&self, range: Range<u64>) -> Result<Option<IoSlice<'_>>, Fault> {
+        self.device.mapped(range)
     }
 
     fn distrust(&self) {
