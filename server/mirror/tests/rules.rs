@@ -620,3 +620,17 @@ fn a_survey_of_very_many_pieces_still_fits_into_a_message() {
         }
     ));
 }
+
+#[test]
+fn what_a_resync_has_brought_is_off_both_lists_soon() {
+    let mut pair = Pair::new(config(true));
+    (pair.own, pair.sums[1]) = (200, Some(Yield::Sum(1)));
+    pair.tell(NodeId::A, Event::Command(Command::Promote { force: false }));
+    pair.pass(6000);
+    assert!(pair.nodes[0].status().paired && pair.restores() == 4);
+    pair.linked = false;
+    for (node, id) in [(0, NodeId::A), (1, NodeId::B)] {
+        pair.tell(id, Event::LinkDown);
+        assert!(pair.nodes[node].differing().is_empty(), "{id:?}");
+    }
+}

@@ -26,6 +26,8 @@ pub(super) struct Resync {
     metadata: bool,
     /// Flushes of what was sent, when all is sent.
     round: Option<BTreeSet<Ticket>>,
+    /// Whose disks it flushes.
+    flushed: BTreeSet<VolumeId>,
 }
 
 impl Resync {
@@ -36,6 +38,7 @@ impl Resync {
             surveys: (false, false),
             metadata: false,
             round: None,
+            flushed: BTreeSet::new(),
         }
     }
 }
@@ -305,10 +308,11 @@ impl Node {
         let mut volumes: BTreeSet<VolumeId> = self.dirty.sent.keys().copied().collect();
         volumes.extend(self.flushing_volumes());
         let round = volumes
-            .into_iter()
-            .map(|volume| self.flush_volume(volume))
+            .iter()
+            .map(|volume| self.flush_volume(*volume))
             .collect();
         if let Some(session) = self.session_mut() {
+            session.resync.flushed.extend(volumes);
             session.resync.round = Some(round);
         }
         self.start_flushes();
@@ -353,6 +357,17 @@ impl Node {
         self.ship(Item::Synced { complete, history }, Purpose::Synced);
     }
 
+    /// Lets the standby drop from its list what the resync has brought, also of disks that nobody uses now: only flushes
+    /// while paired tell it.
+    fn confirm_resync(&mut self) {
+        let flushed = self
+            .session_mut()
+            .map(|s| std::mem::take(&mut s.resync.flushed));
+        for volume in flushed.unwrap_or_default() {
+            self.flush_volume(volume);
+        }
+    }
+
     /// The standby is durably consistent. What may differ is kept in memory from here on.
     pub(super) fn synced(&mut self) {
         self.durable.paired = true;
@@ -366,6 +381,7 @@ impl Node {
                 session.phase = Phase::Paired;
             }
         }
+        self.confirm_resync();
         if self.config.witness {
             self.asker.begin(Want::Clear);
         }

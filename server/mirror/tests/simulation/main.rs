@@ -114,7 +114,7 @@ fn one() {
 fn every_lie_is_found_out() {
     let mut missed = Vec::new();
     for lie in LIES {
-        let found = (0..3000).find_map(|seed| {
+        let found = (0..30_000).find_map(|seed| {
             let world = || World::new(seed, lie, false);
             let plain = world().without_verify().run().1;
             let result = plain.and_then(|()| world().run().1);

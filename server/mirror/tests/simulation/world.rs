@@ -529,7 +529,8 @@ impl World {
 
     fn at_peace(&mut self) -> bool {
         let idle = self.clients.iter().all(|client| client.tasks.is_empty());
-        let quiet = |host: &Host| host.status().is_some_and(|status| status.in_flight == 0);
+        let idle_node = |host: &Host| host.status().is_some_and(|status| status.in_flight == 0);
+        let quiet = |host: &Host| !host.frozen && idle_node(host);
         idle && self.hosts.iter().all(quiet)
             && self.is_idle(NodeId::A)
             && self.is_idle(NodeId::B)

@@ -50,7 +50,9 @@ async fn report(target: &Target, ended: Ended) -> anyhow::Result<Exit> {
     Ok(Exit::Ok)
 }
 
-fn agreed(yes: bool, question: &str, reason: &str) -> anyhow::Result<()> {
+/// Asks a person who was told what it costs.
+fn agreed(yes: bool, question: &str) -> anyhow::Result<()> {
+    let reason = "a person has to agree to that";
     if !yes && !ask::confirm(question, reason)? {
         bail!("nothing was done");
     }
@@ -72,7 +74,7 @@ pub async fn promote(options: &PromoteOptions) -> anyhow::Result<Exit> {
             false => may_be_lost(&before, options.force),
         };
         tell_on_stderr(&reason);
-        agreed(options.yes, "Make this server the primary?", &reason)?;
+        agreed(options.yes, "Make this server the primary?")?;
     }
     let mut outcome = Outcome::listen(&control).await?;
     control
@@ -101,7 +103,8 @@ async fn first_promotion(control: &Control, view: &PairView) -> anyhow::Result<S
 /// Whether a promotion without force may cost something that nobody but a person can know: without a witness the other
 /// server may be serving the machines unseen.
 fn asks(view: &PairView) -> bool {
-    view.witness.is_none() && !view.linked && !view.empty
+    let heard = view.heard_seconds.is_some_and(|seconds| seconds < 1.0);
+    view.witness.is_none() && !heard && !view.empty
 }
 
 fn tell_on_stderr(reason: &str) {
@@ -240,11 +243,7 @@ pub async fn discard(options: &AskedOptions) -> anyhow::Result<Exit> {
     if before.role == RoleView::Seeking {
         let reason = given_up(&before);
         tell_on_stderr(&reason);
-        agreed(
-            options.yes,
-            "Give them up?",
-            "this server's own changes are given up",
-        )?;
+        agreed(options.yes, "Give them up?")?;
     }
     let mut outcome = Outcome::listen(&control).await?;
     control.post("/v1/standby/discard").await?;
@@ -310,7 +309,6 @@ pub async fn accept_witness(options: &AskedOptions) -> anyhow::Result<Exit> {
         agreed(
             options.yes,
             "Does the witness that answers count from here on?",
-            reason,
         )?;
     }
     control.post("/v1/standby/accept-witness").await?;
@@ -365,7 +363,11 @@ mod tests {
         assert!(asks(&view(json!({}))));
         assert!(!asks(&view(witness())), "the witness decides");
         assert!(
-            !asks(&view(json!({ "linked": true }))),
+            asks(&view(json!({ "linked": true }))),
+            "a wire that was cut"
+        );
+        assert!(
+            !asks(&view(json!({ "heard_seconds": 0.2 }))),
             "the other one says what it is"
         );
         assert!(
