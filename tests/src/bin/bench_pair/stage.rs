@@ -54,8 +54,7 @@ impl Stage {
             ..Plan::default()
         });
         let disk = pair.path("bench.disk");
-        let file = fs::File::create(&disk).expect("a disk can be made");
-        file.set_len(DISK).expect("it can be sized");
+        image::make_disk(&disk, DISK >> 20);
         image::import_disk(pair.host(Side::A), "bench", &disk);
         let (namespace, server) = alone(&pair, &room);
         pair.start();
