@@ -57,10 +57,12 @@ e2e: build
 
 test: packages lint unit e2e
 
-test-full: packages lint unit build
+test-full: lint unit build
+	tests/install-packages.sh full
 	BOOTROOM_BIN=$(CURDIR)/$(BOOTROOM) $(CARGO) test --locked -p bootroom-tests -- --test-threads=1 --include-ignored
 
-bench: packages build
+bench: build
+	tests/install-packages.sh bench
 	$(CARGO) run --release --locked -p overlay --example bench
 	$(CARGO) build --release --locked -p bootroom-tests --bins
 	BOOTROOM_BIN=$(CURDIR)/$(BOOTROOM) target/release/bench_nbd

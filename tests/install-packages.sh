@@ -1,6 +1,7 @@
 #!/bin/sh
-# Installs what the tests need on Debian 12: the peers that they hold bootroom against, and the tools they call.
-# Does nothing when all of it is there.
+# Installs what the tests need on Debian 12: the peers that they hold bootroom against, and the tools they call. With
+# `full`, also what the long scenarios need: more loaders, firmware and programs to boot. With `bench`, also the servers
+# that benchmarks run beside it (whose packages start them, hence not for tests). Does nothing when all of it is there.
 set -eu
 
 packages="
@@ -10,10 +11,18 @@ mmdebstrap e2fsprogs
 iproute2 nftables bridge-utils tcpdump socat curl
 nbdkit nbd-server nbd-client libnbd-bin python3-libnbd fio
 isc-dhcp-client isc-dhcp-relay udhcpc dhcpcd5 dnsmasq-base
-atftp tftp-hpa busybox-static
+atftp tftp-hpa busybox-static python3-minimal
 shellcheck strace openssl openssh-client cpio kmod util-linux
 etcd-server gnutls-bin b3sum xxd
 "
+
+case ${1:-} in
+full)
+    packages="$packages shim-signed grub-efi-amd64-signed qemu-system-arm qemu-efi-aarch64"
+    packages="$packages pxelinux syslinux-common memtest86+"
+    ;;
+bench) packages="$packages nginx-light tftpd-hpa kea-dhcp4-server kea-admin" ;;
+esac
 
 missing=
 for package in $packages; do

@@ -5,7 +5,7 @@
 //!
 //! Serves everyone. Firmware gets iPXE and iPXE gets `http://ADDRESS:PORT/boot.ipxe`, both from DIR before the
 //! distribution's loaders. Prints `ready`, then every event on a line. Options: `proxy` (no addresses), `grub`
-//! (shim and GRUB, not iPXE), `noprobe`, `http=PORT` (80), `lease=SECONDS`, `leases=FILE`, `tftp=PORT` (69), `tftp-any`,
+//! (shim and GRUB, not iPXE), `noprobe`, `quiet` (no events), `http=PORT` (80), `lease=SECONDS`, `leases=FILE`, `tftp=PORT` (69), `tftp-any`,
 //! `nodhcp` (last), `reserve=MAC,ADDRESS`, `router=ADDRESS`, `subnet=NETWORK,FIRST-LAST` (behind a relay).
 
 use std::net::Ipv4Addr;
@@ -29,6 +29,7 @@ struct Everyone {
     loader: Loader,
     dir: PathBuf,
     reserved: Vec<(Mac, Ipv4Addr)>,
+    quiet: bool,
 }
 
 impl Policy for Everyone {
@@ -68,6 +69,9 @@ impl Policy for Everyone {
     }
 
     fn event(&self, event: Event) {
+        if self.quiet {
+            return;
+        }
         let mac = event.mac.map_or("-".into(), |mac| mac.to_string());
         let ip = event.ip.map_or("-".into(), |ip| ip.to_string());
         println!("{mac} {ip} {:?}", event.what);
@@ -101,6 +105,7 @@ fn setup(args: &[String]) -> Result<Setup, Failure> {
         loader: Loader::Ipxe,
         dir: dir.into(),
         reserved: Vec::new(),
+        quiet: false,
     };
     let (tftp, http) = (
         TftpConfig::new(interface, server),
@@ -134,6 +139,7 @@ fn apply(setup: &mut Setup, option: &str) -> Result<(), Failure> {
         "proxy" => (dhcp.mode, dhcp.probe) = (Mode::Proxy, Duration::ZERO),
         "grub" => setup.policy.loader = Loader::Grub,
         "noprobe" => dhcp.probe = Duration::ZERO,
+        "quiet" => setup.policy.quiet = true,
         "http" => setup.http.port = value.parse()?,
         "tftp" => setup.tftp.port = value.parse()?,
         "tftp-any" => setup.tftp.address = Ipv4Addr::UNSPECIFIED,

@@ -180,6 +180,8 @@ pub enum Happening {
         lease: Duration,
         /// The boot file or URL, if any.
         boot: Option<String>,
+        /// The machine used the address already: it is no step of a boot.
+        renewal: bool,
     },
     /// The request was refused.
     Nak {

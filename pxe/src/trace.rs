@@ -283,6 +283,7 @@ mod tests {
             address: Ipv4Addr::LOCALHOST,
             lease: PATIENCE,
             boot: Some(file.into()),
+            renewal: false,
         }
     }
 

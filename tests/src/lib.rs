@@ -17,6 +17,7 @@ pub mod machine;
 pub mod namespace;
 pub mod pair;
 pub mod room;
+pub mod screen;
 pub mod server;
 pub mod site;
 pub mod wire;

@@ -8,12 +8,18 @@ use std::time::Duration;
 use crate::console::Console;
 use crate::deadline::wait_for;
 use crate::namespace::Namespace;
+use crate::screen::Screen;
 
 /// What makes a machine boot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Firmware {
     /// SeaBIOS and the network card's own ROM, which is iPXE.
     Bios,
+    /// SeaBIOS and a PXE of the emulator's own that starts PXELINUX, whatever it is told to; with a screen. (There is no
+    /// ROM for QEMU that does not say it is iPXE, and an iPXE is given its script.)
+    Pxelinux,
+    /// As [`Firmware::Bios`], with a screen.
+    BiosScreen,
     /// OVMF with its own PXE, which fetches a boot loader over TFTP.
     Uefi,
     /// OVMF that boots over HTTP (UEFI 2.10 §24.7) and has its PXE switched off.
@@ -24,7 +30,20 @@ pub enum Firmware {
     Arm64,
 }
 
+/// What the PXE of [`Firmware::Pxelinux`] does: passes the lease on as if it had been told another file than its script.
+/// Option 210 is the folder of that file (RFC 5071).
+const PXELINUX: &str = "#!ipxe
+dhcp net0
+set net0/filename pxelinux/pxelinux.0
+set net0/210:string pxelinux/
+chain tftp://${next-server}/pxelinux/pxelinux.0
+";
+
 impl Firmware {
+    fn has_screen(self) -> bool {
+        matches!(self, Self::Pxelinux | Self::BiosScreen)
+    }
+
     fn emulator(self) -> &'static str {
         match self {
             Self::Arm64 => "qemu-system-aarch64",
@@ -37,7 +56,14 @@ impl Firmware {
         let words = |text: &str| text.split_whitespace().map(str::to_owned).collect();
         match self {
             // With random numbers in hardware, as real machines have and QEMU's default processor has not.
-            Self::Bios => words("-cpu max -m 512"),
+            Self::Bios | Self::BiosScreen => words("-cpu max -m 512"),
+            Self::Pxelinux => {
+                std::fs::write(scratch, PXELINUX).expect("a script for iPXE can be written");
+                let script = scratch.display();
+                words(&format!(
+                    "-cpu max -m 512 -kernel /usr/lib/ipxe/ipxe.lkrn -initrd {script}"
+                ))
+            }
             Self::Uefi => words("-cpu max -m 512 -bios /usr/share/ovmf/OVMF.fd"),
             Self::UefiHttp => words(
                 "-cpu max -m 1024 -bios /usr/share/ovmf/OVMF.fd \
@@ -142,9 +168,13 @@ fn qemu(namespace: &Namespace, desk: &Desk, socket: &Path) -> std::process::Comm
     );
     qemu.args(line.split_whitespace());
     qemu.args(desk.firmware.arguments(&socket.with_extension("vars")));
+    if desk.firmware.has_screen() {
+        let dir = socket.parent().expect("the socket is in a directory");
+        qemu.args(Screen::arguments(dir, &desk.name));
+    }
     // Without the card's own ROM where the firmware is to do the work.
     let rom = match desk.firmware {
-        Firmware::Bios => "",
+        Firmware::Bios | Firmware::BiosScreen => "",
         _ => ",romfile=",
     };
     let card = format!("virtio-net-pci,netdev=lan,mac={}{rom}", desk.mac);

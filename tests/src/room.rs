@@ -9,6 +9,7 @@ use tempfile::TempDir;
 use crate::image;
 use crate::machine::{Desk, Firmware, Machine};
 use crate::namespace::Namespace;
+use crate::screen::Screen;
 use crate::server::Server;
 
 /// How long a machine may take from power-on to its login. It takes 40 s on an idle computer with two cores.
@@ -165,6 +166,11 @@ impl Room {
     /// When QEMU does not start.
     pub fn power_on_at(&self, namespace: &Namespace, desk: &Desk) -> Machine {
         Machine::power_on(namespace, desk, self.dir.path())
+    }
+
+    /// The screen of a machine that has one.
+    pub fn screen(&self, desk: &Desk) -> Screen {
+        Screen::of(self.dir.path(), &desk.name)
     }
 
     /// The names of the steps of a machine's boot, in the order they happened.

@@ -8,8 +8,20 @@ use pxe::files;
 use pxe::tftp::packet::{FromClient, decode};
 use pxe::tftp::transfer::{Step, Terms, Transfer};
 
-fuzz_target!(|input: (Vec<u8>, u32, Vec<(u16, u16)>)| {
-    let (bytes, size, acks) = input;
+/// Half of what matters is behind words that chance does not find.
+fn request(raw: &[u8], options: &[(u8, u32)]) -> Vec<u8> {
+    const NAMES: [&str; 5] = ["blksize", "WindowSize", "timeout", "tsize", "multicast"];
+    let mut bytes = [b"\0\x01", raw, b"\0octet\0"].concat();
+    for (name, value) in options {
+        bytes.extend(NAMES[usize::from(*name) % NAMES.len()].as_bytes());
+        bytes.extend(format!("\0{value}\0").as_bytes());
+    }
+    bytes
+}
+
+fuzz_target!(|input: (Vec<u8>, Vec<(u8, u32)>, u32, Vec<(u16, u16)>)| {
+    let (raw, options, size, acks) = input;
+    let bytes = if options.is_empty() { raw } else { request(&raw, &options) };
     let Ok(FromClient::Read(request)) = decode(&bytes) else { return };
     if let Some(path) = files::clean(request.path) {
         assert!(!path.starts_with('/') && path.split('/').all(|p| p != ".."));

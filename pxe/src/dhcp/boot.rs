@@ -9,27 +9,30 @@ use crate::machine::{Arch, IpxeFeatures, Link, Mac, Machine, Stage, Uuid};
 use crate::policy::Loader;
 
 /// The OUIs of Raspberry Pi, whose boot ROM calls itself a BIOS PC.
-const RASPBERRY_PI: [[u8; 3]; 6] = [
+const RASPBERRY_PI: [[u8; 3]; 7] = [
     [0xb8, 0x27, 0xeb],
     [0xdc, 0xa6, 0x32],
     [0xe4, 0x5f, 0x01],
     [0xd8, 0x3a, 0xdd],
     [0x28, 0xcd, 0xc1],
     [0x2c, 0xcf, 0x67],
+    [0x88, 0xa2, 0x9e],
 ];
+/// What the UUIDs begin with that its newer boot ROMs make up: `RPi4`, `RPi5`.
+const RASPBERRY_UUID: &[u8] = b"RPi";
 
 /// What the packet says of its machine.
 pub fn machine(packet: &Packet, mac: Mac, interface: &str) -> Machine {
     let options = &packet.options;
     let owned = |code| options.get(code).map(Bytes::copy_from_slice);
     let relay = options.get(code::RELAY).map(suboptions).unwrap_or_default();
+    let uuid = options.fixed::<17>(code::UUID);
+    let uuid = uuid.map(|v| Uuid(std::array::from_fn(|i| v[i + 1])));
     let part = |code| relay.get(code).map(Bytes::copy_from_slice);
     Machine {
         mac,
-        arch: arch(options, mac),
-        uuid: options
-            .fixed::<17>(code::UUID)
-            .map(|v| Uuid(std::array::from_fn(|i| v[i + 1]))),
+        arch: arch(options, mac, uuid),
+        uuid,
         client_id: owned(code::CLIENT_ID),
         user_class: options
             .get(code::USER_CLASS)
@@ -46,12 +49,14 @@ pub fn machine(packet: &Packet, mac: Mac, interface: &str) -> Machine {
     }
 }
 
-fn arch(options: &Options, mac: Mac) -> Option<Arch> {
+fn arch(options: &Options, mac: Mac, uuid: Option<Uuid>) -> Option<Arch> {
     let number = match options.get(code::ARCH)? {
         [high, low, ..] => u16::from_be_bytes([*high, *low]),
         _ => return None,
     };
-    let pi = number == Arch::BIOS.0 && RASPBERRY_PI.iter().any(|oui| mac.0.starts_with(oui));
+    let by_mac = RASPBERRY_PI.iter().any(|oui| mac.0.starts_with(oui));
+    let by_uuid = uuid.is_some_and(|uuid| uuid.0.starts_with(RASPBERRY_UUID));
+    let pi = number == Arch::BIOS.0 && (by_mac || by_uuid);
     Some(if pi { Arch::RASPBERRY_PI } else { Arch(number) })
 }
 

@@ -2,8 +2,9 @@
 //! in, an answer and what must be on disk before it is sent come out.
 
 mod answer;
+mod recent;
+mod said;
 
-use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,13 +18,10 @@ use super::packet::{MessageType, Packet, code, suboptions};
 use super::reply::{self, BINL_PORT, Reply, SERVER_PORT};
 use super::table::Ask;
 use crate::limit::Once;
-use crate::machine::{Mac, Machine, Stage};
+use crate::machine::{Arch, Mac, Machine, Stage};
 use crate::policy::{Event, Happening, Identity, Policy};
-
-/// How long a machine counts as just sent into a full iPXE, in seconds.
-const CHAINED: u64 = 60;
-/// How many such machines are remembered.
-const CHAINED_MAX: usize = 4096;
+use recent::Recent;
+use said::Said;
 
 /// The time on both clocks.
 #[derive(Debug, Clone, Copy)]
@@ -56,21 +54,15 @@ pub struct Outcome {
     pub probe: Option<(Mac, Ipv4Addr)>,
 }
 
-/// What the log says only once.
-#[derive(Debug, PartialEq, Eq, Hash)]
-enum Said {
-    NotServed(Mac),
-    Exhausted(Ipv4Addr),
-    UnknownArch(Mac),
-    OtherServer(Ipv4Addr),
-}
-
 /// The server's logic and its short memory.
 pub struct Engine {
     config: Arc<DhcpConfig>,
     leases: Arc<Leases>,
     policy: Arc<dyn Policy>,
-    chained: HashMap<Mac, UnixTime>,
+    /// Machines that were just sent into a full iPXE.
+    chained: Recent<()>,
+    /// Firmware that was offered something: in which transaction, and what it is.
+    offered: Recent<([u8; 4], Option<Arch>)>,
     said: Once<Said>,
 }
 
@@ -91,7 +83,8 @@ impl Engine {
             config,
             leases,
             policy,
-            chained: HashMap::new(),
+            chained: Recent::default(),
+            offered: Recent::default(),
             said: Once::default(),
         }
     }
@@ -106,8 +99,8 @@ impl Engine {
         let Some(mac) = packet.mac().filter(|_| !packet.reply) else {
             return Outcome::default();
         };
-        let machine = boot::machine(packet, mac, &self.config.interface);
-        let stage = boot::stage(packet, &machine);
+        let mut machine = boot::machine(packet, mac, &self.config.interface);
+        let stage = self.stage(packet, &mut machine, now.wall);
         if self.config.mode == Mode::Proxy {
             self.learn(packet, mac, now);
             if stage == Stage::Os {
@@ -130,6 +123,27 @@ impl Engine {
             Mode::Full => self.full(&case),
             Mode::Proxy => self.proxy(&case),
         }
+    }
+
+    /// Which program asks. A Raspberry Pi says so in its DISCOVER, but not in the REQUEST that comes of it.
+    fn stage(&mut self, packet: &Packet, machine: &mut Machine, now: UnixTime) -> Stage {
+        let stage = boot::stage(packet, machine);
+        let mac = machine.mac;
+        match (stage, packet.kind) {
+            (Stage::Pxe, MessageType::Discover) => {
+                self.offered.note(mac, (packet.xid, machine.arch), now);
+            }
+            (Stage::Os, MessageType::Request) if machine.vendor_class.is_none() => {
+                if let Some((xid, arch)) = self.offered.of(mac, now)
+                    && *xid == packet.xid
+                {
+                    machine.arch = machine.arch.or(*arch);
+                    return Stage::Pxe;
+                }
+            }
+            _ => {}
+        }
+        stage
     }
 
     /// Which address a machine has is known to the site's server only; but the machine says it in its REQUEST.
@@ -276,6 +290,7 @@ impl Engine {
             address,
             lease: time,
             boot,
+            renewal: case.packet.ciaddr == address,
         };
         Outcome {
             changes,
@@ -353,6 +368,7 @@ impl Engine {
                 address,
                 lease: Duration::ZERO,
                 boot,
+                renewal: true,
             },
         )
     }
@@ -393,6 +409,7 @@ impl Engine {
                 address: case.packet.ciaddr,
                 lease: Duration::ZERO,
                 boot,
+                renewal: false,
             },
         };
         self.send(case, reply, ip, sent)
@@ -424,43 +441,6 @@ impl Engine {
             .options
             .address(code::SERVER_ID)
             .is_none_or(|s| s == self.server_id(packet))
-    }
-
-    fn not_served(&mut self, mac: Mac, reason: &str, now: Now) {
-        if self.said.first(Said::NotServed(mac), now.mono) {
-            info!(%mac, reason, "not serving this machine");
-            self.tell(
-                now,
-                Some(mac),
-                None,
-                Happening::NotServed {
-                    reason: reason.to_owned(),
-                },
-            );
-        }
-    }
-
-    fn exhausted(&mut self, mac: Mac, subnet: &Subnet, now: Now) {
-        if self
-            .said
-            .first(Said::Exhausted(subnet.network.network()), now.mono)
-        {
-            warn!(%mac, network = %subnet.network, "no free address is left; widen the range or shorten the leases");
-        }
-        self.tell(now, Some(mac), None, Happening::Exhausted);
-    }
-
-    fn other_server(&mut self, server: Ipv4Addr, case: &Case<'_>) {
-        self.leases.withdraw(case.machine.mac);
-        if self.said.first(Said::OtherServer(server), case.now.mono) {
-            warn!(%server, mac = %case.machine.mac, "another DHCP server answers on this network, and machines take its addresses");
-            self.tell(
-                case.now,
-                Some(case.machine.mac),
-                None,
-                Happening::OtherServer { server },
-            );
-        }
     }
 
     fn tell(&self, now: Now, mac: Option<Mac>, ip: Option<Ipv4Addr>, what: Happening) {

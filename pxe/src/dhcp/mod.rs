@@ -8,8 +8,10 @@ mod lease;
 pub mod packet;
 mod redb;
 mod reply;
+mod scribe;
 mod search;
 mod service;
+mod sockets;
 mod table;
 mod worker;
 

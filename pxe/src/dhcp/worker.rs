@@ -1,33 +1,30 @@
-//! The thread behind the DHCP sockets: batches of packets through the engine, one flush, then the answers.
+//! The thread behind the DHCP sockets: packets through the engine, and out go the answers that need no lease written.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
-use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::io;
+use std::net::Ipv4Addr;
+use std::os::fd::OwnedFd;
+use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant, SystemTime};
 
-use tracing::{debug, error, warn};
+use tracing::warn;
 
 use super::engine::{Engine, Now, Outcome, Via};
-use super::lease::Leases;
 use super::packet::Packet;
-use super::reply::{CLIENT_PORT, Destination, Reply};
-use super::service::{DhcpControl, Sockets};
+use super::reply::Reply;
+use super::scribe::Voice;
+use super::service::DhcpControl;
+use super::sockets::{Heard, LONGEST, Source};
+use crate::error::{Error, ErrorKind, Result};
 use crate::limit::Once;
 use crate::machine::Mac;
-use crate::policy::{Event, Policy};
+use crate::policy::Event;
 
-/// Packets that share one flush at most.
-const BATCH: usize = 256;
+/// Packets of one source before it is another's turn.
+const BATCH: usize = 64;
+/// How long it waits after it could not receive: an interface that goes down says so again and again, and may come back.
+const PAUSE: Duration = Duration::from_millis(500);
 /// Offers that wait for a probe at most; under a storm further ones go out at once.
 const PROBES: usize = 64;
-
-/// Work for the thread.
-pub(super) enum Job {
-    /// A packet, how it came, and when.
-    Packet(Box<[u8]>, Via, Instant),
-    /// A machine was seen at an address.
-    Seen(Mac, Ipv4Addr),
-}
 
 /// An offer that waits whether somebody sits at its address.
 struct Waiting {
@@ -42,77 +39,94 @@ struct Waiting {
 
 pub(super) struct Worker {
     engine: Engine,
-    leases: Arc<Leases>,
-    policy: Arc<dyn Policy>,
-    sockets: Arc<Sockets>,
+    voice: Voice,
+    /// To whoever writes leases down ([`super::scribe`]).
+    scribe: SyncSender<Outcome>,
     config: DhcpControl,
     probe: Duration,
     waiting: Vec<Waiting>,
+    /// The scribe is gone.
+    mute: bool,
     malformed: Once<Ipv4Addr>,
 }
 
 impl Worker {
     pub fn new(
         engine: Engine,
-        leases: Arc<Leases>,
-        policy: Arc<dyn Policy>,
-        sockets: Arc<Sockets>,
+        voice: Voice,
+        scribe: SyncSender<Outcome>,
         config: DhcpControl,
     ) -> Self {
         let probe = config.current().probe;
         Self {
             engine,
-            leases,
-            policy,
-            sockets,
+            voice,
+            scribe,
             config,
             probe,
             waiting: Vec::new(),
+            mute: false,
             malformed: Once::default(),
         }
     }
 
-    /// Works until the other end of `jobs` is gone and all is done.
-    pub fn run(mut self, jobs: &Receiver<Job>) {
+    /// Works until `stop` can be read or is closed, and what was received by then is answered.
+    pub fn run(mut self, stop: &OwnedFd) -> Result<()> {
         loop {
-            let first = match self.waiting.iter().map(|w| w.until).min() {
-                Some(until) => jobs.recv_timeout(until.saturating_duration_since(Instant::now())),
-                None => jobs.recv().map_err(|_| RecvTimeoutError::Disconnected),
-            };
-            if matches!(first, Err(RecvTimeoutError::Disconnected)) {
-                return;
-            }
-            let batch: Vec<Job> = first
-                .into_iter()
-                .chain(jobs.try_iter())
-                .take(BATCH)
-                .collect();
-            self.batch(batch);
+            let due = self.waiting.iter().map(|w| w.until).min();
+            let ready = self.voice.sockets.wait(stop, due);
+            let ready = ready.map_err(|e| Error::io("cannot wait for DHCP packets", e))?;
+            let last = ready.is_none();
+            let received = self.batch(&ready.unwrap_or_else(|| Source::ALL.into()));
             self.release_waiting();
+            if self.mute {
+                let text = "the thread that writes down leases failed";
+                return Err(Error::new(ErrorKind::Leases, text));
+            }
+            if last {
+                return Ok(());
+            }
+            if let Err(error) = received {
+                warn!(%error, "cannot receive; trying again");
+                std::thread::sleep(PAUSE);
+            }
         }
     }
 
-    fn batch(&mut self, jobs: Vec<Job>) {
+    /// Takes what these sources have, and answers it.
+    fn batch(&mut self, ready: &[Source]) -> io::Result<()> {
         self.engine.use_config(self.config.current());
-        let mut outcomes = Vec::with_capacity(jobs.len());
-        for job in jobs {
-            match job {
-                Job::Packet(bytes, via, at) => outcomes.extend(self.packet(&bytes, via, at)),
-                Job::Seen(mac, address) => outcomes.extend(self.seen(mac, address)),
+        let mut received = Ok(());
+        for source in ready {
+            let taken = self.take(*source);
+            received = received.and(taken);
+        }
+        received
+    }
+
+    fn take(&mut self, source: Source) -> io::Result<()> {
+        let mut buffer = [0; LONGEST];
+        for _ in 0..BATCH {
+            let outcome = match self.voice.sockets.receive(source, &mut buffer)? {
+                Some(Heard::Packet(len, via)) => self.packet(&buffer[..len], via, Instant::now()),
+                Some(Heard::Seen(mac, address)) => self.seen(mac, address),
+                Some(Heard::Noise) => None,
+                None => break,
+            };
+            match outcome {
+                Some(outcome) if outcome.changes.is_empty() => {
+                    self.voice.deliver(outcome.reply, outcome.event);
+                }
+                Some(outcome) => self.later(outcome),
+                None => {}
             }
         }
-        let changes: Vec<_> = outcomes
-            .iter_mut()
-            .flat_map(|o| std::mem::take(&mut o.changes))
-            .collect();
-        if let Err(error) = self.leases.commit(&changes) {
-            // An address that is not written down must not be promised: the clients will ask again.
-            error!(%error, source = std::error::Error::source(&error), "leases are not on disk; not answering");
-            return;
-        }
-        for outcome in outcomes {
-            self.deliver(outcome.reply, outcome.event);
-        }
+        Ok(())
+    }
+
+    /// Has the leases written down before the answer leaves. Waits for the disk only when very much waits for it.
+    fn later(&mut self, outcome: Outcome) {
+        self.mute |= self.scribe.send(outcome).is_err();
     }
 
     fn packet(&mut self, bytes: &[u8], via: Via, at: Instant) -> Option<Outcome> {
@@ -138,7 +152,7 @@ impl Worker {
         };
         self.waiting.retain(|w| w.mac != mac);
         let local = request.giaddr == Ipv4Addr::UNSPECIFIED;
-        if !local || self.waiting.len() >= PROBES || !self.sockets.ask_arp(address) {
+        if !local || self.waiting.len() >= PROBES || !self.voice.sockets.ask_arp(address) {
             return Some(outcome);
         }
         let until = at + self.probe;
@@ -179,37 +193,7 @@ impl Worker {
         let (due, rest): (Vec<_>, Vec<_>) = self.waiting.drain(..).partition(|w| w.until <= now);
         self.waiting = rest;
         for waiting in due {
-            self.deliver(waiting.reply, waiting.event);
-        }
-    }
-
-    fn deliver(&self, reply: Option<Reply>, event: Option<Event>) {
-        if let Some(reply) = reply
-            && let Err(error) = self.send(&reply)
-        {
-            debug!(to = ?reply.to, %error, "cannot send an answer");
-            return;
-        }
-        if let Some(event) = event {
-            self.policy.event(event);
-        }
-    }
-
-    fn send(&self, reply: &Reply) -> std::io::Result<()> {
-        let everyone = SocketAddrV4::new(Ipv4Addr::BROADCAST, CLIENT_PORT);
-        match reply.to {
-            Destination::Unicast(to) => self.sockets.send(&reply.packet, to, reply.from_port),
-            Destination::Broadcast => self.sockets.send(&reply.packet, everyone, reply.from_port),
-            Destination::Hardware { mac, address } => {
-                let to = SocketAddrV4::new(address, CLIENT_PORT);
-                match self
-                    .sockets
-                    .send_raw(&reply.packet, to, mac, reply.from_port)?
-                {
-                    true => Ok(()),
-                    false => self.sockets.send(&reply.packet, everyone, reply.from_port),
-                }
-            }
+            self.voice.deliver(waiting.reply, waiting.event);
         }
     }
 }

@@ -10,3 +10,6 @@ mod service;
 
 pub use config::HttpConfig;
 pub use service::Http;
+
+#[cfg(test)]
+mod tests;

@@ -24,7 +24,7 @@ use crate::stop;
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 1024;
 /// Connections of one address: more than a router in front of a room needs, fewer than would shut out the others.
-const PER_PEER: usize = 256;
+pub(super) const PER_PEER: usize = 256;
 /// How long responses may go on once the service stops.
 const GRACE: Duration = Duration::from_secs(5);
 

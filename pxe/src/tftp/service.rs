@@ -1,6 +1,5 @@
 //! The TFTP service: one socket for requests, one task and socket for each transfer.
 
-use std::collections::HashSet;
 use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::AsFd;
@@ -14,6 +13,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tracing::{debug, warn};
 
+use super::active::Active;
 use super::config::TftpConfig;
 use super::packet::{self, ErrorCode, FromClient, ReadRequest};
 use super::session::Session;
@@ -47,8 +47,7 @@ pub(super) struct Shared {
     pub leases: Arc<Leases>,
     pub policy: Arc<dyn Policy>,
     pub mtu: u32,
-    /// Who is being served; a request from there again is an impatient client's repetition.
-    active: Mutex<HashSet<SocketAddrV4>>,
+    active: Mutex<Active>,
     failed: Mutex<Once<Ipv4Addr>>,
 }
 
@@ -171,11 +170,11 @@ impl Shared {
     ) {
         let refusal = match packet::decode(bytes) {
             Ok(FromClient::Read(request)) => {
-                if !self.active.lock().insert(from.source) {
+                if !self.active.lock().admit(from.source) {
                     return;
                 }
                 let refusal = self.clone().read(&request, from, stop).await;
-                self.active.lock().remove(&from.source);
+                self.active.lock().leave(from.source);
                 refusal
             }
             Ok(FromClient::Write) => Some((ErrorCode::Access, "this server is read-only")),

@@ -121,6 +121,8 @@ impl Session {
                 sender.say_error(&error).await;
                 return (transfer.done(), ended_by(&transfer, error));
             }
+            // While the client takes what was sent.
+            blocks.ahead(transfer.next());
             let deadline = transfer.deadline();
             let received = tokio::select! {
                 biased;
@@ -246,15 +248,11 @@ impl Sender {
     ) -> io::Result<Option<usize>> {
         let socket = &self.socket;
         // Not by way of the runtime, which would not look before it has slept.
-        let mut look = || match rustix::net::recv(socket, &mut *buffer, RecvFlags::DONTWAIT) {
+        let look = || match rustix::net::recv(socket, &mut *buffer, RecvFlags::DONTWAIT) {
             Err(Errno::AGAIN | Errno::INTR) => None,
             done => Some(done.map(|(len, _)| len)),
         };
-        let found = match alone {
-            true => self.patience.poll(&mut look),
-            false => look(),
-        };
-        if let Some(done) = found {
+        if alone && let Some(done) = self.patience.poll(look) {
             return Ok(Some(done?));
         }
         match tokio::time::timeout_at(deadline.into(), self.socket.recv(buffer)).await {

@@ -139,6 +139,11 @@ impl Transfer {
         &self.terms
     }
 
+    /// The block that comes after all that was sent.
+    pub fn next(&self) -> u64 {
+        self.sent + 1
+    }
+
     /// Bytes that the client has acknowledged.
     pub fn done(&self) -> u64 {
         self.acked

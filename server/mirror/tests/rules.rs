@@ -32,6 +32,8 @@ struct Pair {
     /// What each disk gives as a checksum; held back until a test gives one.
     sums: [Option<Yield>; 2],
     held: Vec<(NodeId, mirror::Ticket)>,
+    /// The disks' own blocks are very many, and apart.
+    sparse: bool,
 }
 
 const V: VolumeId = VolumeId(1);
@@ -73,6 +75,7 @@ impl Pair {
             own: 0,
             sums: [Some(Yield::Sum(0)), Some(Yield::Sum(0))],
             held: Vec::new(),
+            sparse: false,
         }
     }
 
@@ -137,6 +140,10 @@ impl Pair {
         let (start, end) = (0, self.own);
         let mut blocks = mirror::Blocks::default();
         blocks.insert(V, mirror::BlockRange { start, end });
+        for start in (0..u64::from(self.sparse) * (1 << 21)).map(|n| n * 8) {
+            let end = start + 1;
+            blocks.insert(V, mirror::BlockRange { start, end });
+        }
         blocks
     }
 
@@ -587,4 +594,29 @@ fn the_lag_is_seen() {
     let status = pair.nodes[0].status();
     assert_eq!((status.in_flight, status.in_flight_bytes), (1, 8));
     assert_eq!(status.oldest, Some(mirror::Millis(300)));
+}
+
+#[test]
+fn a_survey_of_very_many_pieces_still_fits_into_a_message() {
+    let mut pair = Pair::paired(true);
+    pair.sums = [None, None];
+    pair.sparse = true;
+    pair.sent.clear();
+    pair.tell(NodeId::A, Event::Command(Command::Verify));
+    let said = pair.sent.iter().find_map(|message| match &message.body {
+        Body::Ack {
+            answer: mirror::ItemAnswer::Blocks(blocks),
+            ..
+        } => Some(blocks),
+        _ => None,
+    });
+    let said = said.expect("the standby answered");
+    assert!(said.ranges().count() <= 1 << 20);
+    assert!(said.contains(
+        V,
+        mirror::BlockRange {
+            start: 8 << 20,
+            end: (8 << 20) + 1
+        }
+    ));
 }

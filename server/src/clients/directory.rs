@@ -1,8 +1,9 @@
 //! Who a machine is by the configuration: `[clients]` first, then the group with the most specific pattern.
 
-use std::{net::Ipv4Addr, sync::Arc, time::SystemTime};
+use std::{collections::HashMap, net::Ipv4Addr, sync::Arc, time::SystemTime};
 
 use images::ImageRef;
+use parking_lot::Mutex;
 use pxe::{DhcpOption, Loader, Mac};
 
 use super::{boot::Boots, registry::Record};
@@ -168,13 +169,11 @@ pub fn first_record(
     config: &Config,
     mac: Mac,
     profile: &Profile,
-    taken: &dyn Fn(&str) -> bool,
+    (numbers, taken): (&Numbers, &dyn Fn(&ClientName) -> bool),
     now: SystemTime,
 ) -> Record {
-    let name = profile
-        .name
-        .clone()
-        .unwrap_or_else(|| invent_name(config, mac, Some(profile), taken));
+    let invent = || invent_name(config, mac, Some(profile), (numbers, taken));
+    let name = profile.name.clone().unwrap_or_else(invent);
     let group = profile.group.clone();
     Record {
         mac,
@@ -186,22 +185,43 @@ pub fn first_record(
     }
 }
 
-/// The group's template with the lowest number that makes a new name; by MAC if the template has run out.
+/// The group's template with the first free number; by MAC if the template has run out.
 pub fn invent_name(
     config: &Config,
     mac: Mac,
     profile: Option<&Profile>,
-    taken: &dyn Fn(&str) -> bool,
+    (numbers, taken): (&Numbers, &dyn Fn(&ClientName) -> bool),
 ) -> ClientName {
-    let group = profile.and_then(|profile| config.groups.get(profile.group.as_ref()?));
-    let configured = |name: &ClientName| config.clients.contains_key(name);
-    let free = |name: &ClientName| !configured(name) && !taken(name.as_str());
-    let template = group.map(|group| &group.name);
-    let by_number = template.and_then(|template| {
-        let names = (1..=MOST_NUMBER).map(|number| template.render(number, mac));
-        names.filter_map(|name| name.parse().ok()).find(free)
+    let group = profile.and_then(|profile| config.groups.get_key_value(profile.group.as_ref()?));
+    let free = |name: &ClientName| !config.clients.contains_key(name) && !taken(name);
+    let by_number = group.and_then(|(name, group)| {
+        let render = |number| group.name.render(number, mac).parse().ok().filter(free);
+        numbers.search(name, render)
     });
     by_number.unwrap_or_else(|| name_by_mac(mac))
+}
+
+/// Up to which number each group's names are taken, so that a flood of new machines does not try all of them again for
+/// each.
+#[derive(Debug, Default)]
+pub struct Numbers(Mutex<HashMap<String, u32>>);
+
+impl Numbers {
+    /// The lowest numbers may be free again.
+    pub fn reset(&self) {
+        self.0.lock().clear();
+    }
+
+    /// What `find` finds for the next number, or for the next one that it finds anything for. Behind the last comes the
+    /// first.
+    fn search<T>(&self, group: &str, find: impl Fn(u32) -> Option<T>) -> Option<T> {
+        let mut all = self.0.lock();
+        let from = all.get(group).copied().unwrap_or(1);
+        let mut numbers = (from..=MOST_NUMBER).chain(1..from);
+        let (number, found) = numbers.find_map(|number| Some((number, find(number)?)))?;
+        all.insert(group.to_owned(), number + 1);
+        Some(found)
+    }
 }
 
 /// Names are tried up to this number; no room has more seats.
@@ -270,8 +290,29 @@ kernel_args = "debug"
         let config = config();
         let mac = Mac([0x52, 0x54, 0, 0x12, 0, 9]);
         let seat = profile(&config, mac).unwrap();
-        let taken = |name: &str| name == "r12-02";
-        let record = first_record(&config, mac, &seat, &taken, SystemTime::UNIX_EPOCH);
-        assert_eq!(record.name.as_str(), "r12-03");
+        let numbers = Numbers::default();
+        let taken = |name: &ClientName| name.as_str() == "r12-02";
+        let name = || {
+            let names = (&numbers, &taken as &dyn Fn(&ClientName) -> bool);
+            let record = first_record(&config, mac, &seat, names, SystemTime::UNIX_EPOCH);
+            record.name.to_string()
+        };
+        assert_eq!([name(), name()], ["r12-03", "r12-04"]);
+        numbers.reset();
+        assert_eq!(name(), "r12-03");
+    }
+
+    #[test]
+    fn behind_the_last_number_comes_the_first_that_is_free() {
+        let numbers = Numbers::default();
+        let all = |number| Some(number);
+        for number in 1..=MOST_NUMBER {
+            assert_eq!(numbers.search("a", all), Some(number));
+        }
+        let free = |number| (number == 7).then_some(number);
+        assert_eq!(numbers.search("a", free), Some(7));
+        assert_eq!(numbers.search("a", all), Some(8));
+        assert_eq!(numbers.search("a", |_| None::<u32>), None);
+        assert_eq!(numbers.search("b", all), Some(1));
     }
 }

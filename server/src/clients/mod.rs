@@ -41,7 +41,7 @@ use crate::{
     trace::{Step, Trace},
 };
 use boot::{Admission, Boot, Token};
-use directory::Profile;
+use directory::{Numbers, Profile};
 use disks::{Disks, overlay_id};
 use error::{Error, ErrorKind, Result};
 use identity::Identities;
@@ -58,6 +58,7 @@ pub struct Clients {
     disks: Disks,
     identities: Identities,
     trace: Arc<Trace>,
+    numbers: Numbers,
     /// One boot of a machine is decided at a time.
     locks: Mutex<HashMap<Mac, Arc<Mutex<()>>>>,
     committing: Mutex<HashSet<Mac>>,
@@ -93,6 +94,7 @@ impl Clients {
             disks,
             identities,
             trace,
+            numbers: Numbers::default(),
             locks: Mutex::default(),
             committing: Mutex::default(),
             tickets: Mutex::default(),
@@ -106,6 +108,7 @@ impl Clients {
     /// # Errors
     /// When names that it gives cannot be recorded; the configuration stays as it was then.
     pub fn reconfigure(&self, config: Config) -> Result<()> {
+        self.numbers.reset();
         self.apply_names(&config)?;
         self.config.store(Arc::new(config));
         Ok(())
@@ -138,7 +141,7 @@ impl Clients {
 
     /// What the machine of this address is called, if it was ever served.
     pub fn name_of(&self, mac: Mac) -> Option<ClientName> {
-        self.registry.get(mac).map(|record| record.name)
+        self.registry.name_of(mac)
     }
 
     /// The machine of this address, as the configuration has it; nothing if it is not to be served.
@@ -151,7 +154,8 @@ impl Clients {
             return Ok(None);
         };
         let record = self.registry.get_or_make(mac, |taken| {
-            directory::first_record(&config, mac, &profile, taken, SystemTime::now())
+            let names = (&self.numbers, taken);
+            directory::first_record(&config, mac, &profile, names, SystemTime::now())
         })?;
         Ok(Some((record, profile)))
     }
@@ -186,9 +190,10 @@ impl Clients {
     }
 
     fn rename(&self, config: &Config, holder: &Record) -> Result<()> {
-        let taken = |name: &str| self.registry.by_name(name).is_some();
+        let taken = |name: &ClientName| self.registry.has_name(name);
         let profile = directory::profile(config, holder.mac);
-        let name = directory::invent_name(config, holder.mac, profile.as_ref(), &taken);
+        let names = (&self.numbers, &taken as &dyn Fn(&ClientName) -> bool);
+        let name = directory::invent_name(config, holder.mac, profile.as_ref(), names);
         let (mac, old) = (holder.mac, &holder.name);
         tracing::warn!(
             "client {old} ({mac}) is now called {name}: the configuration gives its name away"
@@ -482,6 +487,7 @@ impl Clients {
         self.identities.forget(&self.config(), mac, name)?;
         self.disks.overlays().keep_keys()?;
         self.registry.remove(mac)?;
+        self.numbers.reset();
         self.trace.forget(mac);
         Ok(mac)
     }

@@ -228,7 +228,12 @@ fn describe(what: Happening) -> Option<(&'static str, String)> {
                 arch.map_or("?".into(), |a| a.0.to_string())
             ),
         ),
-        Happening::Ack { address, boot, .. } => (
+        Happening::Ack {
+            address,
+            boot,
+            renewal: false,
+            ..
+        } => (
             "dhcp",
             format!(
                 "{address}{}",
@@ -285,5 +290,22 @@ fn file_step(protocol: Protocol, path: &str) -> Option<&'static str> {
         (_, file, _) if file.ends_with(".efi") => Some("loader"),
         ("ipxe", ..) => Some("ipxe"),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_renewal_is_no_step_of_a_boot() {
+        let ack = |renewal| Happening::Ack {
+            address: Ipv4Addr::LOCALHOST,
+            lease: std::time::Duration::ZERO,
+            boot: None,
+            renewal,
+        };
+        assert_eq!(describe(ack(false)).map(|(step, _)| step), Some("dhcp"));
+        assert_eq!(describe(ack(true)), None);
     }
 }

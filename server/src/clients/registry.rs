@@ -1,7 +1,11 @@
 //! Every machine that was ever served, and its boots: in memory for answers, in [`Rows`] before they are given, so that a
 //! token handed out, or a name given, outlives the server.
 
-use std::{collections::HashMap, sync::Arc, time::SystemTime};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+    time::SystemTime,
+};
 
 use parking_lot::{Mutex, RwLock};
 use pxe::Mac;
@@ -34,11 +38,26 @@ pub struct Record {
     pub choice: Option<String>,
 }
 
+impl Record {
+    /// Whether nothing of it would be missed.
+    fn is_passing(&self) -> bool {
+        let Boots {
+            active,
+            fresh_next,
+            making,
+            ..
+        } = &self.boots;
+        active.is_none() && fresh_next.is_empty() && !making
+    }
+}
+
 /// All records.
 pub struct Registry {
     rows: Arc<dyn Rows>,
     records: RwLock<HashMap<Mac, Record>>,
     names: RwLock<HashMap<ClientName, Mac>>,
+    /// The machines that never had a disk, the one that was seen first in front: they make room for others.
+    passing: Mutex<BTreeSet<(SystemTime, Mac)>>,
     /// Held over read, decide, write: two new machines must not get one name.
     change: Mutex<()>,
 }
@@ -55,8 +74,11 @@ impl Registry {
             .values()
             .map(|record| (record.name.clone(), record.mac))
             .collect();
+        let passing = records.values().filter(|record| record.is_passing());
+        let passing = passing.map(|record| (record.first_seen, record.mac));
         Ok(Registry {
             rows,
+            passing: Mutex::new(passing.collect()),
             records: RwLock::new(records),
             names: RwLock::new(names),
             change: Mutex::new(()),
@@ -66,6 +88,17 @@ impl Registry {
     /// The record of a machine.
     pub fn get(&self, mac: Mac) -> Option<Record> {
         self.records.read().get(&mac).cloned()
+    }
+
+    /// The name of a machine.
+    pub fn name_of(&self, mac: Mac) -> Option<ClientName> {
+        let records = self.records.read();
+        records.get(&mac).map(|record| record.name.clone())
+    }
+
+    /// Whether a machine has this name.
+    pub fn has_name(&self, name: &ClientName) -> bool {
+        self.names.read().contains_key(name)
     }
 
     /// The record of the machine that has this name.
@@ -96,7 +129,7 @@ impl Registry {
     pub fn get_or_make(
         &self,
         mac: Mac,
-        make: impl FnOnce(&dyn Fn(&str) -> bool) -> Record,
+        make: impl FnOnce(&dyn Fn(&ClientName) -> bool) -> Record,
     ) -> Result<Record> {
         if let Some(record) = self.get(mac) {
             return Ok(record);
@@ -108,30 +141,16 @@ impl Registry {
         if self.records.read().len() >= MOST_CLIENTS {
             self.forget_one()?;
         }
-        let record = make(&|name| self.by_name(name).is_some());
+        let record = make(&|name| self.has_name(name));
         self.keep(record.clone());
         Ok(record)
     }
 
     /// Makes room: of the machines that never had a disk, the one that was seen first goes.
     fn forget_one(&self) -> Result<()> {
-        let never = |record: &&Record| {
-            let Boots {
-                active,
-                fresh_next,
-                making,
-                ..
-            } = &record.boots;
-            active.is_none() && fresh_next.is_empty() && !making
-        };
-        let records = self.records.read();
-        let oldest = records
-            .values()
-            .filter(never)
-            .min_by_key(|record| record.first_seen)
-            .cloned();
-        drop(records);
-        let record = oldest.ok_or_else(|| Error::full(MOST_CLIENTS))?;
+        let oldest = self.passing.lock().first().copied();
+        let record = oldest.and_then(|(_, mac)| self.get(mac));
+        let record = record.ok_or_else(|| Error::full(MOST_CLIENTS))?;
         if record.boots != Boots::default() {
             self.rows.write(&record.mac, None)?;
         }
@@ -142,6 +161,8 @@ impl Registry {
     fn drop_record(&self, record: &Record) {
         self.records.write().remove(&record.mac);
         self.names.write().remove(&record.name);
+        let seen = (record.first_seen, record.mac);
+        self.passing.lock().remove(&seen);
     }
 
     /// Forgets the machine of `mac`; its name is free when this returns, on disk too.
@@ -185,6 +206,11 @@ impl Registry {
 
     fn keep(&self, record: Record) {
         let (mac, name) = (record.mac, record.name.clone());
+        let seen = (record.first_seen, mac);
+        match record.is_passing() {
+            true => self.passing.lock().insert(seen),
+            false => self.passing.lock().remove(&seen),
+        };
         let old = self.records.write().insert(mac, record);
         let mut names = self.names.write();
         let renamed = old.filter(|old| old.name != name && names.get(&old.name) == Some(&mac));
@@ -275,7 +301,7 @@ mod tests {
         let registry = open(&dir.path().join("state.redb"));
         registry.get_or_make(record(1).mac, |_| record(1)).unwrap();
         let second = registry.get_or_make(record(2).mac, |taken| {
-            assert!(taken("pc-1") && !taken("pc-2"));
+            assert!(taken(&record(1).name) && !taken(&record(2).name));
             record(2)
         });
         assert_eq!(second.unwrap().name.as_str(), "pc-2");

@@ -223,3 +223,6 @@ impl fmt::Display for Standby {
         )
     }
 }
+
+#[cfg(test)]
+mod tests;

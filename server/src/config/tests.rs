@@ -1,12 +1,10 @@
-mod standby;
-
 use super::{
     Config,
     problem::{Problem, Sources},
     units::Retention,
 };
 
-const GOOD: &str = r#"
+pub(super) const GOOD: &str = r#"
 [server]
 data = "/var/lib/bootroom"
 interface = "enp3s0"
@@ -33,11 +31,11 @@ fn sources(files: &[(&str, &str)]) -> Sources {
     sources
 }
 
-fn parse(text: &str) -> Result<Config, Vec<Problem>> {
+pub(super) fn parse(text: &str) -> Result<Config, Vec<Problem>> {
     super::parse::parse(&sources(&[("room.toml", text)]))
 }
 
-fn problems(source: &str) -> Vec<Problem> {
+pub(super) fn problems(source: &str) -> Vec<Problem> {
     parse(source).expect_err("the text is wrong on purpose")
 }
 

@@ -297,7 +297,7 @@ async fn step_down(pair: &Pair, reigns: &mut watch::Receiver<Reign>, number: u64
 async fn refused(notices: &mut broadcast::Receiver<Notice>) {
     loop {
         match notices.recv().await {
-            Ok(notice) if matches!(notice, Notice::NotHandedOver) => return,
+            Ok(Notice::NotHandedOver) => return,
             Err(RecvError::Closed) => pending::<()>().await,
             _ => {}
         }

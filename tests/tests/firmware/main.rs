@@ -4,6 +4,7 @@
 //! `boot_bios_pxe`, to their login.
 
 mod behind;
+mod pxelinux;
 mod rows;
 
 use std::time::{Duration, Instant};

@@ -4,12 +4,11 @@ use std::net::Ipv4Addr;
 
 use tracing::warn;
 
-use super::{CHAINED, CHAINED_MAX, Case, Engine, Outcome, Said};
+use super::{Case, Engine, Outcome, Said};
 use crate::dhcp::config::{Mode, Subnet};
-use crate::dhcp::lease::UnixTime;
 use crate::dhcp::packet::{MessageType, Packet, code};
 use crate::dhcp::reply::{self, BINL_PORT, Boot, Destination, Reply};
-use crate::machine::{Mac, Stage};
+use crate::machine::Stage;
 use crate::policy::{Event, Happening};
 
 impl Engine {
@@ -58,9 +57,11 @@ impl Engine {
         reply
     }
 
-    /// What a client and its relay want back as they sent it (RFC 6842, RFC 3046).
+    /// What a client and its relay want back as they sent it (RFC 6842, RFC 3046; RFC 3011 where it was heeded).
     pub(super) fn echo(&self, request: &Packet, reply: &mut Packet) {
-        for code in [code::CLIENT_ID, code::RELAY] {
+        let relayed = request.giaddr != Ipv4Addr::UNSPECIFIED;
+        let chosen = relayed.then_some(code::SUBNET_SELECTION);
+        for code in chosen.into_iter().chain([code::CLIENT_ID, code::RELAY]) {
             if let Some(value) = request.options.get(code) {
                 reply.options.set(code, value);
             }
@@ -73,15 +74,12 @@ impl Engine {
         }
         let mac = case.machine.mac;
         let answer = self.policy.boot(&case.machine, case.stage)?;
-        let chained = self
-            .chained
-            .get(&mac)
-            .is_some_and(|until| case.now.wall <= *until);
+        let chained = self.chained.of(mac, case.now.wall).is_some();
         let chains = reply::chains(case.stage, &answer, chained);
         match reply::settle(&self.config, answer, &case.machine, case.stage, chained) {
             Ok(boot) => {
                 if chains && case.packet.kind == MessageType::Request {
-                    self.remember_chain(mac, case.now.wall);
+                    self.chained.note(mac, (), case.now.wall);
                 }
                 Some(boot)
             }
@@ -92,15 +90,6 @@ impl Engine {
                 self.tell(case.now, Some(mac), None, Happening::UnknownArch { arch });
                 None
             }
-        }
-    }
-
-    fn remember_chain(&mut self, mac: Mac, now: UnixTime) {
-        if self.chained.len() >= CHAINED_MAX {
-            self.chained.retain(|_, until| now <= *until);
-        }
-        if self.chained.len() < CHAINED_MAX {
-            self.chained.insert(mac, now.after(CHAINED));
         }
     }
 

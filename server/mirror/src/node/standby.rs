@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    Body, Fault, Generation, Item, ItemAnswer, Moment, Notice, Seq, SessionId, Term, Work, Yield,
+    Blocks, Body, Fault, Generation, Item, ItemAnswer, Moment, Notice, Seq, SessionId, Term, Work,
+    Yield,
 };
 
 use super::{After, Job, Node};
 
-/// More ranges than this are said in whole regions, so that they fit into a message.
+/// More ranges than this are said in whole regions, or larger ones, so that they fit into a message.
 const RANGES: usize = 1 << 20;
 
 #[derive(Debug)]
@@ -39,27 +40,28 @@ impl Node {
             .filter(|standby| standby.session == session)
     }
 
-    /// The same, or more, in so few ranges that they fit into a message.
-    fn sayable(&self, blocks: crate::Blocks) -> crate::Blocks {
-        let many = blocks.ranges().nth(RANGES).is_some();
-        match many {
-            true => blocks.widened(self.config.region),
-            false => blocks,
-        }
-    }
-
     pub(super) fn say_opened(&mut self, session: SessionId) {
         let Some(standby) = self.standby_in(session) else {
             return;
         };
         standby.opened = true;
         let complete = self.durable.complete;
-        let dirty = self.sayable(self.dirty.unsent.clone());
+        let dirty = self.sayable(&self.dirty.unsent);
         self.send(Body::Opened {
             session,
             complete,
             dirty,
         });
+    }
+
+    /// The same or more, in so few ranges that they fit into a message.
+    fn sayable(&self, blocks: &Blocks) -> Blocks {
+        let (mut said, mut region) = (blocks.clone(), self.config.region);
+        while said.ranges().nth(RANGES).is_some() {
+            said = blocks.widened(region);
+            region = region.saturating_mul(8);
+        }
+        said
     }
 
     pub(super) fn pinged(&mut self, term: Term, session: SessionId, number: u64, sent: Moment) {
@@ -169,8 +171,8 @@ impl Node {
         complete: bool,
         history: Vec<Generation>,
     ) {
-        self.dirty.unsent = crate::Blocks::default();
-        self.durable.marks = crate::Blocks::default();
+        self.dirty.unsent = Blocks::default();
+        self.durable.marks = Blocks::default();
         self.durable.history = history;
         self.durable.shared = true;
         self.durable.paired = true;
@@ -188,7 +190,7 @@ impl Node {
         let answer = match result {
             Err(fault) => return self.fail_standby(session, fault),
             Ok(Yield::Sum(sum)) => ItemAnswer::Sum(sum),
-            Ok(Yield::Blocks(blocks)) => ItemAnswer::Blocks(self.sayable(blocks)),
+            Ok(Yield::Blocks(blocks)) => ItemAnswer::Blocks(self.sayable(&blocks)),
             Ok(Yield::Gone | Yield::Nothing | Yield::Data(_)) => ItemAnswer::Done,
         };
         self.answer_item(session, seq, answer);

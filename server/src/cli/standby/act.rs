@@ -65,7 +65,7 @@ pub async fn promote(options: &PromoteOptions) -> anyhow::Result<Exit> {
         let text = format!("this server is the primary already (term {})", before.term);
         return report(&options.target, Ended::well(text)).await;
     }
-    let first = before.empty && !options.force;
+    let first = before.empty && before.consistent && !options.force;
     if first || options.force || asks(&before) {
         let reason = match first {
             true => first_promotion(&control, &before).await?,
@@ -91,7 +91,7 @@ async fn first_promotion(control: &Control, view: &PairView) -> anyhow::Result<S
     let holds: Status = serde_json::from_value(control.get("/v1/status").await?)?;
     Ok(format!(
         "This server has not been one of a pair before. It holds {} machines and {} images. {} becomes its standby and holds the \
-         same from then on: machines and disks that only that one has are lost.",
+         same from then on; disks that only that one has stay until `bootroom standby discard` there gives them up.",
         holds.clients,
         holds.images.len(),
         view.peer
@@ -259,16 +259,20 @@ pub async fn discard(options: &AskedOptions) -> anyhow::Result<Exit> {
 /// What is lost by giving up this server's changes.
 fn given_up(view: &PairView) -> String {
     let disks = view.split_brain.as_deref().unwrap_or_default();
-    let first = match view.split_brain {
-        Some(_) => {
-            "These disks were changed on this server alone; they become as they are on the other one:"
+    let first = match (&view.split_brain, view.own_disks) {
+        (Some(_), _) => {
+            "These disks were changed on this server alone; they become as they are on the other one:".to_owned()
         }
-        None => {
-            "No split brain was seen. All data of this server are taken anew from the other one."
+        (None, 0) => {
+            "No split brain was seen. All data of this server are taken anew from the other one.".to_owned()
         }
+        (None, own) => format!(
+            "{own} disks that this server has from the time when it was alone are deleted. `bootroom client list` there shows \
+             whose disks the other one has."
+        ),
     };
     let lines = disks.iter().map(disk_line);
-    [first.to_owned()]
+    [first]
         .into_iter()
         .chain(lines)
         .collect::<Vec<_>>()
@@ -387,7 +391,7 @@ mod tests {
             json!([{ "overlay": "525400120001-debian", "client": "r12-01", "bytes": 8 << 20 }]);
         let text = given_up(&view(json!({ "split_brain": split })));
         assert!(
-            text.contains("525400120001-debian (r12-01): up to 8MiB"),
+            text.contains("525400120001-debian (r12-01): up to 8 MiB"),
             "{text}"
         );
         assert!(given_up(&view(json!({}))).contains("No split brain"));

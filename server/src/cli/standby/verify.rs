@@ -140,10 +140,10 @@ mod tests {
     fn the_sentence_says_how_much() {
         assert_eq!(
             sentence(&found(0, 0, false)),
-            "both servers hold the same: 1MiB compared"
+            "both servers hold the same: 1 MiB compared"
         );
-        assert!(sentence(&found(64, 0, false)).contains("up to 256KiB differed"));
-        assert!(sentence(&found(0, 2, false)).starts_with("8KiB could not be read"));
+        assert!(sentence(&found(64, 0, false)).contains("up to 256 KiB differed"));
+        assert!(sentence(&found(0, 2, false)).starts_with("8 KiB could not be read"));
         assert!(sentence(&found(0, 0, true)).starts_with("broken off"));
     }
 }

@@ -14,7 +14,7 @@ pub fn problems(view: &PairView) -> Vec<String> {
     if let Some(why) = &view.suspended {
         found.push(format!("the machines wait: {why}"));
     }
-    if view.split_brain.is_none() {
+    if view.split_brain.is_none() && view.own_disks == 0 {
         found.extend(not_paired(view));
     }
     if view.own_disks > 0 {
@@ -195,6 +195,8 @@ mod tests {
         };
         let empty = seeking(|view| view.empty = true);
         assert!(empty.contains("`bootroom standby promote` once"), "{empty}");
+        let own = seeking(|view| (view.empty, view.own_disks) = (true, 3));
+        assert!(own.contains("3 disks of its own"), "{own}");
         let half = seeking(|view| view.consistent = false);
         assert!(half.contains("half old and half new"), "{half}");
         let cut = seeking(|view| view.rolled_back = true);

@@ -112,7 +112,7 @@ pub fn say(notice: Notice) -> String {
             "both sides were compared: of {blocks} blocks up to {differing} differed, and were sent to the standby again"
         ),
         Notice::VerifyStopped => "comparing both sides was broken off: they are in step no longer".into(),
-        Notice::NotHandedOver => "the other server does not take over: it does not hold everything yet".into(),
+        Notice::NotHandedOver => "the other server does not take over: it does not hold everything yet, or the witness was not told yet that it does".into(),
         Notice::StandbyFailed => "the disk of this standby failed; it starts again in a moment".into(),
     }
 }

@@ -28,7 +28,7 @@ pub struct Gate {
 impl Gate {
     pub fn set(&self, until: Moment) {
         if self.until.swap(until.0, Release) != until.0 {
-            let _ = self.changing.lock();
+            drop(self.changing.lock());
             self.changed.notify_all();
         }
     }
@@ -37,7 +37,7 @@ impl Gate {
     pub fn close(&self) {
         self.until.store(0, Release);
         self.reign.fetch_add(1, Release);
-        let _ = self.changing.lock();
+        drop(self.changing.lock());
         self.changed.notify_all();
     }
 

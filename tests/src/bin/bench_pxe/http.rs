@@ -42,8 +42,9 @@ pub fn run() {
 
 fn start(namespace: &Namespace, dir: &str) -> Vec<Peer> {
     let config = format!("{dir}/nginx.conf");
+    // One process, since it has one processor, and workers would outlive a master that is killed.
     let text = format!(
-        "daemon off; worker_processes 2; pid {dir}/nginx.pid; error_log /dev/null;\n\
+        "daemon off; master_process off; pid {dir}/nginx.pid; error_log /dev/null;\n\
          events {{ worker_connections 1024; }}\n\
          http {{ sendfile on; tcp_nopush on; access_log off;\n\
          server {{ listen 127.0.0.1:8002; root {dir}; }} }}\n"

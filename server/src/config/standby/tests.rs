@@ -2,8 +2,11 @@
 
 use mirror::{Alone, Mode, NodeId};
 
-use super::{GOOD, parse, problems};
-use crate::{config::standby::Standby, mirror::asking::WitnessPlace};
+use super::{
+    super::tests::{GOOD, parse, problems},
+    Standby, check_secret,
+};
+use crate::mirror::asking::WitnessPlace;
 
 const PAIR: &str = "
 [standby]
@@ -142,12 +145,12 @@ fn a_secret_that_is_not_there_is_a_problem_with_its_fix() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("pair.secret");
     let standby = read(&format!("secret = \"{}\"\n", file.display()));
-    let problem = super::super::standby::check_secret(&standby).unwrap();
+    let problem = check_secret(&standby).unwrap();
     let fix = problem.fix.unwrap();
     assert!(
         fix.contains(&format!("bootroom standby secret {}", file.display())),
         "{fix}"
     );
     crate::mirror::secret::PairSecret::make(&file).unwrap();
-    assert!(super::super::standby::check_secret(&standby).is_none());
+    assert!(check_secret(&standby).is_none());
 }
