@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
+use std::process::Stdio;
 
 use bootroom_tests::namespace::Namespace;
 use bootroom_tests::pair::seat::{Seat, mac};
@@ -104,7 +105,11 @@ fn alone(pair: &Pair, room: &str) -> (Namespace, Server) {
     );
     let config = dir.join("bootroom.toml");
     fs::write(&config, configuration).expect("it is written");
-    let server = Server::start(&namespace, &config, &dir.join("control.sock"));
+    let mut command = Server::command(&namespace, &config);
+    command.stderr(Stdio::null());
+    let server = Server::spawn(command, &dir.join("control.sock"), |server| {
+        server.ask(&["status", "--json"]).status.success()
+    });
     (namespace, server)
 }
 
