@@ -124,13 +124,15 @@ impl Machine {
 /// What the initramfs does: what bootroom's hook does, with an address that is known.
 fn init(export: &str, primary: Side, number: u8) -> String {
     let (first, second) = (primary.address(), primary.other().address());
+    // Neither a server's nor one that is leased.
+    let own = 50 + number;
     format!(
         "#!/bin/sh
 export PATH=/bin:/sbin
 /bin/busybox --install -s /bin
 mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev; mount -t tmpfs run /run
 for m in /lib/modules/*; do insmod $m 2>/dev/null; done
-ip link set lo up; ip link set eth0 up; ip addr add 10.80.0.{number}/24 dev eth0
+ip link set lo up; ip link set eth0 up; ip addr add 10.80.0.{own}/24 dev eth0
 bootroom-attach nbd://{first}/{export} /dev/nbd0 --server {second}:10809
 mount /dev/nbd0 /mnt
 for m in dev proc sys run; do mount --move /$m /mnt/$m; done

@@ -142,16 +142,20 @@ impl Host {
         self.dir.join("control.sock")
     }
 
-    /// Every command to the pair goes through here; one that a frozen server does not answer ends all the same.
+    /// Asks the server; ends all the same when it is frozen.
+    fn ask(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new("timeout");
+        command.args(["-s", "KILL", "5"]).arg(binary::bootroom());
+        command.args(arguments).arg("--socket").arg(self.control());
+        command.output().expect("timeout (package coreutils) runs")
+    }
+
+    /// Every command to the pair goes through here.
     ///
     /// # Panics
     /// When it cannot be run.
     pub fn standby(&self, arguments: &[&str]) -> Output {
-        let mut command = Command::new("timeout");
-        command.args(["-s", "KILL", "5"]).arg(binary::bootroom());
-        command.arg("standby").args(arguments);
-        command.arg("--socket").arg(self.control());
-        command.output().expect("timeout (package coreutils) runs")
+        self.ask(&[&["standby"], arguments].concat())
     }
 
     /// The same for one that must succeed.
@@ -180,7 +184,8 @@ impl Host {
     pub fn serves(&self) -> bool {
         let waits = |status: &Value| status["suspended"].is_string() || status["suspended"] == true;
         let serves = |status: &Value| status["role"] == "primary" && !waits(status);
-        self.status().as_ref().is_some_and(serves)
+        let is_primary = self.status().as_ref().is_some_and(serves);
+        is_primary && self.ask(&["client", "list"]).status.success()
     }
 
     /// Whether both servers hold the same, as this one knows.

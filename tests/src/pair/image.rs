@@ -25,7 +25,10 @@ pub fn import(host: &Host, name: &str) -> PathBuf {
 }
 
 /// A filesystem with some noise in it.
-fn make_disk(disk: &Path, megabytes: u64) {
+///
+/// # Panics
+/// When it cannot be made.
+pub fn make_disk(disk: &Path, megabytes: u64) {
     let tree = tempfile::tempdir().expect("a temporary directory");
     let mut noise = vec![0; 8 << 20];
     rand::fill(&mut noise[..]);

@@ -9,7 +9,7 @@ use bootroom_tests::pair::Side;
 use super::client::{Client, Work};
 use super::stage::{Place, Stage, inside};
 
-const ROUNDS: usize = 5;
+const ROUNDS: usize = 3;
 const SPAN: Duration = Duration::from_secs(2);
 const K4: u64 = 4 << 10;
 

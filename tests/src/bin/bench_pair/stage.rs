@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
+use std::process::Stdio;
 
 use bootroom_tests::namespace::Namespace;
 use bootroom_tests::pair::seat::{Seat, mac};
@@ -54,8 +55,7 @@ impl Stage {
             ..Plan::default()
         });
         let disk = pair.path("bench.disk");
-        let file = fs::File::create(&disk).expect("a disk can be made");
-        file.set_len(DISK).expect("it can be sized");
+        image::make_disk(&disk, DISK >> 20);
         image::import_disk(pair.host(Side::A), "bench", &disk);
         let (namespace, server) = alone(&pair, &room);
         pair.start();
@@ -105,7 +105,11 @@ fn alone(pair: &Pair, room: &str) -> (Namespace, Server) {
     );
     let config = dir.join("bootroom.toml");
     fs::write(&config, configuration).expect("it is written");
-    let server = Server::start(&namespace, &config, &dir.join("control.sock"));
+    let mut command = Server::command(&namespace, &config);
+    command.stderr(Stdio::null());
+    let server = Server::spawn(command, &dir.join("control.sock"), |server| {
+        server.ask(&["status", "--json"]).status.success()
+    });
     (namespace, server)
 }
 
