@@ -78,6 +78,8 @@ pub struct Attachment {
     candidate: Option<Candidate>,
     nag: Nag,
     pulse: Pulse,
+    /// The server that stopped answering, until the disk works again.
+    silent: Option<usize>,
     /// How often in a row the kernel said that the device is not ours.
     disowned: u8,
 }
@@ -97,6 +99,7 @@ impl Attachment {
             candidate: None,
             nag: Nag::new(now),
             pulse: Pulse::new(patience, now),
+            silent: None,
             disowned: 0,
         }
     }
@@ -200,6 +203,7 @@ impl Attachment {
         }
         if self.link.is_up() && self.pulse.deadline() <= now && !self.answers(now) {
             self.lost("no answer", around, now);
+            self.silent = Some(self.link.server());
             self.link.silent(now);
             return Ok(None);
         }
@@ -320,6 +324,14 @@ impl Attachment {
         })?;
         self.serving = Some(fd);
         self.disowned = 0;
+        // One that another had to take the place of was not merely slow.
+        if self
+            .silent
+            .take()
+            .is_some_and(|silent| silent != self.link.server())
+        {
+            self.pulse.forgive();
+        }
         self.pulse.begin(now);
         let away = self.link.installed(now);
         Ok(Some(self.announce(away, around)))
