@@ -7,7 +7,6 @@ pub mod record;
 pub mod volumes;
 
 use std::{
-    ops::ControlFlow,
     path::PathBuf,
     sync::{
         Arc,
@@ -298,13 +297,13 @@ impl PairStore {
             let Some(disk) = self.volumes.attachment(volume)? else {
                 continue;
             };
-            disk.block_status(0..spec.size, &mut |run| {
-                if run.kind != RunKind::Base {
-                    let length = run.range.end - run.range.start;
-                    blocks.insert(volume, BlockRange::touched(run.range.start, length));
-                }
-                ControlFlow::Continue(())
-            })?;
+            // Not the block status: that also tells what is a hole in the base.
+            let mut runs = Vec::new();
+            disk.segments(0..spec.size, &mut runs)?;
+            for run in runs.into_iter().filter(|run| run.kind != RunKind::Base) {
+                let length = run.range.end - run.range.start;
+                blocks.insert(volume, BlockRange::touched(run.range.start, length));
+            }
         }
         Ok(Yield::Blocks(blocks))
     }
