@@ -1,8 +1,8 @@
 //! A server that is neither primary nor standby: it looks for a primary, or tries to become one.
 
 use crate::{
-    Alone, Body, Hello, Incarnation, Mode, Notice, PersistId, Record, Revision, SessionId, Term,
-    WhyNot,
+    Alone, Body, Generation, Hello, Incarnation, Mode, Notice, PersistId, Record, Revision,
+    SessionId, Term, WhyNot,
 };
 
 use super::{After, Node, Role, asking::Want, primary::Primary};
@@ -99,13 +99,17 @@ impl Node {
         }
     }
 
-    /// Sees whether the primary knows what these data were last.
+    /// Sees whether both have gone on from what they had in common. A primary that merely does not know what these data
+    /// were last said so before it went on itself: its greeting was late.
     fn notice_rival(&mut self, term: Term, primary: &Hello) {
         if self.role() != Role::Seeking || term < self.durable.term {
             return;
         }
-        let newest = self.durable.history.first();
-        let rival = newest.is_some_and(|newest| !primary.history.contains(newest));
+        let (mine, theirs) = (&self.durable.history, &primary.history);
+        let unknown = |newest: Option<&Generation>, to: &[Generation]| {
+            newest.is_some_and(|newest| !to.contains(newest))
+        };
+        let rival = unknown(mine.first(), theirs) && unknown(theirs.first(), mine);
         if rival && !self.split_brain {
             self.note(Notice::SplitBrain);
         }
