@@ -121,7 +121,8 @@ async fn disk(seat: &mut Seat, plan: &Plan, proofs: &mut Proofs) -> anyhow::Resu
 
 /// What the blocks of a machine's overlay take up on the host's disk. The maps beside them have a fixed size.
 fn overlay_bytes(data: &Path, desk: &Desk) -> anyhow::Result<u64> {
-    let dir = data.join("overlays").join(desk.mac.replace(':', ""));
+    let overlay = format!("{}-{IMAGE}", desk.mac.replace(':', ""));
+    let dir = data.join("overlays").join(overlay);
     let mut bytes = 0;
     for entry in
         std::fs::read_dir(&dir).with_context(|| format!("no overlay at {}", dir.display()))?
