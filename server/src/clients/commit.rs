@@ -3,18 +3,15 @@
 //! The disk is copied from a snapshot, so the machine may run on meanwhile; what it gets is then what a power cut at
 //! that moment would have left, which its filesystem's journal mends at the first mount.
 
-use std::{
-    fs::File,
-    ops::ControlFlow,
-    sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::{fs::File, ops::ControlFlow, sync::Arc, time::SystemTime};
 
 use images::{Cancel, Details, ImageName, Progress, Staging, Version, VersionId};
 use overlay::{ErrorKind as OverlayError, Overlay, SnapshotName, View};
 use pxe::Mac;
 
-use super::{Clients, Error, ErrorKind, Result, disks::overlay_id, overlays::Held};
+use super::{
+    Clients, Error, ErrorKind, Result, disks::overlay_id, overlays::Held, snapshots::seconds_now,
+};
 
 /// The snapshot that a commit copies from; one that a crash left is dropped by the next commit.
 const SNAPSHOT: &str = "commit";
@@ -79,11 +76,8 @@ impl Clients {
 
 fn take_view(overlay: &Overlay) -> Result<View> {
     let name = snapshot_name();
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
     overlay
-        .snapshot(&name, since.as_secs())
+        .snapshot(&name, seconds_now())
         .map_err(|e| failed(overlay, e))?;
     overlay.snapshot_view(&name).map_err(|e| failed(overlay, e))
 }

@@ -177,7 +177,8 @@ pub fn take(overlay: &Overlay, name: &SnapshotName) -> Result<Snapshot> {
     taken.map_err(|error| failed(name, error))
 }
 
-fn seconds_now() -> u64 {
+/// The time, as snapshots have it.
+pub(super) fn seconds_now() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     now.unwrap_or_default().as_secs()
 }

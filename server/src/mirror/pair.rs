@@ -9,10 +9,9 @@ use std::{
 use ::images::{Cancel, Catalogue, VersionId};
 use anyhow::Context;
 use mirror::{BLOCK, BlockRange, Durable, Incarnation, Message, Node, VolumeId};
-use overlay::{Base, BaseId, OverlayInfo, Store};
+use overlay::{Base, BaseId, HostDisk, OverlayInfo, Storage, Store};
 use parking_lot::Mutex;
 use pxe::RedbLeases;
-use uuid::Uuid;
 
 use super::{
     asking::WitnessClient,
@@ -61,7 +60,11 @@ impl Pair {
         let secret = Arc::new(PairSecret::read(&settings.secret)?);
         let data = &config.server.data.value;
         let folder = data.join("mirror");
-        let (state, mut found) = StateFile::open(&folder, boot_id()?)?;
+        // The same that the overlays go by.
+        let boot = HostDisk
+            .boot_id()
+            .context("cannot read the host's boot id")?;
+        let (state, mut found) = StateFile::open(&folder, boot)?;
         let overlays = Arc::new(open_overlays(config, low_water)?);
         let versions = Arc::new(OpenVersions::of(Catalogue::open(config.server.images())?));
         upgrade::overlays(&overlays, versions.catalogue())?;
@@ -169,12 +172,6 @@ impl Doors for Pair {
 
 /// How long the other server may be silent while it copies images.
 const SLOW: std::time::Duration = std::time::Duration::from_secs(60);
-
-fn boot_id() -> anyhow::Result<Uuid> {
-    let path = Path::new("/proc/sys/kernel/random/boot_id");
-    let text = std::fs::read_to_string(path).context("cannot read the host's boot id")?;
-    Ok(Uuid::try_parse(text.trim())?)
-}
 
 fn open_overlays(config: &Config, low_water: u64) -> overlay::Result<Store> {
     let options = overlay::Options {
