@@ -306,14 +306,14 @@ fn a_witness_that_cannot_write_gives_no_answer_and_ends() {
     let mut witness = site.start();
     let id = site.ask(&witness, A, None).unwrap().witness;
     // Where the next state is written, there is a folder: the write fails.
-    fs::create_dir(site.state().join("witness.next")).unwrap();
+    fs::create_dir(site.state().join("witness.new")).unwrap();
     assert_eq!(site.ask(&witness, A, Some((id, 0, (2, A, B)))), None);
     let limit = Duration::from_secs(20);
     let ended = wait_for("the witness' end", limit, || {
         witness.child.try_wait().unwrap()
     });
     assert_eq!(ended.code(), Some(1));
-    fs::remove_dir(site.state().join("witness.next")).unwrap();
+    fs::remove_dir(site.state().join("witness.new")).unwrap();
     witness = site.start();
     assert_eq!(site.ask(&witness, A, None).unwrap().revision, 0);
 }
