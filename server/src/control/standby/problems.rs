@@ -97,7 +97,14 @@ pub fn warnings(view: &PairView) -> Vec<String> {
     let witness = trouble.map(|trouble| {
         format!("the witness does not answer: {trouble}. The machines run on, but nobody takes over by himself meanwhile")
     });
-    witness.into_iter().collect()
+    let aside = view.set_aside.iter().map(|folder| {
+        format!(
+            "a disk was damaged on this server, and was taken from the other one as a whole. Look at this server's storage, \
+             and remove what is left of it: {}",
+            folder.display()
+        )
+    });
+    witness.into_iter().chain(aside).collect()
 }
 
 #[cfg(test)]
@@ -133,6 +140,7 @@ mod tests {
             witness: None,
             images: ImagesView::default(),
             own_disks: 0,
+            set_aside: Vec::new(),
             problems: Vec::new(),
             warnings: Vec::new(),
             recent: Vec::new(),
@@ -231,5 +239,15 @@ mod tests {
         };
         assert_eq!(problems(&silent), [""; 0]);
         assert!(warnings(&silent)[0].contains("refused"));
+    }
+
+    #[test]
+    fn what_was_put_aside_is_named_until_it_is_removed() {
+        let view = PairView {
+            set_aside: vec!["/srv/overlays/.damaged-1".into()],
+            ..well()
+        };
+        assert_eq!(problems(&view), [""; 0]);
+        assert!(warnings(&view)[0].contains("/srv/overlays/.damaged-1"));
     }
 }
