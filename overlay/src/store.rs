@@ -122,6 +122,20 @@ impl Store {
         self.pool.require_room()
     }
 
+    /// Whether changes are admitted elsewhere: then quotas and the low-water mark refuse nothing here, and only what the
+    /// host cannot hold is an error. Not so at first.
+    pub fn set_admitted(&self, admitted: bool) {
+        self.pool.set_admitted(admitted);
+    }
+
+    /// Whether less is free than the low-water mark.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`] if the host does not say.
+    pub fn is_low(&self) -> Result<bool> {
+        self.pool.is_low()
+    }
+
     /// Makes an overlay. After a crash it is there wholly or not at all.
     ///
     /// # Errors

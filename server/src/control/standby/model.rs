@@ -72,6 +72,9 @@ pub struct PairView {
     /// Disks from the time when this server was alone, which would be deleted if it became a standby.
     #[serde(default)]
     pub own_disks: usize,
+    /// Less than is good is free where this server keeps the machines' disks.
+    #[serde(default)]
+    pub low_on_space: bool,
     /// Folders of damaged disks, which were put aside here and taken from the other server as a whole.
     #[serde(default)]
     pub set_aside: Vec<PathBuf>,

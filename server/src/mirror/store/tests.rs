@@ -180,6 +180,21 @@ fn replace(store: &PairStore, all: &Bytes) -> Yield {
     store.work(Work::ReplaceMetadata(all.clone())).unwrap()
 }
 
+#[test]
+fn a_standby_takes_what_the_primary_admitted() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(dir.path());
+    meta(&store, &[made(5, Some(4096))]);
+    write(&store, 5, 0, vec![9; 4096]).unwrap();
+    store.volumes.set_admitted(true);
+    write(&store, 5, 4096, vec![9; 4096]).unwrap();
+    store.volumes.set_admitted(false);
+    assert_eq!(
+        write(&store, 5, 8192, vec![9; 4096]).unwrap_err().0,
+        Fault::NoSpace
+    );
+}
+
 /// Spoils every file of the overlay whose name ends so.
 fn spoil(dir: &Path, ending: &str) {
     let folder = dir.join("overlays").join(spec(None).overlay.as_str());

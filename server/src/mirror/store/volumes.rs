@@ -189,6 +189,11 @@ impl Volumes {
         Ok(Some(attachment))
     }
 
+    /// Whether the primary has admitted what changes here.
+    pub fn set_admitted(&self, admitted: bool) {
+        self.store.set_admitted(admitted);
+    }
+
     /// Lets go of a volume that failed: the next work opens it again, as the disk has it. Only on a server whose disks no
     /// client uses.
     pub fn let_go(&self, volume: VolumeId) {
