@@ -274,14 +274,14 @@ fn configuration(side: Side, plan: &Plan<'_>, dir: &Path) -> String {
     format!(
         "[server]\ndata = {}\ncontrol = {}\ninterface = \"eth0\"\naddress = \"{}/24\"\n{}\n\
          [dhcp]\nmode = \"full\"\nrange = \"10.80.0.100-10.80.0.199\"\n\
-         [standby]\npeer = \"{}:7012\"\nsecret = {}\nwitness = \"{}\"\n{}\n{}\n",
+         [standby]\npeer = \"{}:7012\"\nsecret = {}\n{}\n{}\n{}\n",
         text(own.join("data")),
         text(own.join("control.sock")),
         side.address(),
         plan.server,
         side.other().address(),
         text(dir.join("secret")),
-        super::witness::PLACE,
+        super::witness::setting(plan.etcd),
         plan.standby,
         plan.room
     )

@@ -69,6 +69,8 @@ pub struct Plan<'a> {
     pub standby: &'a str,
     /// Whether each server has a disk of its own, which can be made full.
     pub small: bool,
+    /// Whether an etcd is the witness.
+    pub etcd: bool,
 }
 
 /// The switch that all are plugged into.
@@ -139,7 +141,7 @@ impl Pair {
         let hosts = Side::BOTH.map(|side| Host::new(side, plan, dir.path(), &switch));
         Self {
             hosts,
-            witness: Witness::new(dir.path(), &switch),
+            witness: Witness::new(dir.path(), &switch, plan.etcd),
             switch,
             dir,
         }
