@@ -14,12 +14,13 @@ use crate::link::{Action, Link, Now};
 use crate::nag::Nag;
 use crate::net::{self, Place};
 use crate::netlink::Setup;
-use crate::pulse::{Pulse, Traffic, Verdict};
+use crate::pulse::{Pulse, Verdict};
 use crate::queue::{self, Inflight};
 use crate::security::Security;
 use crate::sys;
 use crate::talk::Talk;
 use crate::terms::Terms;
+use crate::uri::Transport;
 
 /// How long the kernel lets I/O wait without a socket: ten years. A teacher's patience ends earlier.
 const DEAD_TIMEOUT: Duration = Duration::from_secs(10 * 365 * 86400);
@@ -254,11 +255,11 @@ impl Attachment {
             return Verdict::Alive;
         };
         // A socket that cannot be asked has ended, which is noticed on its own.
-        let Ok((sent, received)) = sys::tcp_traffic(fd.as_fd()) else {
+        let Ok(traffic) = sys::tcp_traffic(fd.as_fd()) else {
             return Verdict::Alive;
         };
         let pending = self.inflight.as_ref().is_some_and(Inflight::any);
-        self.pulse.look(Traffic { sent, received }, pending, now)
+        self.pulse.look(traffic, pending, now)
     }
 
     /// Asks another server whether it serves by now, as one that took over does, and a standby does not: nothing listens
@@ -368,6 +369,8 @@ impl Attachment {
             return self.assert_again(around).map(|()| None);
         };
         talk.seal(&fd)?;
+        let begun = sys::tcp_traffic(fd.as_fd()).ok();
+        let begun = begun.filter(|_| self.disk.target.transport == Transport::Plain);
         net::set_blocking(&fd).map_err(|e| Error::with(Kind::Network, "no connection", e))?;
         let first = self.agreed.is_none();
         let terms = self.agreed.get_or_insert(terms);
@@ -385,7 +388,7 @@ impl Attachment {
         self.disowned = 0;
         let silent = self.silent.take();
         let replaced = silent.is_some_and(|silent| silent != self.link.server());
-        self.pulse.begin(replaced, now);
+        self.pulse.begin(begun, replaced, now);
         let away = self.link.installed(now);
         Ok(Some(self.announce(away, around)))
     }

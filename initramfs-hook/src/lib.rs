@@ -37,4 +37,5 @@ pub mod security;
 pub mod sys;
 pub mod talk;
 pub mod terms;
+pub mod traffic;
 pub mod uri;

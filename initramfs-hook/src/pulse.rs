@@ -1,13 +1,15 @@
 //! Is the server still answering? The kernel is told never to judge that by itself: it would end a connection over one
 //! slow request, and the request, sent again with the same patience, would end the next one.
 //!
-//! Instead the connection's own counters are looked at every so often, and where there are other servers the kernel's
-//! count of requests under way as well: requests wait while nothing at all comes in. After some time of that the server
+//! Instead the connection's own counters are looked at every so often: requests wait while nothing at all comes in. Where
+//! there are other servers it is looked at closer, also at the kernel's count of requests under way: the last request may
+//! have gone out in the same moment as the last answer came in, and no other follow. After some time of that the server
 //! is doubted, and others may be asked whether they serve in its place; after a longer one it counts as frozen or gone.
 
 use std::time::Duration;
 
 use crate::link::Now;
+use crate::traffic::Traffic;
 
 /// Patience grows up to this when a server proves alive but slow, again and again.
 const MAX_PATIENCE: Duration = Duration::from_secs(80);
@@ -17,15 +19,6 @@ const DOUBT: u32 = 5;
 
 /// Pause between two questions to other servers.
 const ASK_AGAIN: Duration = Duration::from_millis(250);
-
-/// What a connection has carried so far. Counters may wrap.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Traffic {
-    /// Segments with data that were sent.
-    pub sent: u32,
-    /// Bytes that were received.
-    pub received: u64,
-}
 
 /// What a look at a connection says of the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +39,8 @@ pub struct Pulse {
     /// After what silence the server is doubted; never, where there is no other to ask.
     doubt: Option<Duration>,
     last: Option<Traffic>,
+    /// The counters when the kernel was given the connection, if those after it tell of requests without answer.
+    begun: Option<Traffic>,
     waiting_since: Option<Now>,
     /// Whether another server has taken the place of a silent one, and has not answered a request yet.
     replaced: bool,
@@ -60,14 +55,17 @@ impl Pulse {
             patience,
             doubt: others.then_some(patience / DOUBT),
             last: None,
+            begun: None,
             waiting_since: None,
             replaced: false,
             next: now,
         }
     }
 
-    /// A new connection begins; `replaced`: to another server than the one that had fallen silent.
-    pub fn begin(&mut self, replaced: bool, now: Now) {
+    /// A new connection begins: with these counters if it is a plain one, and, if `replaced`, to another server than the
+    /// one that had fallen silent.
+    pub fn begin(&mut self, begun: Option<Traffic>, replaced: bool, now: Now) {
+        self.begun = begun.filter(|_| self.doubt.is_some());
         (self.last, self.waiting_since, self.next) = (None, None, now);
         self.replaced = replaced;
     }
@@ -77,7 +75,7 @@ impl Pulse {
         self.next
     }
 
-    /// Takes a look; `pending`: the kernel has requests under way.
+    /// Takes a look; `pending`: the kernel counts requests under way.
     pub fn look(&mut self, traffic: Traffic, pending: bool, now: Now) -> Verdict {
         self.count(traffic, pending, now);
         let verdict = self.verdict(now);
@@ -110,7 +108,10 @@ impl Pulse {
             self.forgive();
         }
         let asked = !answered && last.is_some_and(|last| last.sent != traffic.sent);
-        if pending || asked {
+        let unanswered = self
+            .begun
+            .is_some_and(|begun| traffic.is_unanswered(&begun));
+        if pending || unanswered || asked {
             self.waiting_since.get_or_insert(now);
         }
     }
@@ -152,7 +153,11 @@ mod tests {
     }
 
     fn traffic(sent: u32, received: u64) -> Traffic {
-        Traffic { sent, received }
+        Traffic {
+            sent,
+            received,
+            ..Traffic::default()
+        }
     }
 
     fn alone() -> Pulse {
@@ -165,7 +170,7 @@ mod tests {
 
     /// How many seconds a server that answers nothing is believed in, if looked at every second.
     fn silence(pulse: &mut Pulse, from: u64) -> u64 {
-        pulse.begin(false, at(from * 1000));
+        pulse.begin(None, false, at(from * 1000));
         pulse.look(traffic(1, 1), false, at(from * 1000));
         let dead = |s: &u64| pulse.look(traffic(2, 1), false, at(s * 1000)) == Verdict::Dead;
         (from + 1..).find(dead).unwrap() - from
@@ -210,7 +215,7 @@ mod tests {
     #[test]
     fn a_request_that_went_out_beside_the_last_answer_counts_where_the_kernel_tells_of_it() {
         let mut pulse = with_others();
-        pulse.begin(false, at(0));
+        pulse.begin(None, false, at(0));
         pulse.look(traffic(1, 1), false, at(0));
         assert_eq!(
             pulse.look(traffic(2, 2), true, at(500)),
@@ -223,11 +228,26 @@ mod tests {
     }
 
     #[test]
+    fn a_flush_that_only_the_connection_tells_of_counts_where_there_are_others() {
+        let doubted = |mut pulse: Pulse| {
+            pulse.begin(Some(Traffic::default()), false, at(0));
+            let flush = Traffic {
+                acked: 28,
+                ..traffic(1, 0)
+            };
+            let looks = [0, 1000, 2000, 20_000];
+            looks.map(|ms| pulse.look(flush, false, at(ms)) != Verdict::Alive)
+        };
+        assert_eq!(doubted(with_others()), [false, false, true, true]);
+        assert_eq!(doubted(alone()), [false; 4]);
+    }
+
+    #[test]
     fn a_look_is_taken_when_the_doubt_is_due_and_others_are_asked_often_then() {
         let mut pulse = with_others();
-        pulse.begin(false, at(0));
+        pulse.begin(None, false, at(0));
         assert_eq!(waits(&mut pulse, 100), (2000, 10_000));
-        pulse.begin(false, at(50_000));
+        pulse.begin(None, false, at(50_000));
         let verdict = |pulse: &mut Pulse, ms| pulse.look(traffic(1, 1), true, at(ms));
         verdict(&mut pulse, 50_000);
         assert_eq!(verdict(&mut pulse, 52_000), Verdict::Doubtful);
@@ -237,9 +257,9 @@ mod tests {
     #[test]
     fn with_nobody_to_ask_there_is_no_doubt_and_no_look_more_often() {
         let mut pulse = alone();
-        pulse.begin(false, at(0));
+        pulse.begin(None, false, at(0));
         assert_eq!(waits(&mut pulse, 0), (10_000, 10_000));
-        pulse.begin(false, at(20_000));
+        pulse.begin(None, false, at(20_000));
         pulse.look(traffic(1, 1), false, at(20_000));
         assert_eq!(pulse.deadline(), at(22_500));
     }
@@ -259,7 +279,7 @@ mod tests {
         let doubted: Vec<u64> = (0..7)
             .map(|n| {
                 let from = n * 1_000_000;
-                pulse.begin(true, at(from));
+                pulse.begin(None, true, at(from));
                 pulse.look(traffic(1, 1), false, at(from));
                 let (doubted, _) = waits(&mut pulse, from);
                 pulse.mistrust();
@@ -273,10 +293,10 @@ mod tests {
     fn one_that_took_over_and_answers_is_trusted_as_the_first_was() {
         let mut pulse = with_others();
         pulse.mistrust();
-        pulse.begin(true, at(0));
+        pulse.begin(None, true, at(0));
         pulse.look(traffic(1, 1), true, at(0));
         pulse.look(traffic(2, 2), true, at(100));
-        pulse.begin(false, at(1000));
+        pulse.begin(None, false, at(1000));
         assert_eq!(waits(&mut pulse, 1000).0, 2000);
     }
 }
