@@ -156,3 +156,19 @@ fn a_primary_loses_its_standby_ten_times() {
     verdict(&pair, machine);
     assert!(pauses.median() <= GOAL, "{}", pauses.event);
 }
+
+#[test]
+#[ignore = "long: make test-full"]
+fn ten_primaries_in_a_row_hand_over() {
+    let mut pair = pair();
+    let mut machine = Machine::boot(&pair, 1, "one");
+    let pauses = again_and_again(
+        &mut pair,
+        &mut machine,
+        "primary handed over (standby handover)",
+        |pair, side| drop(pair.host(side).standby_done(&["handover"])),
+        |_, _| {},
+    );
+    verdict(&pair, machine);
+    assert!(pauses.median() <= GOAL, "{}", pauses.event);
+}
