@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
 use crate::error::{Error, Kind, Result};
@@ -97,6 +98,17 @@ pub fn finished(fd: &OwnedFd) -> io::Result<()> {
     sockopt::socket_error(fd)?.map_err(io::Error::from)
 }
 
+/// Whether the other end has taken a connection that was being opened. `false`: not yet, or never.
+pub fn is_open(fd: &OwnedFd) -> bool {
+    matches!(rustix::net::getpeername(fd), Ok(Some(_)))
+}
+
+/// Whether a connection that was open has ended.
+pub fn has_ended(fd: &OwnedFd) -> bool {
+    let mut fds = [PollFd::new(fd, PollFlags::RDHUP)];
+    poll(&mut fds, Some(&Timespec::default())).is_ok_and(|ended| ended > 0)
+}
+
 /// Prepares a connection for carrying a disk. `patience` is how long unacknowledged data may stay so before the
 /// connection counts as broken.
 pub fn prepare(fd: &OwnedFd, patience: Duration) -> io::Result<()> {
@@ -127,11 +139,10 @@ pub fn set_blocking(fd: &OwnedFd) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rustix::event::{PollFd, PollFlags, poll};
 
     fn wait_writable(fd: &OwnedFd) {
         let mut fds = [PollFd::new(fd, PollFlags::OUT)];
-        let deadline = rustix::time::Timespec {
+        let deadline = Timespec {
             tv_sec: 5,
             tv_nsec: 0,
         };
@@ -145,15 +156,18 @@ mod tests {
         let fd = dial(address).unwrap();
         wait_writable(&fd);
         finished(&fd).unwrap();
+        assert!(is_open(&fd) && !has_ended(&fd));
         prepare(&fd, Duration::from_secs(10)).unwrap();
         assert_eq!(sockopt::tcp_user_timeout(&fd).unwrap(), 10_000);
-        drop((listener, fd));
+        drop(listener);
+        assert!(has_ended(&fd));
         let fd = dial(address).unwrap();
         wait_writable(&fd);
         assert_eq!(
             finished(&fd).unwrap_err().kind(),
             io::ErrorKind::ConnectionRefused
         );
+        assert!(!is_open(&fd));
     }
 
     #[test]

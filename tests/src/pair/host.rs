@@ -25,6 +25,7 @@ pub struct Host {
     server: Option<Server>,
     namespace: Namespace,
     dir: PathBuf,
+    program: PathBuf,
 }
 
 impl Host {
@@ -45,6 +46,7 @@ impl Host {
             server: None,
             namespace,
             dir: own,
+            program: binary::bootroom(),
         };
         if plan.small {
             host.mount_small();
@@ -67,12 +69,23 @@ impl Host {
         &self.namespace
     }
 
+    /// Installs a release, which is that program.
+    ///
+    /// # Panics
+    /// When the server is running.
+    pub fn install(&mut self, program: &Path) {
+        assert!(self.server.is_none(), "the server is running");
+        program.clone_into(&mut self.program);
+    }
+
     /// Starts the server, again with the same files.
     ///
     /// # Panics
     /// When it does not answer.
     pub fn start(&mut self) {
-        let mut command = Server::command(&self.namespace, &self.dir.join("bootroom.toml"));
+        let mut command = self.namespace.command(&self.program);
+        command.args(["serve", "--config"]);
+        command.arg(self.dir.join("bootroom.toml"));
         let log = File::options().create(true).append(true).open(self.log());
         let log = log.expect("a log can be written");
         command.stdout(log.try_clone().expect("a file can be cloned"));
@@ -145,7 +158,7 @@ impl Host {
     /// Asks the server; ends all the same when it is frozen.
     fn ask(&self, arguments: &[&str]) -> Output {
         let mut command = Command::new("timeout");
-        command.args(["-s", "KILL", "5"]).arg(binary::bootroom());
+        command.args(["-s", "KILL", "5"]).arg(&self.program);
         command.args(arguments).arg("--socket").arg(self.control());
         command.output().expect("timeout (package coreutils) runs")
     }
