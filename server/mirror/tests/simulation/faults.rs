@@ -226,13 +226,12 @@ impl World {
         self.at(6_000_000, Ev::Fault(Fault::Operator));
         let role = |node: NodeId| self.hosts[node as usize].status().map(|s| s.role);
         let led = NODES.into_iter().find(|n| role(*n) == Some(Role::Primary));
-        let rightful = self.truth().map(|record| record.holder);
-        if let Some(primary) = led.filter(|primary| rightful == Some(*primary)) {
+        if let Some(primary) = led.filter(|primary| self.holder() == Some(*primary)) {
             self.event(primary, Event::Command(Command::AcceptWitness));
             return;
         }
         let outdated = self.truth().and_then(|record| record.outdated);
-        let holder = self.truth().map(|record| record.holder);
+        let holder = self.holder();
         let worth = |node: &NodeId| {
             let host = &self.hosts[*node as usize];
             let good = !host.durable.inconsistent && outdated != Some(*node);
