@@ -17,15 +17,15 @@ pub(super) struct Attach {
 }
 
 impl Node {
-    /// Whether this server may answer a read at `now`. To be asked *after* the data were read and right before they are
-    /// sent; if not, the answer waits until it may, or is dropped when the clients' connections are closed.
+    /// Whether an answer to a client may leave at `now`. To be asked *after* the data of a read were read and right before
+    /// it is sent; if not, the answer waits until it may, or is dropped when the clients' connections are closed.
     pub fn may_answer(&self, now: Moment) -> bool {
         let now = self.now.max(now);
         let primary = self.primary.as_ref().filter(|p| p.settled);
         primary.is_some_and(|p| p.fenced() || now < p.lease_until)
     }
 
-    /// Until when reads may be answered as things stand; the end of time if nobody else can be promoted. For callers that
+    /// Until when answers may leave as things stand; the end of time if nobody else can be promoted. For callers that
     /// keep it at hand: it counts for as long as nothing else was handled.
     pub fn answers_until(&self) -> Moment {
         let primary = self.primary.as_ref().filter(|p| p.settled);

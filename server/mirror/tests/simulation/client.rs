@@ -56,8 +56,6 @@ impl Client {
     }
 }
 
-/// How long a client waits for any answer before it tries the next server, in microseconds.
-const PATIENCE: u64 = 700_000;
 const DEPTH: usize = 4;
 
 impl World {
@@ -67,8 +65,10 @@ impl World {
         let waited = self.now - self.clients[who].since;
         match self.clients[who].link {
             Link::Down => self.dial(who),
-            Link::Attaching(..) if waited > PATIENCE => self.hang_up(who),
-            Link::Attached(..) if waited > PATIENCE && !self.clients[who].tasks.is_empty() => {
+            Link::Attaching(..) if waited > self.setup.patience => self.hang_up(who),
+            Link::Attached(..)
+                if waited > self.setup.patience && !self.clients[who].tasks.is_empty() =>
+            {
                 self.hang_up(who)
             }
             Link::Attached(..) if self.active || self.busy => self.new_task(who),
@@ -283,11 +283,38 @@ impl World {
         }
     }
 
+    /// Whether this answer goes to a client's connection, and waits there with those of reads until the server may
+    /// answer. An attach has a rule of its own, a record of metadata is the server's own affair, and who is sent away
+    /// learns nothing.
+    pub fn is_gated(&self, request: RequestId, reply: Reply) -> bool {
+        let Some((who, _, Some(id))) = self.requests.get(&request) else {
+            return false;
+        };
+        let record = matches!(self.clients[*who].tasks.get(id), Some(Task::Meta { .. }));
+        !record && !matches!(reply, Reply::NotPrimary | Reply::Evicted)
+    }
+
+    /// Up to which loss of power an answer that leaves this server now was true. One that was stopped together with its
+    /// clock relies on a lease that is over: it does not know that the other has taken its place, and answers what both
+    /// had applied before. Since then the other had it alone, and may have lost it unflushed. No client can tell: to
+    /// one that gave up the connection the answer does not come, and to one that waits it may have been on its way all
+    /// the time.
+    pub fn true_until(&self, at: NodeId) -> u64 {
+        let replaced = self.holder() == Some(at.peer());
+        match replaced && self.setup.clocks_stop {
+            true => self.losses_when_taken,
+            false => self.model.losses,
+        }
+    }
+
     /// When a change is answered, the standby has it too, or can never be promoted without it.
     pub fn check_answer(&mut self, at: NodeId, request: RequestId) {
         let Some((who, _, Some(id))) = self.requests.get(&request).copied() else {
             return;
         };
+        if self.true_until(at) != self.model.losses {
+            return;
+        }
         let volume = self.clients[who].volume;
         let Some(task) = self.clients[who].tasks.get(&id) else {
             return;

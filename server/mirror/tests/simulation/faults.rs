@@ -3,6 +3,7 @@
 use mirror::{Command, Event, NodeId, Role};
 
 use crate::{
+    host::Input,
     net::End,
     world::{Ev, World},
 };
@@ -34,7 +35,7 @@ impl World {
         if self.verifies && self.coin() {
             NODES
                 .into_iter()
-                .for_each(|node| self.event(node, Event::Command(Command::Verify)));
+                .for_each(|node| self.command(node, Command::Verify));
         }
         self.break_something();
         if self.random.one_in(4) {
@@ -62,9 +63,14 @@ impl World {
             17 => self.link_down(),
             18 => self.fill_disk(node, span),
             19 | 20 => self.isolate(node, span),
-            21 => self.event(node, Event::Command(Command::HandOver)),
+            21 => self.command(node, Command::HandOver),
             _ => self.spoil_disk(node, span),
         }
+    }
+
+    /// Somebody tells a server something: it hears of it once it runs again.
+    fn command(&mut self, node: NodeId, command: Command) {
+        self.input(node, Input::Event(Event::Command(command)));
     }
 
     fn stop_and_boot(&mut self, node: NodeId, span: u64, power: bool) {
@@ -174,7 +180,7 @@ impl World {
     /// The transport's connections break, and both notice.
     fn link_down(&mut self) {
         for node in NODES {
-            self.input(node, crate::host::Input::Event(Event::LinkDown));
+            self.input(node, Input::Event(Event::LinkDown));
         }
     }
 
@@ -226,13 +232,12 @@ impl World {
         self.at(6_000_000, Ev::Fault(Fault::Operator));
         let role = |node: NodeId| self.hosts[node as usize].status().map(|s| s.role);
         let led = NODES.into_iter().find(|n| role(*n) == Some(Role::Primary));
-        let rightful = self.truth().map(|record| record.holder);
-        if let Some(primary) = led.filter(|primary| rightful == Some(*primary)) {
-            self.event(primary, Event::Command(Command::AcceptWitness));
+        if let Some(primary) = led.filter(|primary| self.holder() == Some(*primary)) {
+            self.command(primary, Command::AcceptWitness);
             return;
         }
         let outdated = self.truth().and_then(|record| record.outdated);
-        let holder = self.truth().map(|record| record.holder);
+        let holder = self.holder();
         let worth = |node: &NodeId| {
             let host = &self.hosts[*node as usize];
             let good = !host.durable.inconsistent && outdated != Some(*node);
@@ -244,6 +249,6 @@ impl World {
         if !self.setup.is_sync() {
             self.lose_unflushed(); // The person was told that the standby may be behind.
         }
-        self.event(best, Event::Command(Command::Promote { force: true }));
+        self.command(best, Command::Promote { force: true });
     }
 }

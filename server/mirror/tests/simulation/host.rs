@@ -32,6 +32,14 @@ pub struct Read {
     pub sector: usize,
 }
 
+/// An answer that waits until it may leave.
+enum Held {
+    /// A read, and what it found.
+    Read(Read, u64),
+    /// What became of a change or a flush.
+    Ended(RequestId, Reply),
+}
+
 pub struct Host {
     pub node: Option<Node>,
     pub life: u64,
@@ -42,8 +50,7 @@ pub struct Host {
     persists: VecDeque<(PersistId, Durable)>,
     persist_at: u64,
     works: BTreeMap<Ticket, (Work, Option<Snapshot>)>,
-    /// Reads that wait until they may be answered, with what they found.
-    held: Vec<(Read, u64)>,
+    held: Vec<Held>,
     /// Counts how often all clients were closed.
     pub reign: u64,
     pub clock: Clock,
@@ -256,6 +263,9 @@ impl World {
             Action::Ask(request) => self.send_request(id, request),
             Action::Disk(ticket, work) => self.start_work(id, ticket, work),
             Action::Persist(persist, state) => self.start_persist(id, persist, *state),
+            Action::Reply(request, reply) if self.is_gated(request, reply) => {
+                self.host(id).held.push(Held::Ended(request, reply));
+            }
             Action::Reply(request, reply) => self.send_reply(id, request, reply, None),
             Action::CloseClients => {
                 let host = self.host(id);
@@ -405,13 +415,13 @@ impl World {
             return;
         }
         let value = host.disk.read(read.volume, read.sector);
-        host.held.push((read, value));
+        host.held.push(Held::Read(read, value));
         if !host.frozen {
             self.answer_held(id);
         }
     }
 
-    /// Answers the reads that may be answered.
+    /// Lets the answers go that may. Who is no client only looks, and does not wait.
     fn answer_held(&mut self, id: NodeId) {
         let (now, lie) = (self.now, self.lie);
         let host = self.host(id);
@@ -424,11 +434,15 @@ impl World {
             .as_ref()
             .is_some_and(|node| node.may_answer(moment));
         if host.held.is_empty() || !(may || (lie == Lie::NoLease && primary)) {
-            host.held.retain(|(read, _)| read.request.is_some());
+            host.held
+                .retain(|held| !matches!(held, Held::Read(Read { request: None, .. }, _)));
             return;
         }
-        for (read, value) in std::mem::take(&mut host.held) {
-            self.end_read(id, read, Ok(value));
+        for held in std::mem::take(&mut host.held) {
+            match held {
+                Held::Read(read, value) => self.end_read(id, read, Ok(value)),
+                Held::Ended(request, reply) => self.send_reply(id, request, reply, None),
+            }
         }
     }
 

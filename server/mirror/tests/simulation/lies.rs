@@ -5,7 +5,7 @@
 pub enum Lie {
     /// Nothing.
     None,
-    /// Reads are answered without a lease.
+    /// Answers leave without a lease.
     NoLease,
     /// An answer comes for each change before the standby has it: no longer shipped before applied.
     ShipWithoutWaiting,

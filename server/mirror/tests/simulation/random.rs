@@ -7,6 +7,12 @@ impl Random {
         Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ 0xD1B5_4A32_D192_ED03)
     }
 
+    /// Another generator, for what is decided later than the rest was thought of: nothing is taken from this one, so
+    /// that seeds go on giving the runs that they gave.
+    pub fn aside(&self) -> Self {
+        Self::new(!self.0)
+    }
+
     pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;

@@ -27,10 +27,13 @@ pub struct Setup {
     /// Between two failures on average, in microseconds.
     pub fault_every: u64,
     pub active_for: u64,
+    /// How long a client waits for any answer before it tries the next server, in microseconds.
+    pub patience: u64,
 }
 
 impl Setup {
     pub fn new(random: &mut Random) -> Self {
+        let patient = random.aside().one_in(4);
         let lag = random.between(1, 8) as usize;
         let config = Config {
             mode: if random.one_in(7) {
@@ -62,6 +65,7 @@ impl Setup {
             clocks_stop: random.one_in(3),
             fault_every: random.between(80_000, 900_000),
             active_for: random.between(2_000_000, 8_000_000),
+            patience: if patient { 8_000_000 } else { 700_000 },
         }
     }
 

@@ -81,6 +81,8 @@ pub struct World {
     pub net: Net,
     pub requests: HashMap<RequestId, (usize, ConnectionId, Option<u64>)>,
     pub reigns: BTreeMap<Term, NodeId>,
+    /// Losses of power by the time when one server took the other's place.
+    pub losses_when_taken: u64,
     pub active: bool,
     /// Both sides are compared now and then.
     pub verifies: bool,
@@ -112,6 +114,7 @@ impl World {
             net: Net::default(),
             requests: HashMap::new(),
             reigns: BTreeMap::new(),
+            losses_when_taken: 0,
             active: false,
             verifies: true,
             busy: false,
@@ -408,7 +411,8 @@ impl World {
             .net
             .delay(&mut self.random, End::Server(from), End::Clients)
         {
-            self.at(delay, Ev::Answer(request, reply, value, self.model.losses));
+            let losses = self.true_until(from);
+            self.at(delay, Ev::Answer(request, reply, value, losses));
         }
     }
 
@@ -491,12 +495,15 @@ impl World {
     }
 
     fn at_witness(&mut self, request: WitnessRequest, life: u64) {
-        let before = self.witness.revision();
+        let (before, holder) = (self.witness.revision(), self.holder());
         let Some(answer) = self.witness.handle(request, self.lie) else {
             return;
         };
         if request.swap.is_some() {
             self.log(|| format!("witness: {request:?} gives {answer:?}"));
+        }
+        if self.holder() != holder {
+            self.losses_when_taken = self.model.losses;
         }
         let to = request.from;
         let asker = &self.hosts[to as usize];
@@ -535,6 +542,10 @@ impl World {
             && self.is_idle(NodeId::A)
             && self.is_idle(NodeId::B)
             && self.paired()
+    }
+
+    pub fn holder(&self) -> Option<NodeId> {
+        self.truth().map(|record| record.holder)
     }
 
     /// The record by which the operator decides.
