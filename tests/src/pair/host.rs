@@ -1,6 +1,7 @@
 //! One server of the pair, on a host of its own.
 
 use std::fs::{self, File};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Output};
 
@@ -13,6 +14,8 @@ use crate::deadline::wait_for;
 use crate::namespace::Namespace;
 use crate::server::Server;
 
+/// Where servers listen for one another.
+pub(super) const LINK: u16 = 7012;
 /// What a small disk holds at first. Bytes.
 const ROOMY: u64 = 3 << 30;
 
@@ -236,6 +239,16 @@ impl Host {
         self.nft("delete table inet cut");
     }
 
+    /// From now on it dials `place` when it means the other server.
+    pub(super) fn divert(&self, place: SocketAddr) {
+        self.nft(&format!(
+            "add table ip line; \
+             add chain ip line out {{ type nat hook output priority -100; }}; \
+             add rule ip line out ip daddr {} tcp dport {LINK} dnat to {place}",
+            self.side.other().address()
+        ));
+    }
+
     fn nft(&self, rules: &str) {
         let set = self.namespace.command("nft").arg(rules).output();
         let set = set.expect("nft (package nftables) runs");
@@ -287,7 +300,7 @@ fn configuration(side: Side, plan: &Plan<'_>, dir: &Path) -> String {
     format!(
         "[server]\ndata = {}\ncontrol = {}\ninterface = \"eth0\"\naddress = \"{}/24\"\n{}\n\
          [dhcp]\nmode = \"full\"\nrange = \"10.80.0.100-10.80.0.199\"\n\
-         [standby]\npeer = \"{}:7012\"\nsecret = {}\n{}\n{}\n{}\n",
+         [standby]\npeer = \"{}:{LINK}\"\nsecret = {}\n{}\n{}\n{}\n",
         text(own.join("data")),
         text(own.join("control.sock")),
         side.address(),

@@ -17,6 +17,7 @@ pub mod guest;
 pub mod held;
 pub mod host;
 pub mod image;
+pub mod line;
 pub mod seat;
 pub mod witness;
 
