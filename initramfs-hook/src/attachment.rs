@@ -15,6 +15,7 @@ use crate::nag::Nag;
 use crate::net::{self, Place};
 use crate::netlink::Setup;
 use crate::pulse::{Pulse, Verdict};
+use crate::question::Question;
 use crate::queue::{self, Inflight};
 use crate::security::Security;
 use crate::sys;
@@ -73,9 +74,8 @@ pub struct Attachment {
     agreed: Option<Terms>,
     serving: Option<OwnedFd>,
     candidate: Option<Candidate>,
-    /// A connection being opened to another server while the one in use is doubted. It carries nothing before that
-    /// one is left.
-    question: Option<OwnedFd>,
+    /// Asked of another server while the one in use is doubted.
+    question: Option<Question>,
     nag: Nag,
     pulse: Pulse,
     /// Opened where there are others to ask.
@@ -164,9 +164,9 @@ impl Attachment {
         let up = self.link.is_up();
         // The kernel reads and writes this socket. We only look whether it has ended.
         let serving = self.serving.as_ref().filter(|_| up);
-        let question = self.question.as_ref().filter(|_| up);
         let serving = serving.map(|fd| (fd.as_fd(), PollFlags::RDHUP));
-        let question = question.map(|fd| (fd.as_fd(), PollFlags::OUT));
+        let question = self.question.as_ref().filter(|_| up);
+        let question = question.map(Question::watch);
         let candidate = self.watch_candidate().filter(|_| !up);
         [serving, question, candidate].into_iter().flatten()
     }
@@ -206,23 +206,23 @@ impl Attachment {
             self.link.lost(now);
             return Ok(None);
         }
-        match self.question.take().filter(net::is_open) {
-            Some(fd) => self.replace(fd, around, now),
+        match self.question.take().filter(Question::has_greeted) {
+            Some(question) => self.replace(question, around, now),
             None => Ok(None),
         }
     }
 
-    /// Leaves the silent server for the other one, which has taken the connection `fd`.
+    /// Leaves the silent server for the one that was asked, which serves.
     fn replace(
         &mut self,
-        fd: OwnedFd,
+        answered: Question,
         around: &mut Around<'_>,
         now: Now,
     ) -> Result<Option<Happened>> {
         self.fell_silent(around, now);
         self.pulse.mistrust();
         self.link.moved(now);
-        let result = self.begin(fd, around.settings);
+        let result = self.begin(answered.into_connection(), around.settings);
         let result = result.and_then(|()| self.connected(around, now));
         self.follow(result, around, now)
     }
@@ -238,7 +238,7 @@ impl Attachment {
         if self.link.is_up() && self.pulse.deadline() <= now {
             match self.look(now) {
                 Verdict::Alive => self.question = None,
-                Verdict::Doubtful => self.ask(),
+                Verdict::Doubtful => self.ask(now),
                 Verdict::Dead => {
                     self.fell_silent(around, now);
                     self.link.silent(now);
@@ -262,11 +262,13 @@ impl Attachment {
         self.pulse.look(traffic, pending, now)
     }
 
-    /// Asks another server whether it serves by now, as one that took over does, and a standby does not: nothing listens
-    /// there. The last question has had its time.
-    fn ask(&mut self) {
-        let other = self.link.ask().map(|server| &self.places[server]);
-        self.question = other.and_then(|place| net::dial(place.address).ok());
+    /// Asks another server whether it serves by now, unless one that was asked is about to answer.
+    fn ask(&mut self, now: Now) {
+        let asked = self.question.as_ref();
+        if asked.is_none_or(|question| !question.is_open(now)) {
+            let other = self.link.ask().map(|server| &self.places[server]);
+            self.question = other.and_then(|place| Question::new(place.address, now).ok());
+        }
     }
 
     fn fell_silent(&mut self, around: &mut Around<'_>, now: Now) {

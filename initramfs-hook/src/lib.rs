@@ -29,6 +29,7 @@ pub mod net;
 pub mod netlink;
 pub mod post;
 pub mod pulse;
+pub mod question;
 pub mod queue;
 pub mod renewal;
 pub mod report;

@@ -10,8 +10,8 @@
 //!            └───lost──── Up ◀──installed── Installing ◀─ Settling
 //! ```
 //!
-//! An `Up` link to a silent server becomes `Dialing` at once when another one has taken a connection meanwhile
-//! ([`Link::ask`], [`Link::moved`]).
+//! An `Up` link to a silent server becomes `Dialing` at once when another one says meanwhile that it serves ([`Link::ask`],
+//! [`Link::moved`]).
 //!
 //! `Settling` exists because the kernel ignores a new socket, and says nothing, while it believes the old one alive.
 //! Its LINK_DEAD message proves that it has let go; should that message be lost, patience and the second
@@ -259,7 +259,7 @@ impl Link {
         (self.asked != self.server).then_some(self.asked)
     }
 
-    /// The server that was asked has taken the connection: it takes the place of the one in use.
+    /// The server that was asked serves: it takes the place of the one in use.
     pub fn moved(&mut self, now: Now) {
         self.lost(now);
         self.server = self.asked;

@@ -124,7 +124,7 @@ impl Pulse {
         }
     }
 
-    /// Another server takes connections, and gets this disk's. Should it not have taken over after all, asking next
+    /// Another server says that it serves, and gets this disk. Should it not have taken over after all, asking next
     /// time can wait longer.
     pub fn mistrust(&mut self) {
         self.doubt = self.doubt.map(longer);

@@ -1,6 +1,6 @@
 //! A machine whose root is an ext4 on its network disk, under load that syncs every write, while the primaries of its pair
-//! are killed, frozen, cut off and stopped: it sees a pause, never an error, and no synced write is lost. Prints how long
-//! the pauses were.
+//! are killed, frozen, cut off, stopped and unplugged: it sees a pause, never an error, and no synced write is lost. Prints
+//! how long the pauses were.
 
 use std::time::Duration;
 
@@ -168,6 +168,25 @@ fn ten_primaries_in_a_row_hand_over() {
         "primary handed over (standby handover)",
         |pair, side| drop(pair.host(side).standby_done(&["handover"])),
         |_, _| {},
+    );
+    verdict(&pair, machine);
+    assert!(pauses.median() <= GOAL, "{}", pauses.event);
+}
+
+#[test]
+#[ignore = "long: make test-full"]
+fn ten_primaries_in_a_row_are_unplugged() {
+    let mut pair = pair();
+    let mut machine = Machine::boot(&pair, 1, "one");
+    let pauses = again_and_again(
+        &mut pair,
+        &mut machine,
+        "primary's cable pulled, as by a power cut",
+        |pair, side| {
+            pair.plug(side, false);
+            pair.wait_serving(side.other());
+        },
+        |pair, side| pair.plug(side, true),
     );
     verdict(&pair, machine);
     assert!(pauses.median() <= GOAL, "{}", pauses.event);

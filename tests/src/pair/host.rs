@@ -38,7 +38,7 @@ impl Host {
             false => Namespace::new(),
         };
         let name = format!("{side:?}").to_lowercase();
-        switch.plug(&format!("server-{name}"), &namespace);
+        switch.plug(side.port(), &namespace);
         namespace.ip(&format!("address add {}/24 dev eth0", side.address()));
         let own = dir.join(name);
         fs::create_dir_all(own.join("data")).expect("a data directory");

@@ -50,6 +50,14 @@ impl Side {
         }
     }
 
+    /// Its port of the switch.
+    fn port(self) -> &'static str {
+        match self {
+            Self::A => "server-a",
+            Self::B => "server-b",
+        }
+    }
+
     /// Its address.
     pub fn address(self) -> &'static str {
         match self {
@@ -190,6 +198,11 @@ impl Pair {
     /// One of the servers.
     pub fn host_mut(&mut self, side: Side) -> &mut Host {
         &mut self.hosts[side as usize]
+    }
+
+    /// Pulls a server's cable out, or puts it back.
+    pub fn plug(&self, side: Side, up: bool) {
+        self.switch.set(side.port(), up);
     }
 
     /// Who serves the room, if anybody does.
