@@ -67,9 +67,9 @@ impl Agent {
             }
             self.turn(deadline)?;
         }
-        for attachment in &self.attachments {
+        for attachment in &mut self.attachments {
             if let Err(error) = attachment.tune() {
-                // Without it an interrupted request waits for up to 30 s.
+                // Without it an interrupted request waits for up to 30 s, and a frozen server is noticed late.
                 let line = format!("/dev/{} cannot be tuned: {error}", attachment.device());
                 self.console.say(Level::Warning, &line);
             }

@@ -25,7 +25,8 @@ bootroom-attach: attach network disks and keep them attached
   --server HOST[:PORT][,...]   further servers of the same exports, tried in turn
   --report URL                 report to http://HOST[:PORT]/PATH/EVENT
   --timeout SECONDS            give up if not attached by then (default 60; 0: never)
-  --request-timeout SECONDS    no answer for so long ends a connection (default 10; 3 with several servers)
+  --request-timeout SECONDS    no answer for so long ends a connection (default 10); other servers are
+                               asked after a fifth of it whether they serve by now
   --tls DIRECTORY              server.pem, ca.pem, client.pem, client.key for nbds://
                                (default /etc/bootroom/tls)
   --foreground                 do not go into the background

@@ -14,19 +14,17 @@ use crate::link::{Action, Link, Now};
 use crate::nag::Nag;
 use crate::net::{self, Place};
 use crate::netlink::Setup;
-use crate::pulse::{Pulse, Traffic};
+use crate::pulse::{Pulse, Verdict};
+use crate::question::Question;
+use crate::queue::{self, Inflight};
 use crate::security::Security;
 use crate::sys;
 use crate::talk::Talk;
 use crate::terms::Terms;
+use crate::uri::Transport;
 
 /// How long the kernel lets I/O wait without a socket: ten years. A teacher's patience ends earlier.
 const DEAD_TIMEOUT: Duration = Duration::from_secs(10 * 365 * 86400);
-
-/// After what time, rounded up to a full second, the kernel looks whether an unanswered request went
-/// out over a connection that is no more. Each look at a request that is merely slow costs a line in
-/// the kernel log, at a level that no console shows.
-const RESEND_CHECK: Duration = Duration::from_millis(500);
 
 /// So often the kernel has to say that it knows no such attachment (any more) before the agent believes it.
 const DISOWNED: u8 = 3;
@@ -76,8 +74,12 @@ pub struct Attachment {
     agreed: Option<Terms>,
     serving: Option<OwnedFd>,
     candidate: Option<Candidate>,
+    /// Asked of another server while the one in use is doubted.
+    question: Option<Question>,
     nag: Nag,
     pulse: Pulse,
+    /// Opened where there are others to ask.
+    inflight: Option<Inflight>,
     /// The server that stopped answering, until the disk works again.
     silent: Option<usize>,
     /// How often in a row the kernel said that the device is not ours.
@@ -88,6 +90,7 @@ impl Attachment {
     /// A disk to be attached; nothing happens before the first [`Attachment::tick`].
     pub fn new(disk: Disk, places: Vec<Place>, patience: Duration, seed: u64, now: Now) -> Self {
         let link = Link::new(places.len(), seed, now);
+        let pulse = Pulse::new(patience, places.len() > 1, now);
         let identity = identity(&disk);
         Self {
             disk,
@@ -97,8 +100,10 @@ impl Attachment {
             agreed: None,
             serving: None,
             candidate: None,
+            question: None,
             nag: Nag::new(now),
-            pulse: Pulse::new(patience, now),
+            pulse,
+            inflight: None,
             silent: None,
             disowned: 0,
         }
@@ -155,14 +160,18 @@ impl Attachment {
     }
 
     /// What to wait for; then comes [`Attachment::ready`].
-    pub fn watch(&self) -> Option<(BorrowedFd<'_>, PollFlags)> {
-        if self.link.is_up() {
-            // The kernel reads and writes this socket. We only look whether it has ended.
-            return self
-                .serving
-                .as_ref()
-                .map(|fd| (fd.as_fd(), PollFlags::RDHUP));
-        }
+    pub fn watch(&self) -> impl Iterator<Item = (BorrowedFd<'_>, PollFlags)> {
+        let up = self.link.is_up();
+        // The kernel reads and writes this socket. We only look whether it has ended.
+        let serving = self.serving.as_ref().filter(|_| up);
+        let serving = serving.map(|fd| (fd.as_fd(), PollFlags::RDHUP));
+        let question = self.question.as_ref().filter(|_| up);
+        let question = question.map(Question::watch);
+        let candidate = self.watch_candidate().filter(|_| !up);
+        [serving, question, candidate].into_iter().flatten()
+    }
+
+    fn watch_candidate(&self) -> Option<(BorrowedFd<'_>, PollFlags)> {
         let candidate = self.candidate.as_ref()?;
         let flags = match (
             self.link.is_dialing(),
@@ -180,16 +189,41 @@ impl Attachment {
     /// The awaited thing has come.
     pub fn ready(&mut self, around: &mut Around<'_>, now: Now) -> Result<Option<Happened>> {
         if self.link.is_up() {
-            self.pulse.forgive();
-            self.lost("connection lost", around, now);
-            self.link.lost(now);
-            return Ok(None);
+            return self.ready_while_up(around, now);
         }
         let result = if self.link.is_dialing() {
             self.connected(around, now)
         } else {
             self.converse(now)
         };
+        self.follow(result, around, now)
+    }
+
+    fn ready_while_up(&mut self, around: &mut Around<'_>, now: Now) -> Result<Option<Happened>> {
+        if self.serving.as_ref().is_some_and(net::has_ended) {
+            self.pulse.forgive();
+            self.lost("connection lost", around, now);
+            self.link.lost(now);
+            return Ok(None);
+        }
+        match self.question.take().filter(Question::has_greeted) {
+            Some(question) => self.replace(question, around, now),
+            None => Ok(None),
+        }
+    }
+
+    /// Leaves the silent server for the one that was asked, which serves.
+    fn replace(
+        &mut self,
+        answered: Question,
+        around: &mut Around<'_>,
+        now: Now,
+    ) -> Result<Option<Happened>> {
+        self.fell_silent(around, now);
+        self.pulse.mistrust();
+        self.link.moved(now);
+        let result = self.begin(answered.into_connection(), around.settings);
+        let result = result.and_then(|()| self.connected(around, now));
         self.follow(result, around, now)
     }
 
@@ -201,23 +235,45 @@ impl Attachment {
                 &format!("waiting for {}: {line}", self.place()),
             );
         }
-        if self.link.is_up() && self.pulse.deadline() <= now && !self.answers(now) {
-            self.lost("no answer", around, now);
-            self.silent = Some(self.link.server());
-            self.link.silent(now);
-            return Ok(None);
+        if self.link.is_up() && self.pulse.deadline() <= now {
+            match self.look(now) {
+                Verdict::Alive => self.question = None,
+                Verdict::Doubtful => self.ask(now),
+                Verdict::Dead => {
+                    self.fell_silent(around, now);
+                    self.link.silent(now);
+                    return Ok(None);
+                }
+            }
         }
         let action = self.link.tick(now);
         self.follow(Ok(action), around, now)
     }
 
-    fn answers(&mut self, now: Now) -> bool {
-        let Some(fd) = &self.serving else { return true };
-        // A socket that cannot be asked has ended, which is noticed on its own.
-        let Ok((sent, received)) = sys::tcp_traffic(fd.as_fd()) else {
-            return true;
+    fn look(&mut self, now: Now) -> Verdict {
+        let Some(fd) = &self.serving else {
+            return Verdict::Alive;
         };
-        self.pulse.look(Traffic { sent, received }, now)
+        // A socket that cannot be asked has ended, which is noticed on its own.
+        let Ok(traffic) = sys::tcp_traffic(fd.as_fd()) else {
+            return Verdict::Alive;
+        };
+        let pending = self.inflight.as_ref().is_some_and(Inflight::any);
+        self.pulse.look(traffic, pending, now)
+    }
+
+    /// Asks another server whether it serves by now, unless one that was asked is about to answer.
+    fn ask(&mut self, now: Now) {
+        let asked = self.question.as_ref();
+        if asked.is_none_or(|question| !question.is_open(now)) {
+            let other = self.link.ask().map(|server| &self.places[server]);
+            self.question = other.and_then(|place| Question::new(place.address, now).ok());
+        }
+    }
+
+    fn fell_silent(&mut self, around: &mut Around<'_>, now: Now) {
+        self.lost("no answer", around, now);
+        self.silent = Some(self.link.server());
     }
 
     /// The kernel says that it has given up the socket.
@@ -239,6 +295,7 @@ impl Attachment {
             ),
         );
         self.nag.begin(now, why);
+        self.question = None;
         if let Some(fd) = &self.serving {
             net::shut(fd);
         }
@@ -287,9 +344,14 @@ impl Attachment {
     }
 
     fn dial(&mut self, server: usize, settings: &Settings) -> Result<()> {
-        let place = &self.places[server];
-        let fd =
-            net::dial(place.address).map_err(|e| Error::with(Kind::Network, "no connection", e))?;
+        let address = self.places[server].address;
+        let fd = net::dial(address).map_err(|e| Error::with(Kind::Network, "no connection", e))?;
+        self.begin(fd, settings)
+    }
+
+    /// Begins to talk over a connection to the link's server.
+    fn begin(&mut self, fd: OwnedFd, settings: &Settings) -> Result<()> {
+        let place = &self.places[self.link.server()];
         let talk = Talk::new(&self.disk.target, &place.host, settings.security.as_ref())?;
         self.candidate = Some(Candidate {
             fd,
@@ -309,6 +371,8 @@ impl Attachment {
             return self.assert_again(around).map(|()| None);
         };
         talk.seal(&fd)?;
+        let begun = sys::tcp_traffic(fd.as_fd()).ok();
+        let begun = begun.filter(|_| self.disk.target.transport == Transport::Plain);
         net::set_blocking(&fd).map_err(|e| Error::with(Kind::Network, "no connection", e))?;
         let first = self.agreed.is_none();
         let terms = self.agreed.get_or_insert(terms);
@@ -324,15 +388,9 @@ impl Attachment {
         })?;
         self.serving = Some(fd);
         self.disowned = 0;
-        // One that another had to take the place of was not merely slow.
-        if self
-            .silent
-            .take()
-            .is_some_and(|silent| silent != self.link.server())
-        {
-            self.pulse.forgive();
-        }
-        self.pulse.begin(now);
+        let silent = self.silent.take();
+        let replaced = silent.is_some_and(|silent| silent != self.link.server());
+        self.pulse.begin(begun, replaced, now);
         let away = self.link.installed(now);
         Ok(Some(self.announce(away, around)))
     }
@@ -423,16 +481,14 @@ fn vanished() -> Error {
 }
 
 impl Attachment {
-    /// Settings that the kernel takes through files; only while files can still be used. Keeps it from sending larger
-    /// requests than the server takes, and makes it look soon whether a request has to be sent again.
-    pub fn tune(&self) -> std::io::Result<()> {
-        let queue = format!("/sys/block/{}/queue", self.disk.device);
-        if let Some(kb) = self.agreed.as_ref().and_then(Terms::max_sectors_kb) {
-            std::fs::write(format!("{queue}/max_sectors_kb"), kb.to_string())?;
+    /// What goes through files, while those can still be used: settings of the kernel, and the way to its count of
+    /// requests where that is of use.
+    pub fn tune(&mut self) -> std::io::Result<()> {
+        let device = self.disk.device;
+        queue::tune(device, self.agreed.as_ref().and_then(Terms::max_sectors_kb))?;
+        if self.places.len() > 1 {
+            self.inflight = Some(Inflight::open(device)?);
         }
-        std::fs::write(
-            format!("{queue}/io_timeout"),
-            RESEND_CHECK.as_millis().to_string(),
-        )
+        Ok(())
     }
 }

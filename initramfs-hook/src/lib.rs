@@ -2,7 +2,7 @@
 //! machine runs, whatever happens to the server and the network in between.
 //!
 //! The agent must never hand the kernel a socket that leads to another disk than the one it began with, never hold
-//! two live sockets for one disk, never touch a file once its disks are attached, and never end while they are.
+//! two live sockets for one disk, never open a file once its disks are attached, and never end while they are.
 //!
 //! What decides is pure and apart from what acts: [`link`] (when to dial, when to install), [`terms`] (is it the same
 //! disk), [`netlink`] and [`lease`] (messages as bytes), [`uri`] and [`cmdline`] (what is asked for). [`agent`],
@@ -29,6 +29,8 @@ pub mod net;
 pub mod netlink;
 pub mod post;
 pub mod pulse;
+pub mod question;
+pub mod queue;
 pub mod renewal;
 pub mod report;
 pub mod secret;
@@ -36,4 +38,5 @@ pub mod security;
 pub mod sys;
 pub mod talk;
 pub mod terms;
+pub mod traffic;
 pub mod uri;

@@ -10,6 +10,9 @@
 //!            └───lost──── Up ◀──installed── Installing ◀─ Settling
 //! ```
 //!
+//! An `Up` link to a silent server becomes `Dialing` at once when another one says meanwhile that it serves ([`Link::ask`],
+//! [`Link::moved`]).
+//!
 //! `Settling` exists because the kernel ignores a new socket, and says nothing, while it believes the old one alive.
 //! Its LINK_DEAD message proves that it has let go; should that message be lost, patience and the second
 //! installation (`Action::Install` again, once, a second later) take its place.
@@ -78,6 +81,8 @@ pub struct Link {
     phase: Phase,
     servers: usize,
     server: usize,
+    /// The one that was last asked whether it serves in the place of `server`.
+    asked: usize,
     /// Attempts since the link was lost.
     attempt: usize,
     /// Refusals in a row.
@@ -111,6 +116,7 @@ impl Link {
             phase: Phase::Waiting { until: now },
             servers: servers.max(1),
             server: 0,
+            asked: 0,
             attempt: 0,
             refused: 0,
             kernel_let_go: true,
@@ -241,6 +247,25 @@ impl Link {
     pub fn silent(&mut self, now: Now) {
         self.server = (self.server + 1) % self.servers;
         self.lost(now);
+    }
+
+    /// The server in use gives reason to doubt it: which other one to ask whether it serves in its place, if there is one.
+    pub fn ask(&mut self) -> Option<usize> {
+        let after = |server| (server + 1) % self.servers;
+        self.asked = match after(self.asked) == self.server {
+            true => after(self.server),
+            false => after(self.asked),
+        };
+        (self.asked != self.server).then_some(self.asked)
+    }
+
+    /// The server that was asked serves: it takes the place of the one in use.
+    pub fn moved(&mut self, now: Now) {
+        self.lost(now);
+        self.server = self.asked;
+        self.phase = Phase::Dialing {
+            deadline: now.after(DIAL_PATIENCE),
+        };
     }
 
     /// The attempt came to nothing: no connection, or it broke.
@@ -379,6 +404,33 @@ mod tests {
         let mut alone = up(1);
         alone.silent(at(1000));
         assert_eq!(alone.tick(alone.deadline().unwrap()), Action::Dial(0));
+    }
+
+    #[test]
+    fn the_others_are_asked_in_turn_and_the_one_that_answers_gets_the_link() {
+        let mut link = up(3);
+        assert_eq!([1, 2, 1].map(|_| link.ask().unwrap()), [1, 2, 1]);
+        assert!(link.is_up(), "asking changes nothing");
+        link.moved(at(5000));
+        assert_eq!((link.server(), link.is_dialing()), (1, true));
+        link.connected(at(5000));
+        assert_eq!(link.agreed(at(5000)), Action::None, "the kernel first");
+        assert_eq!(link.kernel_let_go(), Action::Install);
+        assert!(link.installed(at(5100)).is_some());
+        assert_eq!([2, 0].map(|_| link.ask().unwrap()), [2, 0]);
+        assert_eq!(up(1).ask(), None);
+    }
+
+    #[test]
+    fn one_that_was_asked_and_does_not_serve_after_all_leads_back_soon() {
+        let mut link = up(2);
+        link.ask();
+        link.moved(at(5000));
+        link.connected(at(5000));
+        link.refused(at(5000));
+        let (then, action) = tick(&mut link);
+        assert_eq!(action, Action::Dial(0));
+        assert!(then.since(at(5000)) < Duration::from_millis(100));
     }
 
     #[test]

@@ -17,6 +17,9 @@ use bootroom_attach::security::Security;
 use bootroom_attach::uri::Server;
 use bootroom_attach::{clock, daemon, guard, identity, net, secret};
 
+/// How long a server may be silent before it is given up.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+
 fn main() -> ExitCode {
     let args = std::env::args_os()
         .skip(1)
@@ -144,12 +147,6 @@ fn deliver(server: &Server, request: &[u8]) -> bool {
     }
 }
 
-/// How long a server may be silent before it is given up: shorter where another one can take its place.
-fn request_timeout(plan: &Plan) -> Duration {
-    let several = plan.disks.iter().any(|disk| disk.target.servers.len() > 1);
-    Duration::from_secs(if several { 3 } else { 10 })
-}
-
 /// Goes on from memory, if this is not done yet.
 fn rerun() -> Result<()> {
     let args: Vec<_> = std::env::args_os().collect();
@@ -207,9 +204,7 @@ fn serve(attach: Attach, attached: impl FnOnce(&mut Console) -> std::io::Result<
         ));
     }
     let settings = Settings {
-        request_timeout: attach
-            .request_timeout
-            .unwrap_or_else(|| request_timeout(&plan)),
+        request_timeout: attach.request_timeout.unwrap_or(REQUEST_TIMEOUT),
         security: Security::load(&[&attach.tls, Path::new(identity::TLS)])?,
     };
     fetch_secret(&plan, &settings, attach.patience, &mut console)?;

@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
 use crate::error::{Error, Kind, Result};
@@ -97,6 +98,12 @@ pub fn finished(fd: &OwnedFd) -> io::Result<()> {
     sockopt::socket_error(fd)?.map_err(io::Error::from)
 }
 
+/// Whether a connection that was open has ended.
+pub fn has_ended(fd: &OwnedFd) -> bool {
+    let mut fds = [PollFd::new(fd, PollFlags::RDHUP)];
+    poll(&mut fds, Some(&Timespec::default())).is_ok_and(|ended| ended > 0)
+}
+
 /// Prepares a connection for carrying a disk. `patience` is how long unacknowledged data may stay so before the
 /// connection counts as broken.
 pub fn prepare(fd: &OwnedFd, patience: Duration) -> io::Result<()> {
@@ -127,11 +134,10 @@ pub fn set_blocking(fd: &OwnedFd) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rustix::event::{PollFd, PollFlags, poll};
 
     fn wait_writable(fd: &OwnedFd) {
         let mut fds = [PollFd::new(fd, PollFlags::OUT)];
-        let deadline = rustix::time::Timespec {
+        let deadline = Timespec {
             tv_sec: 5,
             tv_nsec: 0,
         };
@@ -145,9 +151,11 @@ mod tests {
         let fd = dial(address).unwrap();
         wait_writable(&fd);
         finished(&fd).unwrap();
+        assert!(!has_ended(&fd));
         prepare(&fd, Duration::from_secs(10)).unwrap();
         assert_eq!(sockopt::tcp_user_timeout(&fd).unwrap(), 10_000);
-        drop((listener, fd));
+        drop(listener);
+        assert!(has_ended(&fd));
         let fd = dial(address).unwrap();
         wait_writable(&fd);
         assert_eq!(

@@ -6,6 +6,8 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
+use crate::traffic::Traffic;
+
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {
     if result < 0 {
         Err(io::Error::last_os_error())
@@ -261,9 +263,10 @@ pub fn end_machine(power_off: bool) -> io::Result<()> {
     check(unsafe { libc::reboot(how) }).map(drop)
 }
 
-/// What a TCP connection has carried: `tcpi_data_segs_out` and `tcpi_bytes_received` of `struct tcp_info`
-/// (`linux/tcp.h`; both since Linux 4.6).
-pub fn tcp_traffic(fd: BorrowedFd<'_>) -> io::Result<(u32, u64)> {
+/// What a TCP connection has carried, by `struct tcp_info` (`linux/tcp.h`; all of it since Linux 4.6).
+pub fn tcp_traffic(fd: BorrowedFd<'_>) -> io::Result<Traffic> {
+    const UNACKED: usize = 24;
+    const ACKED: usize = 120;
     const RECEIVED: usize = 128;
     const SEGMENTS: usize = 156;
     let mut info = [0u8; 232];
@@ -279,11 +282,14 @@ pub fn tcp_traffic(fd: BorrowedFd<'_>) -> io::Result<(u32, u64)> {
         )
     };
     check(result)?;
-    let segments = info[SEGMENTS..SEGMENTS + 4]
-        .try_into()
-        .map(u32::from_ne_bytes);
-    let received = info[RECEIVED..RECEIVED + 8]
-        .try_into()
-        .map(u64::from_ne_bytes);
-    Ok((segments.unwrap_or(0), received.unwrap_or(0)))
+    Ok(Traffic {
+        sent: u32::from_ne_bytes(field(&info, SEGMENTS)),
+        unacked: u32::from_ne_bytes(field(&info, UNACKED)),
+        acked: u64::from_ne_bytes(field(&info, ACKED)),
+        received: u64::from_ne_bytes(field(&info, RECEIVED)),
+    })
+}
+
+fn field<const N: usize>(info: &[u8], at: usize) -> [u8; N] {
+    std::array::from_fn(|n| info[at + n])
 }

@@ -64,6 +64,9 @@ impl fmt::Display for ErrorKind {
     }
 }
 
+/// What the host says of a disk or a filesystem that is damaged: EIO, EBADMSG, EUCLEAN.
+const BAD_DISK: [i32; 3] = [5, 74, 117];
+
 /// Any failure of this crate.
 #[derive(Debug, thiserror::Error)]
 #[error("{context}: {kind}")]
@@ -109,6 +112,12 @@ impl Error {
             self.kind,
             ErrorKind::NoSpace | ErrorKind::QuotaFull | ErrorKind::PoolLow
         )
+    }
+
+    /// Whether what is on disk is damaged, or the disk below it: to try again brings nothing.
+    pub fn is_damage(&self) -> bool {
+        let errno = self.source.as_ref().and_then(io::Error::raw_os_error);
+        self.kind == ErrorKind::Corrupt || errno.is_some_and(|errno| BAD_DISK.contains(&errno))
     }
 
     /// This error, of the thing `name`.

@@ -14,6 +14,7 @@
 //! disk, and why its ordering is safe, stands in FORMAT.md.
 #![deny(unsafe_code)]
 
+mod aside;
 mod attachment;
 mod base;
 mod changes;

@@ -61,6 +61,7 @@ pub(crate) struct Pool {
     /// Bytes that may be given out before the next look.
     allowance: AtomicI64,
     low: AtomicBool,
+    admitted: AtomicBool,
 }
 
 impl Pool {
@@ -71,7 +72,22 @@ impl Pool {
             low_water,
             allowance: AtomicI64::new(0),
             low: AtomicBool::new(false),
+            admitted: AtomicBool::new(false),
         }
+    }
+
+    /// Whether somebody else has decided already what there is room for.
+    pub(crate) fn set_admitted(&self, admitted: bool) {
+        self.admitted.store(admitted, Ordering::Relaxed);
+    }
+
+    fn is_admitted(&self) -> bool {
+        self.admitted.load(Ordering::Relaxed)
+    }
+
+    /// Whether less is free than the mark.
+    pub(crate) fn is_low(&self) -> Result<bool> {
+        Ok(self.low_water > 0 && self.look()?)
     }
 
     /// Looks how much is free; says whether that is below the mark.
@@ -95,7 +111,7 @@ impl Pool {
 
     /// Refuses while the pool is below its mark.
     pub(crate) fn require_room(&self) -> Result<()> {
-        if self.low_water == 0 || !self.look()? {
+        if self.is_admitted() || !self.is_low()? {
             return Ok(());
         }
         let text = format!(
@@ -107,7 +123,7 @@ impl Pool {
     }
 
     fn take(&self, bytes: u64, keep: bool) -> Result<()> {
-        if self.low_water == 0 || keep {
+        if self.low_water == 0 || keep || self.is_admitted() {
             return Ok(());
         }
         let left = self.allowance.fetch_sub(bytes as i64, Ordering::Relaxed) - bytes as i64;
@@ -196,7 +212,7 @@ impl Space {
 
     fn fits(&self, used: u64) -> Result<()> {
         match self.quota() {
-            Some(quota) if used > quota / BLOCK => {
+            Some(quota) if used > quota / BLOCK && !self.pool.is_admitted() => {
                 let text = format!("overlay {} with a quota of {quota} bytes", self.id);
                 Err(Error::new(ErrorKind::QuotaFull, text))
             }

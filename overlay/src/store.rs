@@ -56,12 +56,12 @@ pub struct OverlaySpec {
     pub base: Arc<dyn Base>,
 }
 
-type Slot = Arc<Mutex<Weak<Overlay>>>;
+pub(crate) type Slot = Arc<Mutex<Weak<Overlay>>>;
 
 /// All overlays below one folder. One process at a time; calls may come from many threads.
 pub struct Store {
-    dir: PathBuf,
-    host: Arc<dyn Storage>,
+    pub(crate) dir: PathBuf,
+    pub(crate) host: Arc<dyn Storage>,
     pool: Arc<Pool>,
     slots: Mutex<HashMap<OverlayId, Slot>>,
     background: bool,
@@ -93,7 +93,7 @@ impl Store {
         Ok(store)
     }
 
-    fn names(&self) -> Result<Vec<String>> {
+    pub(crate) fn names(&self) -> Result<Vec<String>> {
         let names = self.host.list(&self.dir);
         names.context(|| format!("listing {}", self.dir.display()))
     }
@@ -106,11 +106,11 @@ impl Store {
         Ok(())
     }
 
-    fn slot(&self, id: &OverlayId) -> Slot {
+    pub(crate) fn slot(&self, id: &OverlayId) -> Slot {
         self.slots.lock().entry(id.clone()).or_default().clone()
     }
 
-    fn path(&self, id: &OverlayId) -> PathBuf {
+    pub(crate) fn path(&self, id: &OverlayId) -> PathBuf {
         self.dir.join(id.as_str())
     }
 
@@ -120,6 +120,20 @@ impl Store {
     /// [`ErrorKind::PoolLow`] when it may not.
     pub fn require_room(&self) -> Result<()> {
         self.pool.require_room()
+    }
+
+    /// Whether changes are admitted elsewhere: then quotas and the low-water mark refuse nothing here, and only what the
+    /// host cannot hold is an error. Not so at first.
+    pub fn set_admitted(&self, admitted: bool) {
+        self.pool.set_admitted(admitted);
+    }
+
+    /// Whether less is free than the low-water mark.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`] if the host does not say.
+    pub fn is_low(&self) -> Result<bool> {
+        self.pool.is_low()
     }
 
     /// Makes an overlay. After a crash it is there wholly or not at all.
@@ -389,7 +403,7 @@ impl Store {
     }
 
     /// Moves a file or folder out of the way at once, to be removed later.
-    fn discard(&self, path: &Path) -> Result<()> {
+    pub(crate) fn discard(&self, path: &Path) -> Result<()> {
         let trash = self.dir.join(format!("{TRASH}{}", self.host.fresh_uuid()));
         let moved = self.host.rename(path, &trash);
         moved.context(|| format!("discarding {}", path.display()))
@@ -404,7 +418,7 @@ impl Store {
     }
 
     /// Has what was discarded removed, if that is to be done in the background.
-    fn tidy(&self) {
+    pub(crate) fn tidy(&self) {
         if !self.background || !self.emptying.lock().ask() {
             return;
         }

@@ -263,3 +263,34 @@ fn below_the_low_water_mark_only_kept_overlays_grow() {
     discard.write(&data, 0, PROCESS).unwrap();
     store.create(&id("new"), spec(Retention::Discard)).unwrap();
 }
+
+/// A second copy of a disk: what its first copy had room for is not refused because of this host's mark or its own count.
+#[test]
+fn what_is_admitted_elsewhere_is_refused_by_the_host_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let base = file_base(dir.path(), &pattern(1 << 20, 1));
+    let options = Options {
+        low_water: u64::MAX / 2,
+        ..Options::default()
+    };
+    let store = Store::open(&dir.path().join("overlays"), options).unwrap();
+    let limited = || OverlaySpec {
+        quota: Some(2 * 4096),
+        retention: Retention::Discard,
+        ..spec(1 << 20, &base)
+    };
+    assert!(store.is_low().unwrap());
+    let refused = store.create(&id("pc"), limited()).err().unwrap();
+    assert_eq!(refused.kind(), ErrorKind::PoolLow);
+    store.set_admitted(true);
+    let disk = store.create(&id("pc"), limited()).unwrap().attach();
+    for block in 0..4 {
+        disk.write(&[5; 4096], block * 4096, PROCESS).unwrap();
+    }
+    assert_eq!(disk.overlay().usage().used, 4 * 4096);
+    store.set_admitted(false);
+    let refused = disk.write(&[5; 4096], 4 * 4096, PROCESS).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::QuotaFull);
+    assert_eq!(store.require_room().unwrap_err().kind(), ErrorKind::PoolLow);
+    disk.write(&[6; 4096], 0, PROCESS).unwrap();
+}

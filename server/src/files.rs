@@ -31,7 +31,10 @@ pub fn write_whole(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
 }
 
 /// Makes the name of a new or removed file last.
-fn sync_folder(path: &Path) -> io::Result<()> {
+///
+/// # Errors
+/// What the file system says.
+pub fn sync_folder(path: &Path) -> io::Result<()> {
     match path.parent() {
         Some(folder) if folder != Path::new("") => File::open(folder)?.sync_all(),
         _ => File::open(".")?.sync_all(),
@@ -44,6 +47,24 @@ fn sync_folder(path: &Path) -> io::Result<()> {
 /// What the file system says.
 pub fn private_folder(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// What says that a file is ours, and in which format.
+pub type Magic = [u8; 8];
+
+/// A file's bytes: the magic, the CRC-32C of the content (4 bytes, little-endian), the content.
+pub fn seal(magic: Magic, content: &[u8]) -> Vec<u8> {
+    let mut bytes = magic.to_vec();
+    bytes.extend(crc32c::crc32c(content).to_le_bytes());
+    bytes.extend(content);
+    bytes
+}
+
+/// The content of what [`seal`] made; `None` if it is damaged or another file.
+pub fn unseal(magic: Magic, bytes: &[u8]) -> Option<&[u8]> {
+    let (head, content) = bytes.split_at_checked(magic.len() + 4)?;
+    let sum = head.strip_prefix(&magic)?;
+    (sum == crc32c::crc32c(content).to_le_bytes()).then_some(content)
 }
 
 #[cfg(test)]

@@ -16,7 +16,10 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    clients::{BootPolicy, Clients, disks::Disks, identity::SiteTls, registry::Registry, upgrade},
+    clients::{
+        BootPolicy, Clients, disks::Disks, identity::SiteTls, overlays::Whose, registry::Registry,
+        upgrade,
+    },
     config::{Config, DhcpMode},
     control::{Desk, Sources},
     exports::{ClientExports, NamedExports, RoomExports},
@@ -89,7 +92,7 @@ impl Room {
         http.port = config.server.http_port;
         if let Some(site) = SiteTls::of(&config) {
             site.prepare()?;
-            clients.disks().overlays().keep_keys()?;
+            clients.disks().overlays().keep_keys(Whose::All)?;
         }
         http.roots = roots(&config);
         let quiet = config.server.quiet_ipv6.then(|| Quiet::bind(interface));

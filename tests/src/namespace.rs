@@ -1,7 +1,10 @@
 //! A network of a test's own.
 
 use std::ffi::OsStr;
+use std::fs::File;
+use std::os::fd::AsFd;
 use std::process::{Child, Command, Stdio};
+use std::thread;
 use std::time::Duration;
 
 use crate::deadline::wait_for;
@@ -76,6 +79,23 @@ impl Namespace {
         }
         command.arg("--").arg(program);
         command
+    }
+
+    /// Does `work` on a thread that is in this network, as those are that it starts.
+    ///
+    /// # Panics
+    /// When the thread cannot get there, or `work` panics.
+    pub fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        let file = File::open(self.path()).expect("the namespace exists");
+        thread::scope(|scope| {
+            let there = scope.spawn(|| {
+                let kind = rustix::thread::LinkNameSpaceType::Network;
+                rustix::thread::move_into_link_name_space(file.as_fd(), Some(kind))
+                    .expect("the namespace can be entered");
+                work()
+            });
+            there.join().expect("the work does not panic")
+        })
     }
 
     /// Runs `ip` inside.

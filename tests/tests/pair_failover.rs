@@ -2,6 +2,9 @@
 //! was answered. Double power cuts cannot be had with processes, which leave their page cache behind: the simulation of
 //! the mirror has them.
 
+use std::fs;
+use std::path::Path;
+
 use bootroom_tests::deadline::wait_for;
 use bootroom_tests::pair::disk::Disk;
 use bootroom_tests::pair::held::{Held, first_byte};
@@ -11,13 +14,18 @@ use bootroom_tests::pair::{LIMIT, Pair, Plan, Side};
 const A: Side = Side::A;
 const B: Side = Side::B;
 
-/// Machines with lasting disks.
+/// Machines with lasting disks, and one whose disk stops growing when there is little room.
 fn room() -> String {
-    let client = |(number, name): (u8, &str)| {
+    let client = |(number, name, lasts): (u8, &str, &str)| {
         let mac = mac(number);
-        format!("[clients.{name}]\nmac = {mac:?}\nimage = \"tiny\"\nretention = \"keep\"\n")
+        format!("[clients.{name}]\nmac = {mac:?}\nimage = \"tiny\"\nretention = {lasts:?}\n")
     };
-    [(1, "one"), (2, "two")].map(client).concat()
+    let all = [
+        (1, "one", "keep"),
+        (2, "two", "keep"),
+        (3, "three", "session"),
+    ];
+    all.map(client).concat()
 }
 
 /// A pair, and a machine whose disk is under load.
@@ -196,4 +204,79 @@ fn a_full_disk_is_an_error_of_the_primary_and_none_of_the_standby() {
     pair.host_mut(A).kill();
     goes_on_at(&disk, B, "primary killed after both were full");
     disk.verify_unharmed();
+}
+
+/// What `standby status` warns of.
+fn warnings(pair: &Pair, side: Side) -> String {
+    let status = pair.host(side).status().expect("it answers");
+    status["warnings"].to_string()
+}
+
+#[test]
+fn a_standby_low_on_space_takes_what_the_primary_allowed() {
+    let (mut pair, disk) = under_load(Plan {
+        small: true,
+        ..Plan::default()
+    });
+    pair.host(B).leave_room(Some(256 << 20));
+    let small = pair.load(3, "three", 8);
+    small.grow();
+    small.wait_for_answers(600);
+    let failed = |side| {
+        let status = pair.host(side).status().expect("it answers");
+        let recent = status["recent"].as_array().expect("a list").clone();
+        recent.iter().any(|one| one["event"] == "standby-failed")
+    };
+    assert!(!failed(B), "refused what the primary had allowed");
+    assert!(pair.host(A).is_paired());
+    assert!(warnings(&pair, B).contains("Make room"));
+    assert_eq!(warnings(&pair, A), "[]");
+    pair.compare(A);
+    for one in [&disk, &small] {
+        one.mark();
+    }
+    pair.host_mut(A).kill();
+    for one in [&disk, &small] {
+        goes_on_at(one, B, "primary killed, standby low on space");
+        one.verify();
+    }
+}
+
+#[test]
+fn a_damaged_disk_keeps_a_standby_out_no_longer_than_it_takes_to_send_it_again() {
+    let (mut pair, disk) = under_load(Plan::default());
+    let other = pair.load(2, "two", 2);
+    pair.host_mut(B).kill();
+    disk.wait_for_answers(100);
+    let folder = pair.host(B).data().join("overlays");
+    let spoilt = spoil_map(&folder, &mac(1));
+    mend(&mut pair, &disk, A);
+    let left = folder.join(format!(".damaged-{spoilt}"));
+    assert!(left.is_dir(), "{}", left.display());
+    assert!(warnings(&pair, B).contains(".damaged-"));
+    let said = fs::read_to_string(pair.host(B).log()).expect("a log");
+    assert!(said.contains("is damaged and put aside"));
+    for one in [&disk, &other] {
+        one.mark();
+    }
+    pair.host_mut(A).kill();
+    for one in [&disk, &other] {
+        goes_on_at(one, B, "primary killed after a disk was sent again");
+        one.verify_unharmed();
+    }
+}
+
+/// Spoils the map of a machine's overlay; gives the overlay's name.
+fn spoil_map(folder: &Path, mac: &str) -> String {
+    let hex = mac.replace(':', "");
+    let names = fs::read_dir(folder).expect("overlays");
+    let names = names.map(|entry| entry.expect("an entry").file_name());
+    let mut names = names.map(|name| name.into_string().expect("text"));
+    let name = names.find(|name| name.starts_with(&hex));
+    let name = name.expect("the machine has a disk");
+    let files = fs::read_dir(folder.join(&name)).expect("its files");
+    let files = files.map(|entry| entry.expect("an entry").path());
+    let mut maps = files.filter(|path| path.extension().is_some_and(|end| end == "live"));
+    fs::write(maps.next().expect("a map"), "noise").expect("it can be written");
+    name
 }

@@ -4,10 +4,11 @@
 use std::{
     fs,
     io::{BufRead, BufReader, Read, Write},
+    net::TcpStream,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bootroom_tests::{binary, deadline::wait_for};
@@ -306,14 +307,34 @@ fn a_witness_that_cannot_write_gives_no_answer_and_ends() {
     let mut witness = site.start();
     let id = site.ask(&witness, A, None).unwrap().witness;
     // Where the next state is written, there is a folder: the write fails.
-    fs::create_dir(site.state().join("witness.next")).unwrap();
+    fs::create_dir(site.state().join("witness.new")).unwrap();
     assert_eq!(site.ask(&witness, A, Some((id, 0, (2, A, B)))), None);
     let limit = Duration::from_secs(20);
     let ended = wait_for("the witness' end", limit, || {
         witness.child.try_wait().unwrap()
     });
     assert_eq!(ended.code(), Some(1));
-    fs::remove_dir(site.state().join("witness.next")).unwrap();
+    fs::remove_dir(site.state().join("witness.new")).unwrap();
     witness = site.start();
     assert_eq!(site.ask(&witness, A, None).unwrap().revision, 0);
+}
+
+/// Three hundred that say nothing have fewer places than there are, and not for as long as they like.
+#[test]
+fn strangers_at_the_door_keep_no_server_out() {
+    let site = Site::new();
+    let witness = site.start();
+    let port: u16 = witness.port.parse().unwrap();
+    let knock = |_| TcpStream::connect(("127.0.0.1", port)).unwrap();
+    let silent: Vec<_> = (0..300).map(knock).collect();
+    let begun = Instant::now();
+    assert!(site.ask(&witness, A, None).is_some());
+    let limit = Duration::from_millis(3500);
+    assert!(begun.elapsed() < limit, "{:?}", begun.elapsed());
+    let sent_away = silent.iter().filter(|socket| {
+        socket.set_nonblocking(true).unwrap();
+        matches!((&**socket).read(&mut [0]), Ok(0))
+    });
+    let sent_away = sent_away.count();
+    assert!((290..300).contains(&sent_away), "{sent_away}");
 }

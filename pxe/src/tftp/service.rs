@@ -161,6 +161,11 @@ impl Shared {
         self.active.lock().len() <= 1
     }
 
+    /// Whether so many of the places are taken that the rest may not do.
+    pub fn is_crowded(&self) -> bool {
+        self.active.lock().len() * 4 >= self.config.max_transfers * 3
+    }
+
     async fn answer(
         self: Arc<Self>,
         socket: &UdpSocket,
@@ -305,6 +310,77 @@ fn to_netascii(source: &Source) -> std::io::Result<Source> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dhcp::NoLog;
+    use crate::files::Roots;
+    use crate::machine::{Machine, Stage};
+    use crate::policy::{BootAnswer, Content, Identity, Report};
+
+    /// Serves one text, whatever is asked for.
+    struct OneText;
+
+    impl Policy for OneText {
+        fn identify(&self, _: &Machine) -> Option<Identity> {
+            None
+        }
+
+        fn boot(&self, _: &Machine, _: Stage) -> Option<BootAnswer> {
+            None
+        }
+
+        fn file(&self, _: &FileRequest) -> Option<Content> {
+            Some(Content::Bytes(bytes::Bytes::from_static(b"boot")))
+        }
+
+        fn report(&self, _: &Report) -> bool {
+            false
+        }
+
+        fn event(&self, _: Event) {}
+    }
+
+    fn asking(port: u16) -> std::net::UdpSocket {
+        let client = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let patience = Duration::from_millis(200);
+        client.set_read_timeout(Some(patience)).unwrap();
+        ask(&client, port);
+        client
+    }
+
+    fn ask(client: &std::net::UdpSocket, port: u16) {
+        let request = b"\0\x01boot\0octet\0";
+        client
+            .send_to(request, (Ipv4Addr::LOCALHOST, port))
+            .unwrap();
+    }
+
+    #[test]
+    fn clients_that_never_answer_make_room_long_before_they_are_given_up() {
+        let config = TftpConfig {
+            interface: None,
+            port: 0,
+            roots: Roots::none(),
+            max_transfers: 4,
+            give_up: Duration::from_secs(3600),
+            ..TftpConfig::new("", Ipv4Addr::LOCALHOST)
+        };
+        let leases = Leases::open(Box::new(NoLog)).unwrap();
+        let tftp = Tftp::bind(config, leases, Arc::new(OneText)).unwrap();
+        let port = tftp.port();
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        runtime.spawn(tftp.run(std::future::pending()));
+        let mut buffer = [0; 64];
+        let silent: Vec<_> = (0..4).map(|_| asking(port)).collect();
+        for client in &silent {
+            client.recv(&mut buffer).unwrap();
+        }
+        let (late, limit) = (asking(port), Instant::now() + Duration::from_secs(60));
+        assert!(late.recv(&mut buffer).is_err(), "no place is left");
+        while late.recv(&mut buffer).is_err() {
+            assert!(Instant::now() < limit, "the silent keep their places");
+            ask(&late, port);
+        }
+        assert_eq!(&buffer[..8], b"\0\x03\0\x01boot");
+    }
 
     #[test]
     fn netascii_converts_line_ends() {

@@ -123,6 +123,9 @@ impl Session {
             }
             // While the client takes what was sent.
             blocks.ahead(transfer.next());
+            if self.shared.is_crowded() {
+                transfer.hurry();
+            }
             let deadline = transfer.deadline();
             let received = tokio::select! {
                 biased;

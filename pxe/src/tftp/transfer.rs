@@ -20,6 +20,8 @@ const OVERHEAD: u32 = 32;
 const FIRST_TIMEOUT: Duration = Duration::from_secs(1);
 const SHORTEST_TIMEOUT: Duration = Duration::from_millis(150);
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(4);
+/// How long a client that never answered is kept where others wait: long enough to have sent again.
+const HASTE: Duration = Duration::from_secs(3);
 
 /// What was agreed with the client.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -103,6 +105,8 @@ pub struct Transfer {
     rewound: Option<(Instant, u64)>,
     retries: u32,
     heard: Instant,
+    /// Whether the client ever answered: its address may be invented until then.
+    answered: bool,
     give_up: Duration,
 }
 
@@ -124,6 +128,7 @@ impl Transfer {
             rewound: None,
             retries: 0,
             heard: now,
+            answered: false,
             give_up,
         };
         let step = if opening {
@@ -160,8 +165,16 @@ impl Transfer {
         (self.flight + wait).min(self.heard + self.give_up)
     }
 
+    /// Others wait for its place: a client that never answered does not keep it for long.
+    pub fn hurry(&mut self) {
+        if !self.answered {
+            self.give_up = self.give_up.min(HASTE);
+        }
+    }
+
     /// An ACK came.
     pub fn on_ack(&mut self, block: u16, now: Instant) -> Step {
+        self.answered = true;
         if self.opening {
             if block != 0 {
                 return Step::Wait;

@@ -78,6 +78,8 @@ pub enum Yield {
     Blocks(Blocks),
     /// There is no such volume (any more).
     Gone,
+    /// Nothing was done: what this server had of these blocks is damaged and was put aside. The next attempt begins without it.
+    Lost(Blocks),
 }
 
 /// How a disk work failed.
@@ -144,7 +146,8 @@ pub enum Work {
         /// Their content.
         data: Bytes,
     },
-    /// All metadata from the other server, to take the place of what is here. Durable when done.
+    /// All metadata from the other server, to take the place of what is here. Durable when done. Brings [`Yield::Lost`] if
+    /// volumes are here that cannot be read.
     ReplaceMetadata(Bytes),
     /// All metadata. Brings [`Yield::Data`].
     ReadMetadata,

@@ -34,6 +34,8 @@ struct Pair {
     held: Vec<(NodeId, mirror::Ticket)>,
     /// Whose changes are held back as well.
     slow: Option<NodeId>,
+    /// What the standby lacks, found when it is given all metadata next time.
+    lost: mirror::Blocks,
     /// The disks' own blocks are very many, and apart.
     sparse: bool,
 }
@@ -78,6 +80,7 @@ impl Pair {
             sums: [Some(Yield::Sum(0)), Some(Yield::Sum(0))],
             held: Vec::new(),
             slow: None,
+            lost: mirror::Blocks::default(),
             sparse: false,
         }
     }
@@ -128,6 +131,9 @@ impl Pair {
                         None => return self.held.push((id, ticket)),
                     },
                     Work::Survey => Yield::Blocks(self.survey()),
+                    Work::ReplaceMetadata(_) if !self.lost.is_empty() => {
+                        Yield::Lost(std::mem::take(&mut self.lost))
+                    }
                     _ => Yield::Nothing,
                 };
                 self.todo.push_back((id, Event::Done(ticket, Ok(result))));
@@ -659,5 +665,27 @@ fn what_a_resync_has_brought_is_off_both_lists_soon() {
     for (node, id) in [(0, NodeId::A), (1, NodeId::B)] {
         pair.tell(id, Event::LinkDown);
         assert!(pair.nodes[node].differing().is_empty(), "{id:?}");
+    }
+}
+
+/// The primary's list says nothing of them, and the standby's own must not forget it with the process.
+#[test]
+fn what_a_standby_lost_is_sent_whole_also_after_its_restart() {
+    for restart in [false, true] {
+        let mut pair = Pair::paired(true);
+        let (start, end) = (0, 200);
+        pair.lost.insert(V, mirror::BlockRange { start, end });
+        pair.sent.clear();
+        pair.tell(NodeId::A, Event::LinkDown);
+        pair.pass(2000);
+        assert!(pair.noted(NodeId::B, Notice::StandbyFailed));
+        assert!(pair.durable[1].inconsistent, "it must not lead");
+        assert_eq!(pair.restores(), 0);
+        if restart {
+            pair.restart(NodeId::B, false);
+        }
+        pair.pass(10_000);
+        assert!(pair.nodes[0].status().paired);
+        assert_eq!(pair.restores(), 4, "pieces of 64 blocks");
     }
 }

@@ -45,7 +45,7 @@ use directory::{Numbers, Profile};
 use disks::{Disks, overlay_id};
 use error::{Error, ErrorKind, Result};
 use identity::Identities;
-use overlays::Held;
+use overlays::{Held, Whose};
 use registry::{Record, Registry};
 use script::{Place, Script};
 
@@ -153,10 +153,16 @@ impl Clients {
         let Some(profile) = directory::profile(&config, mac) else {
             return Ok(None);
         };
-        let record = self.registry.get_or_make(mac, |taken| {
+        let make = |taken: &dyn Fn(&ClientName) -> bool| {
             let names = (&self.numbers, taken);
             directory::first_record(&config, mac, &profile, names, SystemTime::now())
-        })?;
+        };
+        // A standby hears of it with the next keys that are handed out: to compare all of them here would hold up DHCP.
+        let clear = |gone: &Record| {
+            let name = gone.name.as_str();
+            self.identities.forget(&config, gone.mac, name)
+        };
+        let record = self.registry.get_or_make(mac, make, clear)?;
         Ok(Some((record, profile)))
     }
 
@@ -273,7 +279,7 @@ impl Clients {
     pub fn identity(&self, token: &str) -> Result<(Mac, Vec<u8>)> {
         let (record, profile) = self.waiting(token)?;
         let initrd = self.identities.initrd(&self.config(), &record, &profile)?;
-        self.disks.overlays().keep_keys()?;
+        self.keep_keys(&record)?;
         Ok((record.mac, initrd))
     }
 
@@ -286,11 +292,18 @@ impl Clients {
         match profile.has_secret() && record.name.as_str() == name {
             true => {
                 let secret = self.identities.secret(&record)?;
-                self.disks.overlays().keep_keys()?;
+                self.keep_keys(&record)?;
                 Ok(secret)
             }
             false => Err(Error::new(ErrorKind::Refused, "no such secret")),
         }
+    }
+
+    /// Those of others are not looked at: a whole room boots at once.
+    fn keep_keys(&self, record: &Record) -> Result<()> {
+        let (mac, name) = (record.mac, record.name.as_str());
+        let whose = Whose::Machine { mac, name };
+        self.disks.overlays().keep_keys(whose)
     }
 
     /// The machine whose boot `token` has not attached its disk yet, by the name that its disk has.
@@ -485,7 +498,7 @@ impl Clients {
             self.disks.delete(&id)?;
         }
         self.identities.forget(&self.config(), mac, name)?;
-        self.disks.overlays().keep_keys()?;
+        self.disks.overlays().keep_keys(Whose::All)?;
         self.registry.remove(mac)?;
         self.numbers.reset();
         self.trace.forget(mac);

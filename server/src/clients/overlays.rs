@@ -7,6 +7,7 @@ use overlay::{
     Base, BaseId, ErrorKind as OverlayError, Limits, Overlay, OverlayId, OverlaySpec, Snapshot,
     SnapshotName, Store,
 };
+use pxe::Mac;
 
 use super::error::{Error, Result};
 use crate::service::{
@@ -39,6 +40,20 @@ impl Deref for Held {
 
 /// Finds the version below an overlay.
 pub type Resolve<'a> = &'a dyn Fn(&BaseId) -> Option<Arc<dyn Base>>;
+
+/// Whose keys and certificates.
+#[derive(Debug, Clone, Copy)]
+pub enum Whose<'a> {
+    /// The site's and all machines'.
+    All,
+    /// One machine's.
+    Machine {
+        /// Which.
+        mac: Mac,
+        /// Its name: certificates are filed under that.
+        name: &'a str,
+    },
+}
 
 /// Every change of an overlay that is not a write of its machine goes through this.
 pub trait Overlays: Send + Sync {
@@ -104,7 +119,7 @@ pub trait Overlays: Send + Sync {
     ///
     /// # Errors
     /// When they cannot be.
-    fn keep_keys(&self) -> Result<()>;
+    fn keep_keys(&self, whose: Whose<'_>) -> Result<()>;
 }
 
 impl Overlays for Store {
@@ -163,7 +178,7 @@ impl Overlays for Store {
         ))
     }
 
-    fn keep_keys(&self) -> Result<()> {
+    fn keep_keys(&self, _whose: Whose<'_>) -> Result<()> {
         Ok(())
     }
 }

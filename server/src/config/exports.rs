@@ -241,6 +241,8 @@ pub struct ExportSettings {
     pub name_at: Range<usize>,
     /// Its source.
     pub source_at: Range<usize>,
+    /// What it says of the other server of a pair: that has no copy of it, whatever is said.
+    pub mirrored: Option<bool>,
 }
 
 /// Longest name of an export. Bytes.
@@ -366,6 +368,7 @@ fn read_export(
     let description = section.optional("description", problems);
     let tls = section.optional("tls", problems);
     let quota = section.optional("quota", problems);
+    let mirrored = section.boolean("mirrored", problems);
     section.finish(problems);
     let source = source?;
     Some(ExportSettings {
@@ -381,6 +384,7 @@ fn read_export(
         },
         name_at: name.span.clone(),
         source_at: source.span,
+        mirrored,
     })
 }
 

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, net::Ipv4Addr, process, sync::Arc, time::Instant};
 
-use images::Catalogue;
+use images::{Catalogue, Version, VersionId};
 use overlay::{OverlayId, OverlayInfo};
 use pxe::{Leases, Mac, trace::Stuck};
 
@@ -174,6 +174,7 @@ pub fn clients(from: &Sources) -> Result<Vec<ClientView>> {
     let connections = from.disks.connections();
     let overlays = from.clients.disks().list()?;
     let records = from.clients.records();
+    let versions = versions(&from.clients);
     let mut of: HashMap<Mac, Vec<Listed>> = HashMap::new();
     for (id, info) in overlays {
         if let Some(mac) = owner(&id) {
@@ -182,7 +183,7 @@ pub fn clients(from: &Sources) -> Result<Vec<ClientView>> {
     }
     let views = records.iter().map(|record| {
         let overlays = of.remove(&record.mac).unwrap_or_default();
-        one(from, record, &connections, overlays)
+        one(from, record, (&connections, &versions), overlays)
     });
     Ok(views.collect())
 }
@@ -193,13 +194,21 @@ pub fn clients(from: &Sources) -> Result<Vec<ClientView>> {
 /// When the overlays cannot be listed.
 pub fn client(from: &Sources, record: &Record) -> Result<ClientView> {
     let overlays = from.clients.disks().of_machine(record.mac)?;
-    Ok(one(from, record, &from.disks.connections(), overlays))
+    let (connections, versions) = (from.disks.connections(), versions(&from.clients));
+    Ok(one(from, record, (&connections, &versions), overlays))
+}
+
+/// Every version by its id, for the names of what disks lie over. Where the catalogue cannot be read, the ids have to do.
+fn versions(clients: &Clients) -> HashMap<VersionId, Version> {
+    let images = clients.disks().catalogue().list().unwrap_or_default();
+    let all = images.into_iter().flat_map(|image| image.versions);
+    all.map(|version| (version.id(), version)).collect()
 }
 
 fn one(
     from: &Sources,
     record: &Record,
-    connections: &[ConnectionView],
+    (connections, versions): (&[ConnectionView], &HashMap<VersionId, Version>),
     overlays: Vec<Listed>,
 ) -> ClientView {
     let Sources {
@@ -225,7 +234,7 @@ fn one(
         .is_some_and(|image| record.boots.fresh_next.contains(image));
     let current = current.map(|image| overlay_id(record.mac, &image));
     for (id, info) in overlays {
-        let disk = disk_view(clients, &id, info.as_ref().ok());
+        let disk = disk_view(versions, &id, info.as_ref().ok());
         if current.as_ref() == Some(&id) {
             add_current(&mut view, &disk, info);
         }
@@ -262,10 +271,14 @@ fn outline(record: &Record, profile: Option<&Profile>, address: Option<Ipv4Addr>
     }
 }
 
-fn disk_view(clients: &Clients, id: &OverlayId, info: Option<&OverlayInfo>) -> DiskView {
-    let base = info.map(|info| images::VersionId::from_uuid(info.base.version));
-    let found = base.and_then(|base| clients.disks().catalogue().find(base).ok().flatten());
-    let image = found.as_ref().map(|version| version.image().to_string());
+fn disk_view(
+    versions: &HashMap<VersionId, Version>,
+    id: &OverlayId,
+    info: Option<&OverlayInfo>,
+) -> DiskView {
+    let base = info.map(|info| VersionId::from_uuid(info.base.version));
+    let found = base.and_then(|base| versions.get(&base));
+    let image = found.map(|version| version.image().to_string());
     let named = found.map(|version| version.to_string());
     DiskView {
         overlay: id.to_string(),

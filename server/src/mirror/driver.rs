@@ -289,6 +289,7 @@ impl Mirror {
         self.store
             .half_old
             .store(!core.node.is_consistent(), Relaxed);
+        self.store.volumes.set_admitted(core.node.is_standby());
         self.gate.set(until);
         let ours = until.0 > 0;
         self.reign.send_if_modified(|reign| {

@@ -12,5 +12,6 @@ pub mod secret;
 pub mod served;
 mod state;
 mod store;
+mod strangers;
 pub mod supplies;
 pub mod witness;

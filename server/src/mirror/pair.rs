@@ -8,7 +8,7 @@ use std::{
 
 use ::images::{Cancel, Catalogue, VersionId};
 use anyhow::Context;
-use mirror::{BLOCK, BlockRange, Durable, Incarnation, Message, Node, VolumeId};
+use mirror::{Durable, Incarnation, Message, Node, VolumeId};
 use overlay::{Base, BaseId, HostDisk, OverlayInfo, Storage, Store};
 use parking_lot::Mutex;
 use pxe::RedbLeases;
@@ -23,7 +23,7 @@ use super::{
     secret::PairSecret,
     state::{Found, StateFile},
     store::{
-        PairStore,
+        PairStore, damaged,
         volumes::{Lost, Volumes},
     },
     supplies::{Supplies, SuppliesView},
@@ -211,13 +211,7 @@ fn note_lost(durable: &mut Durable, lost: &Lost, state: &StateFile) -> anyhow::R
     if lost.is_empty() {
         return Ok(());
     }
-    for (volume, size) in lost {
-        let blocks = BlockRange {
-            start: 0,
-            end: size.div_ceil(BLOCK),
-        };
-        durable.marks.insert(*volume, blocks);
-    }
+    durable.marks.merge(&damaged::blocks_of(lost));
     durable.inconsistent = true;
     state
         .save(durable)

@@ -1,6 +1,7 @@
 //! What the services of a primary see of the pair: the machines' rows, leases, overlays and disks, on both servers at once.
 
 mod device;
+mod keys;
 mod overlays;
 
 use std::sync::Arc;

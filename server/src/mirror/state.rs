@@ -13,10 +13,9 @@ use anyhow::Context;
 use mirror::Durable;
 use uuid::Uuid;
 
-use crate::files::{PRIVATE, private_folder, write_whole};
+use crate::files::{Magic, PRIVATE, private_folder, seal, unseal, write_whole};
 
-const MAGIC: &[u8; 8] = b"BRmirro1";
-const HEAD: usize = MAGIC.len() + 4;
+const MAGIC: Magic = *b"BRmirro1";
 const BOOT: usize = 16;
 
 /// The file.
@@ -86,19 +85,12 @@ impl StateFile {
     fn encode(&self, durable: &Durable) -> Vec<u8> {
         let mut content = self.boot.as_bytes().to_vec();
         content.extend(durable.encode());
-        let mut bytes = MAGIC.to_vec();
-        bytes.extend(crc32c::crc32c(&content).to_le_bytes());
-        bytes.extend(content);
-        bytes
+        seal(MAGIC, &content)
     }
 }
 
 fn decode(bytes: &[u8]) -> Option<(Uuid, Durable)> {
-    let (head, content) = bytes.split_at_checked(HEAD)?;
-    if head.strip_prefix(MAGIC)? != crc32c::crc32c(content).to_le_bytes() {
-        return None;
-    }
-    let (boot, state) = content.split_at_checked(BOOT)?;
+    let (boot, state) = unseal(MAGIC, bytes)?.split_at_checked(BOOT)?;
     let boot = Uuid::from_slice(boot).ok()?;
     let durable = Durable::decode(bytes::Bytes::copy_from_slice(state)).ok()?;
     Some((boot, durable))

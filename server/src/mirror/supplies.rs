@@ -80,6 +80,8 @@ impl Supplies {
     }
 
     fn look(&self) -> Duration {
+        // Goes into the log when it changes: a standby refuses nothing that would tell.
+        let _ = self.pair.overlays.is_low();
         match self.fetch() {
             Ok(outcome) => {
                 self.note(&outcome);

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{dhcp_config, exports::opener, listeners::tls_states};
 use crate::{
-    clients::{Clients, identity::SiteTls},
+    clients::{Clients, identity::SiteTls, overlays::Whose},
     config::{self, Config, host, problem::Problems, restart},
     exports::{Changes, NamedExports},
     service::{
@@ -63,7 +63,7 @@ impl Reloader {
         check(&old, &new)?;
         if let Some(site) = SiteTls::of(&new) {
             site.prepare()?;
-            self.clients.disks().overlays().keep_keys()?;
+            self.clients.disks().overlays().keep_keys(Whose::All)?;
         }
         let mut tls = tls_states(&new)?;
         let revoked = revoked(&new)?;

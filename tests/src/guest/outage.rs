@@ -53,12 +53,15 @@ pub const KILLED_FOR_A_MINUTE: Outage = Outage {
 /// The server stands still, with its connections open, and goes on.
 pub const FROZEN: Outage = Outage {
     name: "frozen for 20 s (SIGSTOP)",
-    happen: |scene| {
-        scene.server.signal(Signal::STOP);
-        hold(20);
-        scene.server.signal(Signal::CONT);
-    },
+    happen: |scene| frozen_for(scene, 20),
     back_within: GIVEN_UP,
+};
+
+/// The server stands still for so short that it may just be slow.
+pub const SLOW: Outage = Outage {
+    name: "frozen for 6 s (SIGSTOP)",
+    happen: |scene| frozen_for(scene, 6),
+    back_within: DIALLED,
 };
 
 /// The machine's cable is pulled, for so short that the connection could survive.
@@ -126,13 +129,19 @@ fn killed_for(scene: &mut Scene, seconds: u64) {
     scene.server.up();
 }
 
+fn frozen_for(scene: &mut Scene, seconds: u64) {
+    scene.server.signal(Signal::STOP);
+    hold(seconds);
+    scene.server.signal(Signal::CONT);
+}
+
 fn unplugged_for(scene: &mut Scene, seconds: u64) {
     scene.guest.set_link(false);
     hold(seconds);
     scene.guest.set_link(true);
 }
 
-/// The outage itself is the event: it has to last.
-fn hold(seconds: u64) {
+/// The event itself is that time passes.
+pub fn hold(seconds: u64) {
     std::thread::sleep(Duration::from_secs(seconds));
 }

@@ -1,6 +1,7 @@
 //! One server of the pair, on a host of its own.
 
 use std::fs::{self, File};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Output};
 
@@ -13,6 +14,8 @@ use crate::deadline::wait_for;
 use crate::namespace::Namespace;
 use crate::server::Server;
 
+/// Where servers listen for one another.
+pub(super) const LINK: u16 = 7012;
 /// What a small disk holds at first. Bytes.
 const ROOMY: u64 = 3 << 30;
 
@@ -25,6 +28,7 @@ pub struct Host {
     server: Option<Server>,
     namespace: Namespace,
     dir: PathBuf,
+    program: PathBuf,
 }
 
 impl Host {
@@ -34,7 +38,7 @@ impl Host {
             false => Namespace::new(),
         };
         let name = format!("{side:?}").to_lowercase();
-        switch.plug(&format!("server-{name}"), &namespace);
+        switch.plug(side.port(), &namespace);
         namespace.ip(&format!("address add {}/24 dev eth0", side.address()));
         let own = dir.join(name);
         fs::create_dir_all(own.join("data")).expect("a data directory");
@@ -45,6 +49,7 @@ impl Host {
             server: None,
             namespace,
             dir: own,
+            program: binary::bootroom(),
         };
         if plan.small {
             host.mount_small();
@@ -67,12 +72,23 @@ impl Host {
         &self.namespace
     }
 
+    /// Installs a release, which is that program.
+    ///
+    /// # Panics
+    /// When the server is running.
+    pub fn install(&mut self, program: &Path) {
+        assert!(self.server.is_none(), "the server is running");
+        program.clone_into(&mut self.program);
+    }
+
     /// Starts the server, again with the same files.
     ///
     /// # Panics
     /// When it does not answer.
     pub fn start(&mut self) {
-        let mut command = Server::command(&self.namespace, &self.dir.join("bootroom.toml"));
+        let mut command = self.namespace.command(&self.program);
+        command.args(["serve", "--config"]);
+        command.arg(self.dir.join("bootroom.toml"));
         let log = File::options().create(true).append(true).open(self.log());
         let log = log.expect("a log can be written");
         command.stdout(log.try_clone().expect("a file can be cloned"));
@@ -145,7 +161,7 @@ impl Host {
     /// Asks the server; ends all the same when it is frozen.
     fn ask(&self, arguments: &[&str]) -> Output {
         let mut command = Command::new("timeout");
-        command.args(["-s", "KILL", "5"]).arg(binary::bootroom());
+        command.args(["-s", "KILL", "5"]).arg(&self.program);
         command.args(arguments).arg("--socket").arg(self.control());
         command.output().expect("timeout (package coreutils) runs")
     }
@@ -223,6 +239,16 @@ impl Host {
         self.nft("delete table inet cut");
     }
 
+    /// From now on it dials `place` when it means the other server.
+    pub(super) fn divert(&self, place: SocketAddr) {
+        self.nft(&format!(
+            "add table ip line; \
+             add chain ip line out {{ type nat hook output priority -100; }}; \
+             add rule ip line out ip daddr {} tcp dport {LINK} dnat to {place}",
+            self.side.other().address()
+        ));
+    }
+
     fn nft(&self, rules: &str) {
         let set = self.namespace.command("nft").arg(rules).output();
         let set = set.expect("nft (package nftables) runs");
@@ -274,14 +300,14 @@ fn configuration(side: Side, plan: &Plan<'_>, dir: &Path) -> String {
     format!(
         "[server]\ndata = {}\ncontrol = {}\ninterface = \"eth0\"\naddress = \"{}/24\"\n{}\n\
          [dhcp]\nmode = \"full\"\nrange = \"10.80.0.100-10.80.0.199\"\n\
-         [standby]\npeer = \"{}:7012\"\nsecret = {}\nwitness = \"{}\"\n{}\n{}\n",
+         [standby]\npeer = \"{}:{LINK}\"\nsecret = {}\n{}\n{}\n{}\n",
         text(own.join("data")),
         text(own.join("control.sock")),
         side.address(),
         plan.server,
         side.other().address(),
         text(dir.join("secret")),
-        super::witness::PLACE,
+        super::witness::setting(plan.etcd),
         plan.standby,
         plan.room
     )

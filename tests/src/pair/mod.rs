@@ -17,6 +17,7 @@ pub mod guest;
 pub mod held;
 pub mod host;
 pub mod image;
+pub mod line;
 pub mod seat;
 pub mod witness;
 
@@ -49,6 +50,14 @@ impl Side {
         }
     }
 
+    /// Its port of the switch.
+    fn port(self) -> &'static str {
+        match self {
+            Self::A => "server-a",
+            Self::B => "server-b",
+        }
+    }
+
     /// Its address.
     pub fn address(self) -> &'static str {
         match self {
@@ -69,6 +78,8 @@ pub struct Plan<'a> {
     pub standby: &'a str,
     /// Whether each server has a disk of its own, which can be made full.
     pub small: bool,
+    /// Whether an etcd is the witness.
+    pub etcd: bool,
 }
 
 /// The switch that all are plugged into.
@@ -139,7 +150,7 @@ impl Pair {
         let hosts = Side::BOTH.map(|side| Host::new(side, plan, dir.path(), &switch));
         Self {
             hosts,
-            witness: Witness::new(dir.path(), &switch),
+            witness: Witness::new(dir.path(), &switch, plan.etcd),
             switch,
             dir,
         }
@@ -187,6 +198,11 @@ impl Pair {
     /// One of the servers.
     pub fn host_mut(&mut self, side: Side) -> &mut Host {
         &mut self.hosts[side as usize]
+    }
+
+    /// Pulls a server's cable out, or puts it back.
+    pub fn plug(&self, side: Side, up: bool) {
+        self.switch.set(side.port(), up);
     }
 
     /// Who serves the room, if anybody does.

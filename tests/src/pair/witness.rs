@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::Child;
+use std::process::{Child, Command};
 
 use super::{LIMIT, Switch};
 use crate::binary;
@@ -10,13 +10,24 @@ use crate::deadline::wait_for;
 use crate::namespace::Namespace;
 
 /// Where it listens.
-pub const PLACE: &str = "10.80.0.9:7013";
+const PLACE: &str = "10.80.0.9:7013";
+/// Where an etcd does in its place.
+const ETCD: &str = "http://10.80.0.9:2379";
+
+/// What the servers are told of it.
+pub(super) fn setting(etcd: bool) -> String {
+    match etcd {
+        true => format!("etcd = [{ETCD:?}]"),
+        false => format!("witness = {PLACE:?}"),
+    }
+}
 
 /// The box, and the witness on it while it runs.
 pub struct Witness {
     child: Option<Child>,
     namespace: Namespace,
     dir: PathBuf,
+    etcd: bool,
 }
 
 /// What went over its wire so far.
@@ -29,7 +40,7 @@ pub struct Traffic {
 }
 
 impl Witness {
-    pub(super) fn new(dir: &Path, switch: &Switch) -> Self {
+    pub(super) fn new(dir: &Path, switch: &Switch, etcd: bool) -> Self {
         let namespace = Namespace::new();
         switch.plug("witness", &namespace);
         namespace.ip("address add 10.80.0.9/24 dev eth0");
@@ -37,6 +48,7 @@ impl Witness {
             child: None,
             namespace,
             dir: dir.to_owned(),
+            etcd,
         }
     }
 
@@ -47,16 +59,37 @@ impl Witness {
     pub fn start(&mut self) {
         let log = self.dir.join("witness.log");
         let file = File::create(&log).expect("a log can be made");
-        let mut command = self.namespace.command(binary::bootroom());
-        command.args(["witness", "--listen", PLACE, "--secret"]);
-        command.arg(self.dir.join("secret"));
-        command.arg("--state").arg(self.dir.join("witness"));
+        let (mut command, listens) = match self.etcd {
+            true => (self.etcd(), "serving insecure client requests on"),
+            false => (self.bootroom(), "listening on"),
+        };
         command.stdout(file.try_clone().expect("a file can be cloned"));
         self.child = Some(command.stderr(file).spawn().expect("the witness starts"));
         wait_for("the witness to listen", LIMIT, || {
             let said = std::fs::read_to_string(&log).ok()?;
-            said.contains("listening on").then_some(())
+            said.contains(listens).then_some(())
         });
+    }
+
+    fn bootroom(&self) -> Command {
+        let mut command = self.namespace.command(binary::bootroom());
+        command.args(["witness", "--listen", PLACE, "--secret"]);
+        command.arg(self.dir.join("secret"));
+        command.arg("--state").arg(self.dir.join("witness"));
+        command
+    }
+
+    /// Debian's (package etcd-server).
+    fn etcd(&self) -> Command {
+        let mut command = self.namespace.command("/usr/bin/etcd");
+        command.arg("--data-dir").arg(self.dir.join("etcd"));
+        command.args([
+            "--listen-client-urls",
+            ETCD,
+            "--advertise-client-urls",
+            ETCD,
+        ]);
+        command
     }
 
     /// Kills it.

@@ -11,28 +11,37 @@ pub(super) const SPAN: u64 = 60;
 const MOST: usize = 4096;
 
 #[derive(Debug)]
-pub(super) struct Recent<V>(HashMap<Mac, (UnixTime, V)>);
+pub(super) struct Recent<V> {
+    all: HashMap<Mac, (UnixTime, V)>,
+    /// When it was last looked through: for every packet of a flood would be too often.
+    swept: UnixTime,
+}
 
 impl<V> Default for Recent<V> {
     fn default() -> Self {
-        Self(HashMap::new())
+        Self {
+            all: HashMap::new(),
+            swept: UnixTime::default(),
+        }
     }
 }
 
 impl<V> Recent<V> {
     /// Remembers this of a machine, in place of what was; not if there is no room.
     pub fn note(&mut self, mac: Mac, value: V, now: UnixTime) {
-        if self.0.len() >= MOST && !self.0.contains_key(&mac) {
-            self.0.retain(|_, (until, _)| now <= *until);
+        let known = self.all.contains_key(&mac);
+        if self.all.len() >= MOST && !known && self.swept != now {
+            self.swept = now;
+            self.all.retain(|_, (until, _)| now <= *until);
         }
-        if self.0.len() < MOST || self.0.contains_key(&mac) {
-            self.0.insert(mac, (now.after(SPAN), value));
+        if self.all.len() < MOST || known {
+            self.all.insert(mac, (now.after(SPAN), value));
         }
     }
 
     /// What was noted within the last minute.
     pub fn of(&self, mac: Mac, now: UnixTime) -> Option<&V> {
-        let (until, value) = self.0.get(&mac)?;
+        let (until, value) = self.all.get(&mac)?;
         (now <= *until).then_some(value)
     }
 }
@@ -51,12 +60,12 @@ mod tests {
         for n in 0..10_000 {
             recent.note(mac(n), n, start);
         }
-        assert_eq!(recent.0.len(), MOST);
+        assert_eq!(recent.all.len(), MOST);
         recent.note(mac(7), 0, start.after(1));
         let later = start.after(SPAN + 1);
         assert_eq!(recent.of(mac(7), later), Some(&0));
         assert_eq!(recent.of(mac(8), later), None);
         recent.note(mac(20_000), 1, later);
-        assert_eq!(recent.0.len(), 2);
+        assert_eq!(recent.all.len(), 2);
     }
 }

@@ -132,6 +132,21 @@ fn silence_is_answered_ever_more_slowly_and_then_not_at_all() {
 }
 
 #[test]
+fn where_others_wait_only_a_client_that_answered_keeps_its_place() {
+    let now = Instant::now();
+    for answers in [false, true] {
+        let (mut transfer, _) = Transfer::start(bare(), 1024, GIVE_UP, now);
+        if answers {
+            transfer.on_ack(1, now);
+        }
+        transfer.hurry();
+        let at = now + HASTE;
+        let ended = transfer.on_timeout(at) == Step::End(Outcome::TimedOut);
+        assert_eq!(ended, !answers);
+    }
+}
+
+#[test]
 fn a_size_probe_is_told_from_an_abort() {
     let now = Instant::now();
     let asked = Terms {

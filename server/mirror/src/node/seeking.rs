@@ -63,6 +63,11 @@ impl Node {
         self.standby.is_some() || self.recent_peer().is_some_and(|peer| peer.primary)
     }
 
+    /// Whether a primary has it as its standby: what changes here was admitted there.
+    pub fn is_standby(&self) -> bool {
+        self.standby.is_some()
+    }
+
     /// Whether it wants no session now.
     fn rests(&self) -> bool {
         self.now < self.rest_until || !self.prepared

@@ -184,16 +184,28 @@ impl Node {
     }
 
     pub(super) fn item_done(&mut self, session: SessionId, seq: Seq, result: Result<Yield, Fault>) {
+        if let Ok(Yield::Lost(blocks)) = &result {
+            self.lose_blocks(blocks);
+        }
         if self.standby_in(session).is_none() {
             return;
         }
         let answer = match result {
             Err(fault) => return self.fail_standby(session, fault),
+            Ok(Yield::Lost(_)) => return self.fail_standby(session, Fault::Broken),
             Ok(Yield::Sum(sum)) => ItemAnswer::Sum(sum),
             Ok(Yield::Blocks(blocks)) => ItemAnswer::Blocks(self.sayable(&blocks)),
             Ok(Yield::Gone | Yield::Nothing | Yield::Data(_)) => ItemAnswer::Done,
         };
         self.answer_item(session, seq, answer);
+    }
+
+    /// All of it has to come from the primary, also after a restart.
+    fn lose_blocks(&mut self, lost: &Blocks) {
+        self.dirty.unsent.merge(lost);
+        self.durable.marks.merge(lost);
+        self.durable.inconsistent = true;
+        self.persist(After::Nothing);
     }
 
     pub(super) fn answer_item(&mut self, session: SessionId, seq: Seq, answer: ItemAnswer) {

@@ -20,6 +20,7 @@ pub fn check(config: &Config, problems: &mut Vec<Problem>) {
     for (name, export) in &config.exports {
         check_access(config, name, export, problems);
         check_mode(name, export, problems);
+        check_mirror(config, name, export, problems);
     }
 }
 
@@ -140,4 +141,23 @@ fn check_mode(name: &str, export: &ExportSettings, problems: &mut Vec<Problem>) 
         let message = format!("[exports.{name}] has a quota, which is for copies on write only");
         problems.push(at(message).fix("remove quota, or write mode = \"copy-on-write\""));
     }
+}
+
+/// Nobody shall find out at a failover that one file of all that is written to stayed behind.
+fn check_mirror(config: &Config, name: &str, export: &ExportSettings, problems: &mut Vec<Problem>) {
+    let written = export.spec.mode == Mode::ReadWrite && config.standby.is_some();
+    let (message, fix) = match export.mirrored {
+        Some(true) => (
+            format!("[exports.{name}] is to be mirrored, but only the machines' disks are"),
+            "write mirrored = false, and copy it yourself",
+        ),
+        None if written => (
+            format!(
+                "[exports.{name}] is written to, and the other server of [standby] gets nothing of it"
+            ),
+            "write mirrored = false if that is meant, or mode = \"read-only\"",
+        ),
+        _ => return,
+    };
+    problems.push(Problem::at(export.name_at.clone(), message).fix(fix));
 }

@@ -134,6 +134,27 @@ fn one_decides_and_on_a_third_box() {
 }
 
 #[test]
+fn an_export_that_is_written_to_and_stays_behind_is_consented_to() {
+    let export = |lines: &str| format!("[exports.e]\nfile = \"/f\"\nallow = [\"*\"]\n{lines}");
+    let written = "mode = \"read-write\"\n";
+    let (message, place, fix) = wrong(&export(written));
+    assert!(message.contains("gets nothing of it"), "{message}");
+    assert_eq!(place, "e");
+    assert!(fix.contains("mirrored = false"), "{fix}");
+    let consents = format!("{written}mirrored = false\n");
+    read(&export(&consents));
+    read(&export(""));
+    read(&export("mode = \"copy-on-write\"\n"));
+    let (message, ..) = wrong(&export("mirrored = true\n"));
+    assert!(
+        message.contains("only the machines' disks are"),
+        "{message}"
+    );
+    let alone = format!("{GOOD}{}", export(written));
+    assert!(parse(&alone).is_ok(), "there is no other server");
+}
+
+#[test]
 fn a_reload_changes_nothing_of_it() {
     let (old, new) = (read(""), read("mode = \"async\"\n"));
     assert!(old.is_same(&read("")) && !old.is_same(&new));

@@ -1,6 +1,6 @@
 //! What the control API says about the pair; also what `bootroom standby status --json` prints.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -72,6 +72,12 @@ pub struct PairView {
     /// Disks from the time when this server was alone, which would be deleted if it became a standby.
     #[serde(default)]
     pub own_disks: usize,
+    /// Less than is good is free where this server keeps the machines' disks.
+    #[serde(default)]
+    pub low_on_space: bool,
+    /// Folders of damaged disks, which were put aside here and taken from the other server as a whole.
+    #[serde(default)]
+    pub set_aside: Vec<PathBuf>,
     /// What is not as it should be, with what to do; nothing if all is well.
     pub problems: Vec<String>,
     /// What may need a look, though the machines and the pair are well.

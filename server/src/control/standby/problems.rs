@@ -39,6 +39,9 @@ const SPLIT: &str = "both servers have changes of their own (split brain). Look 
 const STRANGE: &str = "the witness that answers is not the one that was agreed on: it lost its record, or another was put \
      in its place. If that is right: `bootroom standby accept-witness`";
 
+const LOW: &str = "less than 1 GiB is free where this server keeps the machines' disks. As a standby it takes what the \
+     primary allowed until nothing is left; as the primary it lets only lasting disks grow. Make room";
+
 fn not_paired(view: &PairView) -> Option<String> {
     match view.role {
         _ if view.paired => None,
@@ -97,7 +100,15 @@ pub fn warnings(view: &PairView) -> Vec<String> {
     let witness = trouble.map(|trouble| {
         format!("the witness does not answer: {trouble}. The machines run on, but nobody takes over by himself meanwhile")
     });
-    witness.into_iter().collect()
+    let aside = view.set_aside.iter().map(|folder| {
+        format!(
+            "a disk was damaged on this server, and was taken from the other one as a whole. Look at this server's storage, \
+             and remove what is left of it: {}",
+            folder.display()
+        )
+    });
+    let low = view.low_on_space.then(|| LOW.to_owned());
+    witness.into_iter().chain(low).chain(aside).collect()
 }
 
 #[cfg(test)]
@@ -133,6 +144,8 @@ mod tests {
             witness: None,
             images: ImagesView::default(),
             own_disks: 0,
+            low_on_space: false,
+            set_aside: Vec::new(),
             problems: Vec::new(),
             warnings: Vec::new(),
             recent: Vec::new(),
@@ -231,5 +244,25 @@ mod tests {
         };
         assert_eq!(problems(&silent), [""; 0]);
         assert!(warnings(&silent)[0].contains("refused"));
+    }
+
+    #[test]
+    fn little_space_is_a_warning_on_either() {
+        let view = PairView {
+            low_on_space: true,
+            ..well()
+        };
+        assert_eq!(problems(&view), [""; 0]);
+        assert!(warnings(&view)[0].contains("Make room"));
+    }
+
+    #[test]
+    fn what_was_put_aside_is_named_until_it_is_removed() {
+        let view = PairView {
+            set_aside: vec!["/srv/overlays/.damaged-1".into()],
+            ..well()
+        };
+        assert_eq!(problems(&view), [""; 0]);
+        assert!(warnings(&view)[0].contains("/srv/overlays/.damaged-1"));
     }
 }

@@ -110,6 +110,8 @@ fn without_witness(desk: &Desk, pair: &Pair) -> PairView {
         witness: None,
         images: images(pair),
         own_disks: pair.own_disks(),
+        low_on_space: pair.overlays.is_low().unwrap_or(false),
+        set_aside: pair.overlays.aside().unwrap_or_default(),
         problems: Vec::new(),
         warnings: Vec::new(),
         recent: recent(pair),

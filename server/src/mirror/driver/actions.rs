@@ -76,11 +76,12 @@ impl Mirror {
     }
 }
 
-/// Works of one volume share their turn.
+/// Works of one volume share their turn. A survey looks at all volumes, which takes its time: no metadata waits for it.
 pub(super) fn lane_of(work: &Work) -> String {
-    match volume_of(work) {
-        Some(volume) => format!("volume {}", volume.0),
-        None => "metadata".into(),
+    match (volume_of(work), work) {
+        (Some(volume), _) => format!("volume {}", volume.0),
+        (None, Work::Survey) => "survey".into(),
+        (None, _) => "metadata".into(),
     }
 }
 
@@ -148,5 +149,6 @@ mod tests {
         assert_eq!(lane_of(&read(1)), lane_of(&Work::Flush(VolumeId(1))));
         assert_ne!(lane_of(&read(1)), lane_of(&read(2)));
         assert_ne!(lane_of(&read(1)), lane_of(&Work::Survey));
+        assert_ne!(lane_of(&Work::ReadMetadata), lane_of(&Work::Survey));
     }
 }

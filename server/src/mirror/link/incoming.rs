@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, BufRead, Read, Write},
-    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream},
     sync::Arc,
     thread,
     time::Instant,
@@ -16,7 +16,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustls::{ServerConnection, StreamOwned};
 
 use super::{Ends, HANDSHAKE, Purpose};
-use crate::service::connection::patience::Patience;
+use crate::{mirror::strangers::Strangers, service::connection::patience::Patience};
 
 /// A connection of the other server.
 pub type Stream = StreamOwned<ServerConnection, TcpStream>;
@@ -34,9 +34,6 @@ pub trait Doors: Send + Sync + 'static {
 /// Room for what is received at once. Bytes.
 const ROOM: usize = 256 << 10;
 
-/// Connections that may be shaking hands at a time: until then they may be anybody's.
-const MOST: usize = 8;
-
 /// Takes connections at `place` until the process ends.
 ///
 /// # Errors
@@ -49,7 +46,7 @@ pub fn listen(place: SocketAddr, ends: Ends, doors: Arc<dyn Doors>) -> anyhow::R
         ends,
         doors,
         current: Mutex::default(),
-        guests: Mutex::default(),
+        strangers: Mutex::default(),
     });
     let thread = thread::Builder::new().name("pair-accept".into());
     thread.spawn(move || hall.accept_all(&listener))?;
@@ -61,46 +58,49 @@ struct Hall {
     doors: Arc<dyn Doors>,
     /// The connection whose messages count: the newest.
     current: Mutex<(u64, Option<TcpStream>)>,
-    /// Connections that are shaking hands.
-    guests: Mutex<usize>,
+    /// Connections that are shaking hands: until then they may be anybody's.
+    strangers: Mutex<Strangers<TcpStream>>,
 }
 
 impl Hall {
     fn accept_all(self: Arc<Self>, listener: &TcpListener) {
         loop {
-            let socket = match listener.accept() {
-                Ok((socket, _)) => socket,
+            let (socket, from) = match listener.accept() {
+                Ok(accepted) => accepted,
                 Err(error) => {
                     tracing::warn!("cannot take a connection of the other server: {error}");
                     thread::sleep(super::RETRY);
                     continue;
                 }
             };
-            self.clone().receive(socket);
+            if let Err(error) = self.clone().receive(socket, from.ip()) {
+                tracing::warn!("cannot serve a connection of the other server: {error}");
+            }
         }
     }
 
-    fn receive(self: Arc<Self>, socket: TcpStream) {
-        if *self.guests.lock() >= MOST {
-            return; // Whoever they are: the other server comes again.
+    fn receive(self: Arc<Self>, socket: TcpStream, from: IpAddr) -> io::Result<()> {
+        let (number, gone) = self.strangers.lock().enter(from, socket.try_clone()?);
+        if let Some(gone) = gone {
+            // Its thread ends with it; it may have ended already.
+            let _ = gone.shutdown(Shutdown::Both);
         }
-        *self.guests.lock() += 1;
         let hall = self.clone();
         let thread = thread::Builder::new().name("pair-receive".into());
         let started = thread.spawn(move || {
-            let from = socket.peer_addr().ok();
-            if let Err(error) = hall.serve(socket) {
-                tracing::debug!(?from, "a connection of the other server ended: {error:#}");
+            if let Err(error) = hall.serve(socket, number) {
+                tracing::debug!(%from, "a connection of the other server ended: {error:#}");
             }
         });
         if started.is_err() {
-            *self.guests.lock() -= 1;
+            self.strangers.lock().leave(number);
         }
+        started.map(drop)
     }
 
-    fn serve(&self, socket: TcpStream) -> anyhow::Result<()> {
+    fn serve(&self, socket: TcpStream, number: u64) -> anyhow::Result<()> {
         let welcomed = self.welcome(socket);
-        *self.guests.lock() -= 1;
+        self.strangers.lock().leave(number);
         match welcomed? {
             (Purpose::Images, stream) => self.doors.images(stream),
             (Purpose::Messages, stream) => self.listen_to(stream),

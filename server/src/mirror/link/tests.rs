@@ -168,3 +168,22 @@ fn servers_with_other_settings_do_not_talk() {
     let error = connect(&ends, Purpose::Messages).err().unwrap();
     assert!(error.to_string().contains("[standby]"), "{error:#}");
 }
+
+#[test]
+fn who_says_nothing_keeps_nobody_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let secret = secret(dir.path(), "one");
+    let (peer, _heard) = hear(secret.clone());
+    let silent: Vec<_> = (0..100)
+        .map(|_| TcpStream::connect(peer).unwrap())
+        .collect();
+    let (me, settings) = (NodeId::A, 1);
+    let ends = Ends {
+        me,
+        secret,
+        peer,
+        settings,
+    };
+    connect(&ends, Purpose::Messages).unwrap();
+    drop(silent);
+}

@@ -10,18 +10,18 @@ use overlay::{
 };
 use parking_lot::Mutex;
 
-use super::device::PairDevice;
+use super::{device::PairDevice, keys::Keys};
 use crate::{
     clients::{
         error::{Error, ErrorKind, Result},
-        overlays::{Held, Overlays, Resolve},
+        overlays::{Held, Overlays, Resolve, Whose},
     },
     mirror::{
         driver::Mirror,
         pair::Pair,
         store::{
-            PairStore, files,
-            record::{Record, VolumeSpec, difference},
+            PairStore,
+            record::{Record, VolumeSpec},
         },
     },
     service::{
@@ -40,8 +40,7 @@ pub struct PairOverlays {
     mirror: Arc<Mirror>,
     store: Arc<Store>,
     reign: u64,
-    /// Keys and certificates that the other server was told of.
-    keys: Mutex<Vec<Record>>,
+    keys: Mutex<Keys>,
 }
 
 impl PairOverlays {
@@ -50,7 +49,7 @@ impl PairOverlays {
     /// # Errors
     /// The keys and certificates there are cannot be read.
     pub fn new(pair: Arc<Pair>, reign: u64) -> std::io::Result<Self> {
-        let keys = files::all(&pair.mirror.store().data)?;
+        let keys = Keys::new(pair.mirror.store().data.clone())?;
         Ok(Self {
             mirror: pair.mirror.clone(),
             store: pair.overlays.clone(),
@@ -213,16 +212,15 @@ impl Overlays for PairOverlays {
         )))
     }
 
-    fn keep_keys(&self) -> Result<()> {
-        let mut told = self.keys.lock();
+    fn keep_keys(&self, whose: Whose<'_>) -> Result<()> {
+        let mut keys = self.keys.lock();
         let failed = |error| Error::identity("cannot read the machines' keys", error);
-        let now = files::all(&self.mirror.store().data).map_err(failed)?;
-        let news = difference(&told, &now);
+        let news = keys.news(whose).map_err(failed)?;
         if news.is_empty() {
             return Ok(());
         }
         self.record(None, &news, "keep a machine's keys")?;
-        *told = now;
+        keys.told(news);
         Ok(())
     }
 }

@@ -6,6 +6,8 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
+use pxe::Mac;
+
 use super::record::{PrivateFile, Record};
 use crate::files::{private_folder, write_whole};
 
@@ -26,6 +28,35 @@ pub fn all(data: &Path) -> io::Result<Vec<Record>> {
     Ok(records)
 }
 
+/// Those of one machine.
+///
+/// # Errors
+/// One of them cannot be read.
+pub fn of_machine(data: &Path, mac: Mac, name: &str) -> io::Result<Vec<Record>> {
+    let mut records = Vec::new();
+    gather(data, &data.join(folder_of(mac)), &mut records)?;
+    for path in certificates_of(name) {
+        add(data, &data.join(path), &mut records)?;
+    }
+    Ok(records)
+}
+
+/// Whether a file is one of those.
+pub fn is_of_machine(path: &str, mac: Mac, name: &str) -> bool {
+    Path::new(path).starts_with(folder_of(mac))
+        || certificates_of(name).iter().any(|one| one == path)
+}
+
+/// As [`crate::clients::identity`] files them.
+fn folder_of(mac: Mac) -> String {
+    format!("identity/{}", mac.hex())
+}
+
+/// As [`crate::pki`] files them.
+fn certificates_of(name: &str) -> [String; 2] {
+    ["key", "pem"].map(|ending| format!("pki/clients/{name}.{ending}"))
+}
+
 fn gather(data: &Path, folder: &Path, records: &mut Vec<Record>) -> io::Result<()> {
     let entries = match fs::read_dir(folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -33,12 +64,21 @@ fn gather(data: &Path, folder: &Path, records: &mut Vec<Record>) -> io::Result<(
     };
     for entry in entries {
         let path = entry?.path();
-        let about = fs::symlink_metadata(&path)?;
-        if about.is_dir() {
-            gather(data, &path, records)?;
-        } else if about.is_file() && about.len() <= LONGEST && !is_half(&path) {
-            records.extend(record(data, &path, about.mode() & 0o777)?);
-        }
+        add(data, &path, records)?;
+    }
+    Ok(())
+}
+
+/// Adds a file, or what is in a folder; nothing if there is neither.
+fn add(data: &Path, path: &Path, records: &mut Vec<Record>) -> io::Result<()> {
+    let about = match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        about => about?,
+    };
+    if about.is_dir() {
+        gather(data, path, records)?;
+    } else if about.is_file() && about.len() <= LONGEST && !is_half(path) {
+        records.extend(record(data, path, about.mode() & 0o777)?);
     }
     Ok(())
 }

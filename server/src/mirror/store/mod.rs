@@ -2,6 +2,7 @@
 //!
 //! Must never apply a change that it was not asked for, and never report one that has not ended.
 
+pub mod damaged;
 pub mod files;
 pub mod record;
 pub mod volumes;
@@ -21,6 +22,7 @@ use overlay::{Attachment, Durability, ErrorKind, Overlay, RunKind, SnapshotName}
 use pxe::RedbLeases;
 
 use crate::{clients::registry::Rows, service::PIECE};
+use damaged::blocks_of;
 use record::{Key, Number, Record, decode, difference, encode, lease_change};
 use volumes::Volumes;
 
@@ -228,8 +230,14 @@ impl PairStore {
 
     /// Puts the other server's metadata in the place of this one's. A snapshot that is not here cannot be made after the
     /// fact, and one of the same name that was taken at another time is another one.
+    /// A damaged disk is put aside first, and nothing else done.
     fn replace(&self, all: &[u8]) -> anyhow::Result<Yield> {
         let new = decode(all).context("the other server's metadata")?;
+        self.volumes.forget_aside()?;
+        let lost = self.volumes.set_damaged_aside()?;
+        if !lost.is_empty() {
+            return Ok(Yield::Lost(blocks_of(&lost)));
+        }
         let steps = difference(&self.records()?, &new);
         for step in &steps {
             match step {

@@ -176,6 +176,79 @@ fn limits_change_and_the_content_stays() {
     assert_eq!(fault, Fault::NoSpace);
 }
 
+fn replace(store: &PairStore, all: &Bytes) -> Yield {
+    store.work(Work::ReplaceMetadata(all.clone())).unwrap()
+}
+
+#[test]
+fn a_standby_takes_what_the_primary_admitted() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(dir.path());
+    meta(&store, &[made(5, Some(4096))]);
+    write(&store, 5, 0, vec![9; 4096]).unwrap();
+    store.volumes.set_admitted(true);
+    write(&store, 5, 4096, vec![9; 4096]).unwrap();
+    store.volumes.set_admitted(false);
+    assert_eq!(
+        write(&store, 5, 8192, vec![9; 4096]).unwrap_err().0,
+        Fault::NoSpace
+    );
+}
+
+/// Spoils every file of the overlay whose name ends so.
+fn spoil(dir: &Path, ending: &str) {
+    let folder = dir.join("overlays").join(spec(None).overlay.as_str());
+    let files = std::fs::read_dir(folder).unwrap();
+    let paths = files.map(|file| file.unwrap().path());
+    let mut spoilt = paths.filter(|path| path.to_string_lossy().ends_with(ending));
+    spoilt
+        .by_ref()
+        .for_each(|path| std::fs::write(path, "noise").unwrap());
+}
+
+#[test]
+fn a_damaged_disk_of_a_standby_is_put_aside_and_made_afresh_once_that_is_noted() {
+    for ending in ["manifest", ".live", ".map"] {
+        let dir = tempfile::tempdir().unwrap();
+        let all = {
+            let store = open(dir.path()).0;
+            meta(&store, &[made(5, None)]);
+            write(&store, 5, 0, vec![9; 4096]).unwrap();
+            store.work(Work::Flush(VolumeId(5))).unwrap();
+            store.gather().unwrap()
+        };
+        spoil(dir.path(), ending);
+        if ending == ".map" {
+            // Which counts after a power cut.
+            spoil(dir.path(), ".live");
+        }
+        let (store, lost) = open(dir.path());
+        assert_eq!(lost, [], "{ending}: a primary has it, and cannot read it");
+        let range = blocks(0, 1);
+        let volume = VolumeId(5);
+        assert!(store.work(Work::Read { volume, range }).is_err());
+        let Yield::Lost(blocks) = replace(&store, &all) else {
+            panic!("{ending}: taken for a good one")
+        };
+        assert!(blocks.contains(volume, self::blocks(0, SIZE / BLOCK)));
+        let kept = dir.path().join("overlays/.damaged-525400120001-debian");
+        assert!(kept.is_dir(), "{ending}");
+        {
+            // The process ends here: the volume is missing, and not empty.
+            drop(store);
+            let (_, lost) = open(dir.path());
+            assert_eq!(lost, [(volume, SIZE)], "{ending}");
+        }
+        let store = open(dir.path()).0;
+        assert!(matches!(replace(&store, &all), Yield::Lost(_)));
+        assert!(matches!(replace(&store, &all), Yield::Nothing));
+        assert_eq!(read(&store, 5, range)[..], [1; 4096], "{ending}: empty");
+        assert!(kept.is_dir(), "{ending}");
+        drop(store);
+        assert_eq!(open(dir.path()).1, []);
+    }
+}
+
 /// A crash between the making of a fresh overlay and the writing of its row.
 #[test]
 fn a_volume_whose_overlay_is_another_one_by_now_is_lost_and_not_taken_for_it() {

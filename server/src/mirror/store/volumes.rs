@@ -37,11 +37,13 @@ struct Row {
 
 /// The volumes of one server.
 pub struct Volumes {
-    store: Arc<Store>,
+    pub(super) store: Arc<Store>,
     bases: Bases,
     database: Database,
     rows: Mutex<BTreeMap<VolumeId, Row>>,
     open: Mutex<HashMap<VolumeId, Arc<Attachment>>>,
+    /// Damaged ones that were put aside: their rows are still here.
+    pub(super) aside: Mutex<Lost>,
     /// One overlay is opened at a time.
     opening: Mutex<()>,
     /// One change of the table at a time.
@@ -66,6 +68,7 @@ impl Volumes {
             database,
             rows: Mutex::new(rows),
             open: Mutex::default(),
+            aside: Mutex::default(),
             opening: Mutex::default(),
             changing: Mutex::default(),
         };
@@ -73,7 +76,8 @@ impl Volumes {
         Ok((volumes, lost))
     }
 
-    /// Volumes whose overlay is another one by now, damaged, or gone. One that merely cannot be read now is none of these.
+    /// Volumes whose overlay is another one by now, or gone. One that cannot be read is there: it is its own machine's
+    /// trouble on a primary, and put aside by a standby.
     fn find_lost(&self) -> anyhow::Result<Lost> {
         let rows = self.rows.lock().clone();
         let mut lost = Lost::new();
@@ -81,8 +85,11 @@ impl Volumes {
             match self.store.info(&row.spec.overlay) {
                 Ok(info) if info.incarnation == row.incarnation => continue,
                 Ok(_) => {}
-                Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Corrupt) => {}
-                Err(error) => return Err(error.into()),
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => {
+                    tracing::error!("volume {} cannot be read: {error}", volume.0);
+                    continue;
+                }
             }
             tracing::warn!(
                 "volume {} ({}) is not here any more",
@@ -173,9 +180,18 @@ impl Volumes {
         }
         let base = |id: &BaseId| Some((self.bases)(*id, row.spec.base_size));
         let overlay = self.store.open_overlay(&row.spec.overlay, &base)?;
+        if overlay.info().incarnation != row.incarnation {
+            let text = format!("volume {} of overlay {}", volume.0, row.spec.overlay);
+            return Err(overlay::Error::new(ErrorKind::Evicted, text));
+        }
         let attachment = Arc::new(overlay.attach());
         self.open.lock().insert(volume, attachment.clone());
         Ok(Some(attachment))
+    }
+
+    /// Whether the primary has admitted what changes here.
+    pub fn set_admitted(&self, admitted: bool) {
+        self.store.set_admitted(admitted);
     }
 
     /// Lets go of a volume that failed: the next work opens it again, as the disk has it. Only on a server whose disks no

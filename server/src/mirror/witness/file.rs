@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    io::{self, Write},
+    io,
     path::{Path, PathBuf},
 };
 
@@ -10,8 +10,9 @@ use anyhow::{Context, bail};
 use mirror::WitnessState;
 use rustix::fs::{FlockOperation, flock};
 
-const MAGIC: &[u8; 8] = b"BRwitns1";
-const HEAD: usize = MAGIC.len() + 4;
+use crate::files::{Magic, PRIVATE, seal, sync_folder, unseal, write_whole};
+
+const MAGIC: Magic = *b"BRwitns1";
 /// No state is longer: what is, is none.
 const LONGEST: u64 = 256;
 
@@ -47,7 +48,7 @@ impl StateFile {
             opened => opened.with_context(|| format!("cannot open {}", path.display()))?,
         };
         // A process that died between rename and sync left a state that is there and not yet durable.
-        let synced = file.sync_all().and_then(|()| self.sync_folder());
+        let synced = file.sync_all().and_then(|()| sync_folder(&path));
         synced.with_context(|| format!("cannot sync {}", path.display()))?;
         if file.metadata()?.len() > LONGEST {
             return Err(damaged(&path));
@@ -61,21 +62,8 @@ impl StateFile {
     /// # Errors
     /// The disk did not take it. Either state may be found at the next open.
     pub fn save(&self, state: &WitnessState) -> anyhow::Result<()> {
-        let saved = self.replace(&encode(state));
+        let saved = write_whole(&self.path(), &encode(state), PRIVATE);
         saved.with_context(|| format!("cannot write {}", self.path().display()))
-    }
-
-    fn replace(&self, bytes: &[u8]) -> io::Result<()> {
-        let next = self.folder.join("witness.next");
-        let mut file = File::create(&next)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&next, self.path())?;
-        self.sync_folder()
-    }
-
-    fn sync_folder(&self) -> io::Result<()> {
-        File::open(&self.folder)?.sync_all()
     }
 }
 
@@ -98,20 +86,12 @@ fn damaged(path: &Path) -> anyhow::Error {
 
 /// A state as the bytes that are kept of it, wherever that is.
 pub fn encode(state: &WitnessState) -> Vec<u8> {
-    let content = state.encode();
-    let mut bytes = MAGIC.to_vec();
-    bytes.extend(crc32c::crc32c(&content).to_le_bytes());
-    bytes.extend(content);
-    bytes
+    seal(MAGIC, &state.encode())
 }
 
 /// Reads what [`encode`] made; `None` if it is damaged.
 pub fn decode(bytes: &[u8]) -> Option<WitnessState> {
-    let (head, content) = bytes.split_at_checked(HEAD)?;
-    let sum = head.strip_prefix(MAGIC)?;
-    if sum != crc32c::crc32c(content).to_le_bytes() {
-        return None;
-    }
+    let content = unseal(MAGIC, bytes)?;
     WitnessState::decode(bytes::Bytes::copy_from_slice(content)).ok()
 }
 
@@ -169,7 +149,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (file, _) = StateFile::open(folder.path()).unwrap();
         file.save(&state()).unwrap();
-        fs::write(folder.path().join("witness.next"), b"BRwi").unwrap();
+        fs::write(folder.path().join("witness.new"), b"BRwi").unwrap();
         assert_eq!(file.load().unwrap(), Some(state()));
     }
 }

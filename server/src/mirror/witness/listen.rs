@@ -1,23 +1,26 @@
 //! Connections of the witness.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{io, net::IpAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
 use mirror::{FRAME_HEAD, NodeId, WitnessRequest};
+use parking_lot::Mutex;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
+    sync::{Notify, Semaphore},
     time::timeout,
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use super::Keeper;
-use crate::mirror::secret::{PairRole, PairSecret, explain};
+use crate::mirror::{
+    secret::{PairRole, PairSecret, explain},
+    strangers::Strangers,
+};
 
-/// Connections at a time: two servers that come and go need a few; the rest is for strangers, who may be at the door for
-/// as long as a handshake may take.
-const CONNECTIONS: usize = 256;
+/// Connections of the two servers at a time. They need a few.
+const CONNECTIONS: usize = 64;
 /// Longest time for a handshake.
 const HANDSHAKE: Duration = Duration::from_secs(5);
 /// A connection that says nothing for this long is closed; servers come again when they have something to ask.
@@ -25,11 +28,25 @@ pub const IDLE: Duration = Duration::from_secs(60);
 /// Longest request, in bytes.
 const REQUEST: usize = 256;
 
+/// What all connections share.
+struct Door {
+    tls: TlsAcceptor,
+    secret: Arc<PairSecret>,
+    keeper: Arc<Keeper>,
+    strangers: Mutex<Strangers<Arc<Notify>>>,
+    known: Semaphore,
+}
+
 /// Answers until the task is dropped.
 pub async fn serve(listener: TcpListener, secret: Arc<PairSecret>, keeper: Arc<Keeper>) {
-    let room = Arc::new(Semaphore::new(CONNECTIONS));
-    let tls = TlsAcceptor::from(secret.server(PairRole::Witness));
-    while let Ok(permit) = room.clone().acquire_owned().await {
+    let door = Arc::new(Door {
+        tls: TlsAcceptor::from(secret.server(PairRole::Witness)),
+        secret,
+        keeper,
+        strangers: Mutex::default(),
+        known: Semaphore::new(CONNECTIONS),
+    });
+    loop {
         let (socket, from) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
@@ -38,36 +55,51 @@ pub async fn serve(listener: TcpListener, secret: Arc<PairSecret>, keeper: Arc<K
                 continue;
             }
         };
-        let (tls, secret, keeper) = (tls.clone(), secret.clone(), keeper.clone());
+        let door = door.clone();
         tokio::spawn(async move {
-            if let Err(error) = converse(socket, &tls, &secret, &keeper).await {
+            if let Err(error) = door.converse(socket, from.ip()).await {
                 tracing::info!(%from, "connection ended: {error:#}");
             }
-            drop(permit);
         });
     }
 }
 
-async fn converse(
-    socket: TcpStream,
-    tls: &TlsAcceptor,
-    secret: &PairSecret,
-    keeper: &Keeper,
-) -> anyhow::Result<()> {
-    socket.set_nodelay(true)?;
-    let handshake = timeout(HANDSHAKE, tls.accept(socket)).await;
-    let handshake = handshake.context("TLS handshake: too slow")?;
-    let mut stream = handshake.map_err(|error| explain(error).context("TLS handshake"))?;
-    let shown = secret.shown(stream.get_ref().1);
-    let node = shown.and_then(PairRole::node);
-    let node = node.context("this is neither of the two servers")?;
-    while let Some(request) = timeout(IDLE, next(&mut stream))
-        .await
-        .context("silent for too long")??
-    {
-        reply(&mut stream, node, request, keeper).await?;
+impl Door {
+    async fn converse(&self, socket: TcpStream, from: IpAddr) -> anyhow::Result<()> {
+        socket.set_nodelay(true)?;
+        let mut stream = self.welcome(socket, from).await?;
+        let shown = self.secret.shown(stream.get_ref().1);
+        let node = shown.and_then(PairRole::node);
+        let node = node.context("this is neither of the two servers")?;
+        let _place = self.known.try_acquire().context("too many connections")?;
+        while let Some(request) = timeout(IDLE, next(&mut stream))
+            .await
+            .context("silent for too long")??
+        {
+            reply(&mut stream, node, request, &self.keeper).await?;
+        }
+        Ok(())
     }
-    Ok(())
+
+    /// Shakes hands with somebody who may be anybody.
+    async fn welcome(
+        &self,
+        socket: TcpStream,
+        from: IpAddr,
+    ) -> anyhow::Result<TlsStream<TcpStream>> {
+        let leave = Arc::new(Notify::new());
+        let (number, gone) = self.strangers.lock().enter(from, leave.clone());
+        if let Some(gone) = gone {
+            gone.notify_one();
+        }
+        let handshake = tokio::select! {
+            handshake = timeout(HANDSHAKE, self.tls.accept(socket)) => handshake,
+            () = leave.notified() => bail!("TLS handshake: gave way to a newer connection"),
+        };
+        self.strangers.lock().leave(number);
+        let handshake = handshake.context("TLS handshake: too slow")?;
+        handshake.map_err(|error| explain(error).context("TLS handshake"))
+    }
 }
 
 /// The next request; `None` at the end of the connection.

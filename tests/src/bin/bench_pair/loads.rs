@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use bootroom_tests::pair::Side;
 
 use super::client::{Client, Work};
-use super::stage::{Place, Stage, inside};
+use super::stage::{Place, Stage};
 
 const ROUNDS: usize = 3;
 const SPAN: Duration = Duration::from_secs(2);
@@ -85,7 +85,7 @@ fn on<T: Send>(
     place: &Place,
     work: impl FnOnce(&mut Client) -> anyhow::Result<T> + Send,
 ) -> anyhow::Result<T> {
-    inside(stage.seat.namespace(), || {
+    stage.seat.namespace().inside(|| {
         let mut client = Client::connect_to(place.socket(), &place.export)?;
         work(&mut client)
     })
@@ -107,7 +107,7 @@ fn median(mut values: Vec<f64>) -> f64 {
 fn round_trip(stage: &Stage) -> anyhow::Result<f64> {
     const TIMES: u32 = 20_000;
     let [a, b] = Side::BOTH.map(|side| stage.pair.host(side).namespace());
-    let listener = inside(b, || TcpListener::bind((Side::B.address(), 7099)))?;
+    let listener = b.inside(|| TcpListener::bind((Side::B.address(), 7099)))?;
     let answering = std::thread::spawn(move || -> std::io::Result<()> {
         let (mut socket, _) = listener.accept()?;
         socket.set_nodelay(true)?;
@@ -118,7 +118,7 @@ fn round_trip(stage: &Stage) -> anyhow::Result<f64> {
         }
         Ok(())
     });
-    let took = inside(a, || -> std::io::Result<Duration> {
+    let took = a.inside(|| -> std::io::Result<Duration> {
         let mut socket = TcpStream::connect((Side::B.address(), 7099))?;
         socket.set_nodelay(true)?;
         let (message, mut answer) = ([0; K4 as usize], [0; 40]);

@@ -7,7 +7,7 @@ use bootroom_tests::deadline::wait_for;
 use bootroom_tests::pair::Side;
 
 use super::client::Client;
-use super::stage::{DISK, Stage, inside};
+use super::stage::{DISK, Stage};
 
 const LIMIT: Duration = Duration::from_secs(120);
 
@@ -34,9 +34,10 @@ fn resync(stage: &mut Stage) -> anyhow::Result<Duration> {
     stage.pair.host_mut(Side::B).kill();
     stage.pair.wait_lone(Side::A);
     let place = stage.mirrored.clone();
-    inside(stage.seat.namespace(), || {
-        Client::connect_to(place.socket(), &place.export)?.fill()
-    })?;
+    stage
+        .seat
+        .namespace()
+        .inside(|| Client::connect_to(place.socket(), &place.export)?.fill())?;
     stage.pair.host_mut(Side::B).start();
     let a = stage.pair.host(Side::A);
     wait_for("the resync to begin", LIMIT, || {

@@ -1,7 +1,6 @@
 //! The servers: a pair, and one alone, with the same image.
 
 use std::fs;
-use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::Stdio;
 
@@ -111,18 +110,4 @@ fn alone(pair: &Pair, room: &str) -> (Namespace, Server) {
         server.ask(&["status", "--json"]).status.success()
     });
     (namespace, server)
-}
-
-/// Does `work` on a thread that is in that network.
-pub fn inside<T: Send>(namespace: &Namespace, work: impl FnOnce() -> T + Send) -> T {
-    let file = fs::File::open(namespace.path()).expect("the namespace exists");
-    std::thread::scope(|scope| {
-        let there = scope.spawn(|| {
-            let kind = rustix::thread::LinkNameSpaceType::Network;
-            rustix::thread::move_into_link_name_space(file.as_fd(), Some(kind))
-                .expect("the namespace can be entered");
-            work()
-        });
-        there.join().expect("the work does not panic")
-    })
 }

@@ -7,7 +7,7 @@ use bootroom_tests::deadline::wait_for;
 use bootroom_tests::pair::Side;
 use bootroom_tests::pair::witness::Traffic;
 
-use super::stage::{Stage, inside};
+use super::stage::Stage;
 
 const IDLE: Duration = Duration::from_secs(20);
 
@@ -37,7 +37,7 @@ fn fail_over(stage: &mut Stage) -> Traffic {
     let before = stage.pair.witness.traffic();
     stage.pair.host_mut(Side::A).kill();
     let place = (Side::B.address(), stage.mirrored.socket().1);
-    inside(stage.seat.namespace(), || {
+    stage.seat.namespace().inside(|| {
         wait_for("B to serve", Duration::from_secs(30), || {
             TcpStream::connect(place).ok()
         });

@@ -10,6 +10,11 @@ use super::peers::{Peer, on_path};
 const MACHINES: &str = "8000";
 const SECONDS: &str = "10";
 
+/// What a new socket's receive buffer is when nobody says. perfdhcp does not, and what a fast server answers while it
+/// is busy sending overflows it: answers that left in time, and that perfdhcp never sees.
+const BUFFER: &str = "/proc/sys/net/core/rmem_default";
+const LARGE: &str = "4194304";
+
 /// Measures all, one server after the other, since they share port 67.
 pub fn run() {
     println!("DHCP, perfdhcp for {SECONDS} s, {MACHINES} machines");
@@ -24,25 +29,64 @@ pub fn run() {
     client.ip("link set c0 up");
     let dir = tempfile::tempdir_in("/var/tmp").expect("a temporary directory");
     let starts: [fn(&Namespace, &Path) -> Option<Peer>; 3] = [ours, dnsmasq, kea];
-    let mut rates = Vec::new();
+    let (mut narrow, mut wide) = (Vec::new(), Vec::new());
     for start in starts {
         if let Some(peer) = start(&server, dir.path()) {
-            rates.extend(measure(&client, &peer).map(|measured| (peer.name, measured)));
+            narrow.extend(measure(&client, &peer).map(|measured| (peer.name, measured)));
+            let _wide = WideBuffers::set();
+            wide.extend(measure(&client, &peer).map(|measured| (peer.name, measured)));
         }
     }
-    print("exchanges a second (DISCOVER to ACK)", "/s", &rates, |m| {
-        m.0
+    for (buffer, rates) in [("default", narrow), ("4 MiB", wide)] {
+        println!("perfdhcp's receive buffer: {buffer}");
+        print_all(&rates);
+    }
+}
+
+fn print_all(rates: &[(&'static str, Measured)]) {
+    print("exchanges a second (DISCOVER to ACK)", "/s", rates, |m| {
+        m.rate
     });
-    print(
-        "exchanges per second of server processor",
-        "",
-        &rates,
-        |m| m.1,
+    print("exchanges per second of server processor", "", rates, |m| {
+        m.per_cpu
+    });
+    let lost = rates.iter().map(|(name, m)| format!("{name} {}", m.lost));
+    println!(
+        "{:<44} {}",
+        "answers lost in perfdhcp's own socket",
+        lost.collect::<Vec<_>>().join("  ")
     );
 }
 
-/// What perfdhcp got: exchanges in a second, and in a second of the server's processor.
-type Measured = (f64, f64);
+/// New sockets have large receive buffers until this is dropped. Servers that run already keep theirs.
+struct WideBuffers(String);
+
+impl WideBuffers {
+    fn set() -> Self {
+        let before = std::fs::read_to_string(BUFFER).expect("the kernel has a default");
+        std::fs::write(BUFFER, LARGE).expect("root may change it");
+        Self(before)
+    }
+}
+
+impl Drop for WideBuffers {
+    fn drop(&mut self) {
+        // Whoever runs this sees a default that is no longer theirs.
+        if let Err(error) = std::fs::write(BUFFER, &self.0) {
+            println!("  (cannot set {BUFFER} back to {}: {error})", self.0.trim());
+        }
+    }
+}
+
+/// What perfdhcp got.
+struct Measured {
+    /// Exchanges in a second.
+    rate: f64,
+    /// Exchanges in a second of the server's processor.
+    per_cpu: f64,
+    /// Answers that did not fit into its socket.
+    lost: u64,
+}
 
 /// Prints ours, the peers and the ratio to the best peer (above 1: more).
 fn print(
@@ -51,7 +95,7 @@ fn print(
     all: &[(&'static str, Measured)],
     value: impl Fn(&Measured) -> f64,
 ) {
-    let ours = |(name, _): &&(&str, Measured)| *name == "bootroom";
+    let ours = |(name, _): &&(&'static str, Measured)| *name == "bootroom";
     let (mine, peers): (Vec<_>, Vec<_>) = all.iter().partition(ours);
     let best = |of: Vec<&(&str, Measured)>| of.iter().map(|(_, m)| value(m)).fold(0.0, f64::max);
     let list = all
@@ -112,7 +156,7 @@ fn kea(namespace: &Namespace, dir: &Path) -> Option<Peer> {
 fn measure(client: &Namespace, peer: &Peer) -> Option<Measured> {
     // The first, short run waits until the server is there.
     for (machines, seconds) in [("10", "2"), (MACHINES, SECONDS)] {
-        let before = peer.cpu();
+        let (before, lost) = (peer.cpu(), lost(client));
         let mut command: Command = client.command("perfdhcp");
         let output = command
             .args(["-4", "-l", "c0", "-R", machines, "-p", seconds, "-W", "1"])
@@ -130,8 +174,21 @@ fn measure(client: &Namespace, peer: &Peer) -> Option<Measured> {
             let rate: f64 = line?.split_whitespace().nth(1)?.parse().ok()?;
             let seconds: f64 = seconds.parse().ok()?;
             let cpu = peer.cpu().saturating_sub(before).as_secs_f64();
-            return Some((rate, rate * seconds / cpu));
+            return Some(Measured {
+                rate,
+                per_cpu: rate * seconds / cpu,
+                lost: self::lost(client) - lost,
+            });
         }
     }
     None
+}
+
+/// Datagrams that this namespace's sockets had no room for, so far: `RcvbufErrors`, the fifth number of `Udp:`.
+fn lost(namespace: &Namespace) -> u64 {
+    let counters = std::fs::read_to_string(format!("/proc/{}/net/snmp", namespace.pid()));
+    let counters = counters.expect("the namespace has counters");
+    let udp = counters.lines().rfind(|line| line.starts_with("Udp:"));
+    let number = udp.and_then(|line| line.split_whitespace().nth(5)?.parse().ok());
+    number.expect("UDP counts what it loses")
 }
