@@ -32,6 +32,8 @@ struct Pair {
     /// What each disk gives as a checksum; held back until a test gives one.
     sums: [Option<Yield>; 2],
     held: Vec<(NodeId, mirror::Ticket)>,
+    /// Whose changes are held back as well.
+    slow: Option<NodeId>,
     /// What the standby lacks, found when it is given all metadata next time.
     lost: mirror::Blocks,
     /// The disks' own blocks are very many, and apart.
@@ -77,6 +79,7 @@ impl Pair {
             own: 0,
             sums: [Some(Yield::Sum(0)), Some(Yield::Sum(0))],
             held: Vec::new(),
+            slow: None,
             lost: mirror::Blocks::default(),
             sparse: false,
         }
@@ -116,6 +119,9 @@ impl Pair {
                 let answer = self.witness.as_mut().map(|witness| witness.handle(request));
                 self.todo
                     .extend(answer.map(|answer| (id, Event::Witness(answer))));
+            }
+            Action::Disk(ticket, Work::Apply(_)) if self.slow == Some(id) => {
+                self.held.push((id, ticket));
             }
             Action::Disk(ticket, work) => {
                 let result = match work {
@@ -275,6 +281,27 @@ fn without_witness_and_standby_clients_wait_and_then_go_on() {
     let roles = (pair.role(NodeId::A), pair.role(NodeId::B));
     assert_eq!(roles, (Role::Primary, Role::Seeking));
     assert_eq!(pair.reply(2), Some(Reply::Done));
+}
+
+/// What both had applied is handed out as answered whenever this server's disk is done: that it leaves only while nobody
+/// else can have been promoted is the caller's to see to, as for reads.
+#[test]
+fn an_answer_that_comes_late_may_not_leave_before_it_is_certain_who_is_primary() {
+    let mut pair = Pair::paired(true);
+    pair.ask(NodeId::A, 1, Ask::Attach);
+    pair.slow = Some(NodeId::A);
+    pair.write(NodeId::A, 2);
+    let stopped_at = Moment(pair.now);
+    (pair.linked, pair.witnessed) = (false, false);
+    pair.pass(1700);
+    assert_eq!(pair.reply(2), None, "the disk is not done");
+    pair.sum_up(0);
+    assert_eq!(pair.reply(2), Some(Reply::Done));
+    assert!(!pair.nodes[0].may_answer(Moment(pair.now)));
+    assert!(!pair.nodes[0].may_answer(stopped_at), "no clock goes back");
+    pair.witnessed = true;
+    pair.pass(600);
+    assert!(pair.nodes[0].may_answer(Moment(pair.now)), "fenced");
 }
 
 #[test]

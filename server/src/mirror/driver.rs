@@ -13,7 +13,7 @@ mod persist;
 mod requests;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, OnceLock,
@@ -36,7 +36,7 @@ use super::{
     link::Outgoing,
     store::{PairStore, volume_of},
 };
-use crate::service::pool::Pool;
+use crate::service::{Deliver, Told, pool::Pool};
 use actions::Todo;
 use gate::Gate;
 
@@ -45,8 +45,24 @@ pub use gate::Deposed;
 pub use persist::Persister;
 pub use requests::{Attached, Change};
 
-/// Called with the end of a request.
-pub type Completion = Box<dyn FnOnce(Reply) + Send>;
+/// Called with the end of a request. Whoever it gives is asked to deliver when all that ended with it was told.
+pub type Completion = Box<dyn FnOnce(Reply) -> Told + Send>;
+
+/// Bytes that are written before their end is told.
+const PORTION: u64 = 64 << 10;
+
+/// Tells who waits, and then lets them answer: each once, however much of theirs has ended.
+fn tell(replies: Vec<(Completion, Reply)>) {
+    let mut told: Vec<Arc<dyn Deliver>> = Vec::new();
+    for (completion, reply) in replies {
+        if let Some(more) = completion(reply)
+            && !told.iter().any(|known| Arc::ptr_eq(known, &more))
+        {
+            told.push(more);
+        }
+    }
+    told.iter().for_each(|mailbox| mailbox.deliver());
+}
 
 /// Threads for works that wait on a disk.
 const WORKERS: usize = 16;
@@ -233,9 +249,7 @@ impl Mirror {
     pub fn give_up(&self) {
         let mut todo = Todo::default();
         self.close_clients(&mut self.core.lock(), &mut todo);
-        for (completion, reply) in todo.replies {
-            completion(reply);
-        }
+        tell(todo.replies);
     }
 
     /// Ends its threads. What is not answered by now never is.
@@ -248,9 +262,11 @@ impl Mirror {
 
     /// Hands events to the machine, and does what it says, until nothing of that is left for this thread.
     fn feed(self: &Arc<Self>, mut events: Vec<Event>) {
+        let mut works = VecDeque::new();
         while !events.is_empty() {
             let todo = self.think(events);
-            events = self.act(todo);
+            self.act(todo, &mut works);
+            events = self.do_some(&mut works);
         }
     }
 
@@ -283,20 +299,32 @@ impl Mirror {
         });
     }
 
-    /// Does what was said; gives the events that came of it.
-    fn act(self: &Arc<Self>, todo: Todo) -> Vec<Event> {
-        let Todo { replies, works } = todo;
+    /// Sends and answers what was said.
+    fn act(&self, todo: Todo, works: &mut VecDeque<(Ticket, Work)>) {
+        let Todo {
+            replies,
+            works: new,
+        } = todo;
         if let Some(outgoing) = self.outgoing.get() {
             outgoing.kick();
         }
-        for (completion, reply) in replies {
-            completion(reply);
-        }
-        let mut ended = Vec::new();
-        for (ticket, work) in works {
-            match PairStore::is_quick(&work) {
-                true => ended.push(self.work(ticket, work)),
-                false => self.hand_over(ticket, work),
+        tell(replies);
+        works.extend(new);
+    }
+
+    /// Does the first of what is to be done, or all if that is little; gives the events that came of it. So the other side
+    /// goes on with these while this one does the rest.
+    fn do_some(self: &Arc<Self>, works: &mut VecDeque<(Ticket, Work)>) -> Vec<Event> {
+        let (mut ended, mut bytes) = (Vec::new(), 0);
+        while bytes < PORTION
+            && let Some((ticket, work)) = works.pop_front()
+        {
+            match PairStore::quick_bytes(&work) {
+                Some(more) => {
+                    bytes += more;
+                    ended.push(self.work(ticket, work));
+                }
+                None => self.hand_over(ticket, work),
             }
         }
         ended

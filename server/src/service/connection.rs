@@ -22,7 +22,8 @@ use self::patience::Patience;
 use super::{
     device::{Change, Device, Ended, Fault, PeerAddress, Segment},
     input::Input,
-    jobs::{Job, Mailbox},
+    jobs::Job,
+    mailbox::{Mailbox, Shortcut},
     output::Output,
     pool::{Lane, Pool},
     registry::{Ending, Live},
@@ -60,7 +61,7 @@ impl From<io::Error> for End {
 /// What a connection serves, and with what.
 pub struct Engine<'a> {
     /// The connection as others see it.
-    pub live: &'a Live,
+    pub live: &'a Arc<Live>,
     /// The disk.
     pub device: &'a Arc<dyn Device>,
     /// Threads for what blocks.
@@ -135,6 +136,16 @@ fn lane(engine: &Engine<'_>) -> Arc<Lane> {
     }
 }
 
+/// The way around this connection's thread for what its device ends elsewhere; not with TLS, which has a state of its own.
+fn shortcut(engine: &Engine<'_>, plain: bool) -> Option<Shortcut> {
+    engine.device.deferred().filter(|_| plain)?;
+    Some(Shortcut {
+        live: engine.live.clone(),
+        device: engine.device.clone(),
+        pool: engine.pool.clone(),
+    })
+}
+
 fn rules(session: &Session) -> Rules {
     Rules {
         size: session.info.size,
@@ -174,7 +185,7 @@ impl<'a> Transmission<'a, 'a> {
             partial: None,
             segments: Vec::new(),
             deferred: Vec::new(),
-            mailbox: Arc::new(Mailbox::new()?),
+            mailbox: Arc::new(Mailbox::new(shortcut(engine, files))?),
             lane: lane(engine),
             jobs: 0,
             in_flight: 0,
@@ -217,13 +228,16 @@ impl<'d> Transmission<'_, 'd> {
     }
 
     fn send(&mut self, transport: &mut Transport<'_>) -> Result<(), End> {
-        if self.output.is_empty() {
+        let mailbox = self.mailbox.clone();
+        let mut begun = mailbox.wire();
+        if self.output.is_empty() && begun.is_empty() {
             return Ok(());
         }
         if self.engine.live.is_evicted() {
             return Err(End::Gone);
         }
         self.device.before_replies().map_err(|_| End::Gone)?;
+        transport.send_bytes(&std::mem::take(&mut *begun))?;
         match transport.send(&self.output) {
             Ok(()) => {}
             Err(Unsent::Socket(error)) => return Err(error.into()),
@@ -466,5 +480,7 @@ fn wait_for_bell(bell: &impl AsFd) -> io::Result<()> {
 
 #[cfg(test)]
 mod musts;
+#[cfg(test)]
+mod shortcut_tests;
 #[cfg(test)]
 mod tests;

@@ -8,6 +8,10 @@ use nbd::{ExportInfo, IoError, Refusal};
 /// Begins the name of the metadata context that tells what changed since a snapshot; its name follows.
 pub const DIRTY_BITMAP: &str = "qemu:dirty-bitmap:";
 
+/// Long payloads are stored in pieces that end at multiples of this. The host keeps what is written at once in pages of
+/// about that size, and a piece stays in the processor's cache between the socket and the file. Bytes.
+pub const PIECE: u64 = 256 << 10;
+
 /// Why a request failed.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Fault {
@@ -155,6 +159,11 @@ pub trait Device: Send + Sync {
     fn before_replies(&self) -> Result<(), Fault> {
         Ok(())
     }
+
+    /// Whether [`Device::before_replies`] would not wait now, nor fail; false if that is not known.
+    fn may_reply_now(&self) -> bool {
+        false
+    }
 }
 
 /// A change that ends later.
@@ -183,7 +192,16 @@ pub enum Change {
 }
 
 /// Called with how a change ended, on any thread. Must not block.
-pub type Ended = Box<dyn FnOnce(Result<(), Fault>) + Send>;
+pub type Ended = Box<dyn FnOnce(Result<(), Fault>) -> Told + Send>;
+
+/// Whom to ask to deliver, once all was told that ended together.
+pub type Told = Option<Arc<dyn Deliver>>;
+
+/// Was told how changes ended, and has not answered yet.
+pub trait Deliver: Send + Sync {
+    /// Answers. Must not block.
+    fn deliver(&self);
+}
 
 /// A device whose changes end later.
 pub trait Deferred: Send + Sync {

@@ -2,15 +2,12 @@
 
 use std::{
     ops::Range,
-    os::fd::{AsFd, OwnedFd},
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use nbd::{HeaderStyle, IoError, MetaContext, Operation, Request, reply};
-use parking_lot::Mutex;
-use rustix::event::{EventfdFlags, eventfd};
 
 use super::device::{DIRTY_BITMAP, Device, Extent, Fault};
 
@@ -30,6 +27,8 @@ pub struct Finished {
     pub weight: u64,
     /// How long it took, if it was a flush.
     pub flushed: Option<Duration>,
+    /// Whether it was answered, and counted off in the pool.
+    pub sent: bool,
 }
 
 impl Finished {
@@ -62,48 +61,8 @@ impl Finished {
             error,
             weight,
             flushed,
+            sent: false,
         }
-    }
-}
-
-/// Where finished jobs are put, and the bell that is rung then.
-pub struct Mailbox {
-    done: Mutex<Vec<Finished>>,
-    bell: OwnedFd,
-}
-
-impl Mailbox {
-    /// An empty one.
-    pub fn new() -> std::io::Result<Self> {
-        let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        Ok(Self {
-            done: Mutex::default(),
-            bell,
-        })
-    }
-
-    /// Readable while something is in it.
-    pub fn bell(&self) -> impl AsFd + '_ {
-        &self.bell
-    }
-
-    /// Puts a result in.
-    pub fn put(&self, finished: Finished) {
-        let mut done = self.done.lock();
-        done.push(finished);
-        if done.len() == 1 {
-            // The counter cannot overflow: it is read whenever the box is emptied.
-            let _ = rustix::io::write(&self.bell, &1u64.to_ne_bytes());
-        }
-    }
-
-    /// Takes everything out.
-    pub fn take(&self) -> Vec<Finished> {
-        let mut done = self.done.lock();
-        if !done.is_empty() {
-            let _ = rustix::io::read(&self.bell, &mut [0u8; 8]);
-        }
-        std::mem::take(&mut done)
     }
 }
 

@@ -14,6 +14,7 @@ mod handshake;
 mod input;
 mod jobs;
 mod listen;
+mod mailbox;
 mod output;
 pub mod pool;
 mod registry;
@@ -23,8 +24,8 @@ mod transport;
 
 #[allow(unused_imports)] // The room uses more of these than `bootroom export` does.
 pub use device::{
-    Change, Claim, Deferred, Device, Ended, Event, Export, Exports, Extent, Fault, Peer,
-    PeerAddress, Segment, Source,
+    Change, Claim, Deferred, Deliver, Device, Ended, Event, Export, Exports, Extent, Fault, PIECE,
+    Peer, PeerAddress, Segment, Source, Told,
 };
 pub use listen::{Listener, passed_sockets};
 #[allow(unused_imports)]

@@ -277,7 +277,7 @@ impl Shared {
         transport.close();
     }
 
-    fn serve(&self, live: &Live, transport: &mut Transport<'_>, opened: Opened) {
+    fn serve(&self, live: &Arc<Live>, transport: &mut Transport<'_>, opened: Opened) {
         let name = shown(&opened);
         live.opened(&name);
         let (peer, owner) = (live.peer, live.holds().1);

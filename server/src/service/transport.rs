@@ -133,6 +133,20 @@ impl Socket {
     }
 }
 
+impl Socket {
+    /// Sends as much of `bytes` as it takes without waiting for the peer.
+    pub fn send_now(&self, bytes: &[u8]) -> io::Result<usize> {
+        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+        loop {
+            match rustix::net::send(self, bytes, flags) {
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => return Ok(0),
+                result => return Ok(result?),
+            }
+        }
+    }
+}
+
 impl Unsent {
     /// What a failed `sendmsg` means: EFAULT is about what was to be sent, all else about the socket.
     fn of(error: io::Error) -> Self {

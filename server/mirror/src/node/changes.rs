@@ -7,7 +7,7 @@ use crate::{
     SessionId, Ticket, VolumeId, Work, Yield, operation::Footprint,
 };
 
-use super::{After, Job, Node, primary::Primary, primary::Road, session::Purpose};
+use super::{After, Job, Node, primary::Road, session::Purpose};
 
 /// What is on its way.
 #[derive(Debug, Clone)]
@@ -122,9 +122,6 @@ impl Node {
     pub(super) fn enqueue(&mut self, change: Change) -> Ticket {
         let ticket = self.new_ticket();
         if let Some(primary) = self.primary.as_mut() {
-            if change.stage == Stage::Held {
-                primary.held.insert(ticket);
-            }
             primary.changes.insert(ticket, change);
         }
         ticket
@@ -132,21 +129,16 @@ impl Node {
 
     /// Starts what waits, in the order in which it came.
     pub(super) fn start_changes(&mut self) {
-        if self.primary.as_ref().is_none_or(|p| p.held.is_empty()) {
+        let Some(mut next) = self.ready_after(None) else {
             return;
-        }
+        };
         let (road, bringing_up) = (self.road(), self.brings_up());
         if road.is_none() && !bringing_up {
             return;
         }
-        let held: Vec<Ticket> = self
-            .primary
-            .iter()
-            .flat_map(|p| p.held.iter().copied())
-            .collect();
-        self.mark(&held);
-        for ticket in held {
-            let road = match self.is_piece(ticket) {
+        self.mark();
+        loop {
+            let road = match self.is_piece(next) {
                 true => bringing_up.then_some(Road::Ship),
                 false => road,
             };
@@ -154,27 +146,33 @@ impl Node {
                 return;
             }
             if let Some(road) = road {
-                self.start_change(ticket, road);
+                self.start_change(next, road);
             }
+            let Some(after) = self.ready_after(Some(next)) else {
+                return;
+            };
+            next = after;
         }
     }
 
+    /// The next that nothing earlier keeps from starting.
+    fn ready_after(&self, last: Option<Ticket>) -> Option<Ticket> {
+        self.primary.as_ref()?.changes.ready_after(last)
+    }
+
     fn is_piece(&self, ticket: Ticket) -> bool {
-        let change = self.primary.as_ref().and_then(|p| p.changes.get(&ticket));
+        let change = self.primary.as_ref().and_then(|p| p.changes.get(ticket));
         change.is_some_and(Change::is_piece)
     }
 
     fn start_change(&mut self, ticket: Ticket, road: Road) {
-        let Some(primary) = &self.primary else {
-            return;
-        };
-        if primary.must_wait(ticket) || !self.marked(ticket) {
+        if !self.marked(ticket) {
             return;
         }
         let Some(primary) = self.primary.as_mut() else {
             return;
         };
-        primary.held.remove(&ticket);
+        primary.changes.start(ticket);
         let piece = self.is_piece(ticket);
         match road {
             Road::Ship if piece => self.prepare_piece(ticket),
@@ -188,7 +186,7 @@ impl Node {
         if self.marking() {
             return false; // Marks on their way to the disk, or their end: neither counts yet.
         }
-        let change = self.primary.as_ref().and_then(|p| p.changes.get(&ticket));
+        let change = self.primary.as_ref().and_then(|p| p.changes.get(ticket));
         let blocks = change.and_then(Change::blocks);
         self.durable.paired
             || blocks.is_none_or(|(volume, range)| self.durable.marks.contains(volume, range))
@@ -199,15 +197,14 @@ impl Node {
         waiting.any(|(_, after)| matches!(after, After::Marked))
     }
 
-    /// Marks the blocks of all that waits, with one replacement of the durable state.
-    fn mark(&mut self, held: &[Ticket]) {
+    /// Marks the blocks of all that may start, with one replacement of the durable state.
+    fn mark(&mut self) {
         if self.durable.paired || self.marking() {
             return;
         }
-        let changes = self.primary.as_ref().map(|p| &p.changes);
-        let blocks = held
-            .iter()
-            .filter_map(|ticket| changes?.get(ticket)?.blocks());
+        let changes = self.primary.iter().map(|p| &p.changes);
+        let blocks =
+            changes.flat_map(|all| all.ready().filter_map(|ticket| all.get(ticket)?.blocks()));
         let marks = &self.durable.marks;
         let missing: Vec<_> = blocks
             .filter(|(volume, range)| !marks.contains(*volume, *range))
@@ -272,7 +269,7 @@ impl Node {
     }
 
     pub(super) fn change_mut(&mut self, ticket: Ticket) -> Option<&mut Change> {
-        self.primary.as_mut()?.changes.get_mut(&ticket)
+        self.primary.as_mut()?.changes.get_mut(ticket)
     }
 
     /// The standby holds it.
@@ -353,10 +350,7 @@ impl Node {
     }
 
     fn end_change(&mut self, ticket: Ticket, reply: Reply) {
-        let change = self
-            .primary
-            .as_mut()
-            .and_then(|p| p.changes.remove(&ticket));
+        let change = self.primary.as_mut().and_then(|p| p.changes.remove(ticket));
         if let Some(id) = change.and_then(|change| change.request) {
             self.reply(id, reply);
         }
@@ -364,55 +358,55 @@ impl Node {
 
     /// The session is over: what the standby had not answered waits until it is clear how to go on, and then starts anew.
     pub(super) fn recall_changes(&mut self) {
-        let Some(primary) = self.primary.as_mut() else {
+        for ticket in self.tickets(Change::is_piece) {
+            self.end_piece(ticket);
+        }
+        for ticket in self.tickets(|change| change.stage != Stage::Held) {
+            self.recall(ticket);
+        }
+    }
+
+    fn recall(&mut self, ticket: Ticket) {
+        let Some(change) = self.change_mut(ticket) else {
             return;
         };
-        primary.changes.retain(|_, change| !change.is_piece());
-        let changes = &primary.changes;
-        primary.held.retain(|ticket| changes.contains_key(ticket));
-        let mut applied = Vec::new();
-        for (&ticket, change) in &mut primary.changes {
-            if let Some((volume, range)) = change.blocks().filter(|_| change.stage != Stage::Held) {
-                self.dirty.unsent.insert(volume, range);
-            }
-            match change.stage {
-                Stage::Shipped => {
-                    change.stage = Stage::Held;
-                    primary.held.insert(ticket);
-                }
-                Stage::Both => change.stage = Stage::Applying,
-                Stage::Applied => applied.push(ticket),
-                Stage::Held | Stage::Preparing | Stage::Applying => {}
-            }
+        let (blocks, stage) = (change.blocks(), change.stage);
+        match stage {
+            Stage::Shipped => change.stage = Stage::Held,
+            Stage::Both => change.stage = Stage::Applying,
+            Stage::Held | Stage::Preparing | Stage::Applying | Stage::Applied => {}
         }
-        for ticket in applied {
+        if let Some((volume, range)) = blocks {
+            self.dirty.unsent.insert(volume, range);
+        }
+        if stage == Stage::Applied {
             self.end_change(ticket, Reply::Done);
+        } else if let Some(primary) = self.primary.as_mut().filter(|_| stage == Stage::Shipped) {
+            primary.changes.hold(ticket);
         }
+    }
+
+    /// All changes of a kind.
+    fn tickets(&self, kind: impl Fn(&Change) -> bool) -> Vec<Ticket> {
+        let changes = self.primary.iter().flat_map(|p| p.changes.iter());
+        let found = changes.filter(|(_, change)| kind(change));
+        found.map(|(ticket, _)| ticket).collect()
     }
 
     /// Drops what an evicted connection asked for and what has not been started.
     pub(super) fn drop_held(&mut self, volume: VolumeId) {
-        let Some(primary) = self.primary.as_mut() else {
-            return;
+        let mine = |change: &Change| {
+            let asked = change.from.is_some_and(|(of, _)| of == volume);
+            asked && change.stage == Stage::Held
         };
-        let mine = |change: &Change| change.from.is_some_and(|(of, _)| of == volume);
-        let drop: Vec<Ticket> = primary
-            .held
-            .iter()
-            .copied()
-            .filter(|ticket| primary.changes.get(ticket).is_some_and(mine))
-            .collect();
-        for ticket in drop {
-            if let Some(primary) = self.primary.as_mut() {
-                primary.held.remove(&ticket);
-            }
+        for ticket in self.tickets(mine) {
             self.end_change(ticket, Reply::Evicted);
         }
     }
 
     /// Content for a piece of a resync.
     pub(super) fn piece_item(&self, ticket: Ticket, data: Bytes) -> Option<Item> {
-        match self.primary.as_ref()?.changes.get(&ticket)?.content {
+        match self.primary.as_ref()?.changes.get(ticket)?.content {
             Content::Piece(volume, range) => Some(Item::Restore {
                 volume,
                 range,
@@ -421,18 +415,5 @@ impl Node {
             Content::Metadata => Some(Item::Metadata(data)),
             Content::Op(_) | Content::Check(..) => None,
         }
-    }
-}
-
-impl Primary {
-    /// Whether something that came earlier touches the same.
-    fn must_wait(&self, ticket: Ticket) -> bool {
-        let Some(change) = self.changes.get(&ticket) else {
-            return true;
-        };
-        let earlier = self.changes.range(..ticket);
-        earlier
-            .into_iter()
-            .any(|(_, other)| other.footprint.collides(&change.footprint))
     }
 }

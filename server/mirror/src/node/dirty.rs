@@ -10,13 +10,32 @@ pub(super) struct Dirty {
     /// Not sent, or sent in vain.
     pub(super) unsent: Blocks,
     /// Applied on both sides, not known to be on both disks.
-    pub(super) sent: BTreeMap<VolumeId, Vec<(Seq, BlockRange)>>,
+    pub(super) sent: BTreeMap<VolumeId, Sent>,
+}
+
+/// What a volume was sent.
+#[derive(Debug, Default)]
+pub(super) struct Sent {
+    list: Batch,
+    /// How long the list was when it was put together last.
+    merged: usize,
+}
+
+impl Sent {
+    /// Puts the list together whenever it has become twice as long, so that this costs each entry the same.
+    fn push(&mut self, seq: Seq, range: BlockRange) {
+        self.list.push((seq, range));
+        if self.list.len() >= LONG.max(2 * self.merged) {
+            self.list = merged(&self.list);
+            self.merged = self.list.len();
+        }
+    }
 }
 
 /// Blocks that a flush will have made durable on both sides.
 pub(super) type Batch = Vec<(Seq, BlockRange)>;
 
-/// How many entries a list may have before it is put together.
+/// How many entries a list may have before it is put together for the first time.
 const LONG: usize = 4096;
 
 impl Dirty {
@@ -28,23 +47,20 @@ impl Dirty {
     }
 
     pub(super) fn push(&mut self, volume: VolumeId, seq: Seq, range: BlockRange) {
-        let list = self.sent.entry(volume).or_default();
-        list.push((seq, range));
-        if list.len().is_multiple_of(LONG) {
-            *list = merged(list);
-        }
+        self.sent.entry(volume).or_default().push(seq, range);
     }
 
     /// Takes everything of a volume that waits for a flush.
     pub(super) fn take(&mut self, volume: VolumeId) -> Batch {
-        self.sent.remove(&volume).unwrap_or_default()
+        self.sent.remove(&volume).unwrap_or_default().list
     }
 
     /// What the other side confirms up to `upto` is on both disks.
     pub(super) fn confirm(&mut self, volume: VolumeId, upto: Seq) {
-        if let Some(list) = self.sent.get_mut(&volume) {
-            list.retain(|(seq, _)| *seq > upto);
-            if list.is_empty() {
+        if let Some(sent) = self.sent.get_mut(&volume) {
+            sent.list.retain(|(seq, _)| *seq > upto);
+            sent.merged = sent.merged.min(sent.list.len());
+            if sent.list.is_empty() {
                 self.sent.remove(&volume);
             }
         }
@@ -59,8 +75,8 @@ impl Dirty {
 
     /// The session is over: nothing of what was sent is known to stay.
     pub(super) fn all_unsent(&mut self) {
-        for (volume, batch) in std::mem::take(&mut self.sent) {
-            self.put_back(volume, batch);
+        for (volume, sent) in std::mem::take(&mut self.sent) {
+            self.put_back(volume, sent.list);
         }
     }
 }
@@ -100,6 +116,17 @@ mod tests {
         dirty.all_unsent();
         assert!(dirty.unsent.contains(V, block(2)));
         assert_eq!(dirty.unsent.len(), 1);
+    }
+
+    #[test]
+    fn a_list_grows_with_what_is_in_it_and_not_with_time() {
+        let mut dirty = Dirty::default();
+        for seq in 0..1_000_000 {
+            dirty.push(V, Seq(seq), block(seq % 10_000));
+            assert!(dirty.sent[&V].list.len() <= 20_001);
+        }
+        dirty.all_unsent();
+        assert_eq!(dirty.unsent.len(), 10_000);
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod seeking;
 mod session;
 mod standby;
 mod status;
+mod under_way;
 mod verify;
 
 use std::collections::{BTreeMap, VecDeque};

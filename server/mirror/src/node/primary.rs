@@ -1,16 +1,16 @@
 //! The primary: when it may act, how it makes sure that nobody else does, and how it stops.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use crate::{Body, ConnectionId, Moment, Notice, PersistId, Ticket, VolumeId};
 
 use super::{
     After, Node,
     asking::Want,
-    changes::Change,
     flushing::Flush,
     gate::Attach,
     session::{Phase, Session},
+    under_way::UnderWay,
 };
 
 #[derive(Debug)]
@@ -28,8 +28,7 @@ pub(super) struct Primary {
     pub(super) sessions: u64,
     pub(super) attached: BTreeMap<VolumeId, ConnectionId>,
     pub(super) attaches: Vec<Attach>,
-    pub(super) changes: BTreeMap<Ticket, Change>,
-    pub(super) held: BTreeSet<Ticket>,
+    pub(super) changes: UnderWay,
     pub(super) flushes: BTreeMap<Ticket, Flush>,
     pub(super) flush_at: Moment,
     /// The next resync compares checksums before it sends.
@@ -53,8 +52,7 @@ impl Primary {
             sessions: 0,
             attached: BTreeMap::new(),
             attaches: Vec::new(),
-            changes: BTreeMap::new(),
-            held: BTreeSet::new(),
+            changes: UnderWay::default(),
             flushes: BTreeMap::new(),
             flush_at: Moment(0),
             compare: false,
@@ -245,7 +243,7 @@ impl Node {
         let Some(primary) = self.primary.as_ref().filter(|p| p.yielding) else {
             return;
         };
-        let held = primary.held.len() == primary.changes.len() && !self.is_flushing();
+        let held = primary.changes.is_all_held() && !self.is_flushing();
         let clear = self.asker.want.is_none() && !primary.fenced();
         let durable = self.persists.is_empty() && self.quiet();
         if let Some(session) = self.session().map(|session| session.id)

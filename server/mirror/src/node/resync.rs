@@ -252,7 +252,7 @@ impl Node {
     }
 
     pub(super) fn end_piece(&mut self, ticket: Ticket) -> Option<(VolumeId, BlockRange)> {
-        let change = self.primary.as_mut()?.changes.remove(&ticket)?;
+        let change = self.primary.as_mut()?.changes.remove(ticket)?;
         change.blocks()
     }
 
@@ -263,7 +263,7 @@ impl Node {
             return;
         };
         primary.resync_at = later;
-        let change = primary.changes.remove(&ticket);
+        let change = primary.changes.remove(ticket);
         if change.is_some_and(|change| matches!(change.content, Content::Metadata)) {
             self.lose_session();
         }

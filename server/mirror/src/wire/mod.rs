@@ -99,9 +99,10 @@ impl Put for Vec<u8> {
     }
 }
 
-/// Takes from the front.
+/// Takes from the front. Numbers are read where they lie: a handle for each would cost more than the number.
 struct Take {
-    left: Bytes,
+    all: Bytes,
+    at: usize,
 }
 
 fn short() -> Error {
@@ -114,28 +115,27 @@ fn unknown(context: &'static str) -> Error {
 
 impl Take {
     fn new(bytes: Bytes) -> Self {
-        Self { left: bytes }
+        Self { all: bytes, at: 0 }
     }
 
-    fn bytes(&mut self, count: usize) -> Result<Bytes> {
-        if count > self.left.len() {
-            return Err(short());
-        }
-        Ok(self.left.split_to(count))
+    fn array<const N: usize>(&mut self) -> Result<[u8; N]> {
+        let array = *self.all[self.at..].first_chunk().ok_or_else(short)?;
+        self.at += N;
+        Ok(array)
     }
 
     fn rest(&mut self) -> Bytes {
-        std::mem::take(&mut self.left)
+        let rest = self.all.slice(self.at..);
+        self.at = self.all.len();
+        rest
     }
 
     fn u8(&mut self) -> Result<u8> {
-        Ok(self.bytes(1)?[0])
+        self.array().map(|[byte]| byte)
     }
 
     fn u64(&mut self) -> Result<u64> {
-        let bytes = self.bytes(8)?;
-        let array = bytes[..].try_into().map_err(|_| short())?;
-        Ok(u64::from_le_bytes(array))
+        self.array().map(u64::from_le_bytes)
     }
 
     fn flag(&mut self) -> Result<bool> {
@@ -201,7 +201,7 @@ impl Take {
 
     /// Everything has been read.
     fn end<T>(self, value: T) -> Result<T> {
-        if !self.left.is_empty() {
+        if self.at < self.all.len() {
             return Err(Error::new(
                 ErrorKind::Length,
                 "a message goes on after its end",

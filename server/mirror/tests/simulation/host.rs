@@ -425,6 +425,9 @@ impl World {
     fn answer_held(&mut self, id: NodeId) {
         let (now, lie) = (self.now, self.lie);
         let host = self.host(id);
+        if host.held.is_empty() {
+            return;
+        }
         let moment = host.clock.read(now);
         let primary = host
             .status()
@@ -433,7 +436,7 @@ impl World {
             .node
             .as_ref()
             .is_some_and(|node| node.may_answer(moment));
-        if host.held.is_empty() || !(may || (lie == Lie::NoLease && primary)) {
+        if !(may || (lie == Lie::NoLease && primary)) {
             host.held
                 .retain(|held| !matches!(held, Held::Read(Read { request: None, .. }, _)));
             return;

@@ -136,7 +136,8 @@ fn seeds_of_old_mistakes() {
     // primary was suspended, and questions to it without a pause. 63079: a term raised in vain that nobody heard of.
     // 504285: pieces of a resync that was broken off stood in the way of handing over.
     // 513010: a greeting that came late was taken for a split brain. 199057, 290940: the model took zeros for the older zeros that a slow flush had made safe.
-    // 469134: a server thawed with its clock, and answered a write that the other, in its place, had lost unflushed meanwhile.
+    // 469134: a frozen server took a command, and thawed with a clock that had jumped; it answered, late, a write that the
+    // other, in its place, had lost unflushed meanwhile.
     for seed in [
         313, 1416, 7349, 13401, 17670, 56407, 63079, 199057, 290940, 504285, 513010, 469134,
     ] {

@@ -2,7 +2,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, BinaryHeap, HashMap},
+    collections::{BTreeMap, BinaryHeap},
 };
 
 use mirror::{
@@ -69,8 +69,11 @@ pub struct World {
     pub random: Random,
     pub now: u64,
     order: u64,
-    queue: BinaryHeap<Reverse<(u64, u64)>>,
-    events: HashMap<u64, Ev>,
+    /// When, which of those at that time, and its place in `events`.
+    queue: BinaryHeap<Reverse<(u64, u64, usize)>>,
+    events: Vec<Option<Ev>>,
+    /// Places of events that have happened.
+    free: Vec<usize>,
     ids: u64,
     pub setup: Setup,
     pub lie: Lie,
@@ -79,7 +82,7 @@ pub struct World {
     pub clients: Vec<Client>,
     pub model: Model,
     pub net: Net,
-    pub requests: HashMap<RequestId, (usize, ConnectionId, Option<u64>)>,
+    pub requests: BTreeMap<RequestId, (usize, ConnectionId, Option<u64>)>,
     pub reigns: BTreeMap<Term, NodeId>,
     /// Losses of power by the time when one server took the other's place.
     pub losses_when_taken: u64,
@@ -104,7 +107,8 @@ impl World {
             now: 1_000_000,
             order: 0,
             queue: BinaryHeap::new(),
-            events: HashMap::new(),
+            events: Vec::new(),
+            free: Vec::new(),
             ids: 0,
             lie,
             hosts: [Host::new(setup.volumes), Host::new(setup.volumes)],
@@ -112,7 +116,7 @@ impl World {
             clients: (0..setup.volumes).map(Client::new).collect(),
             model: Model::default(),
             net: Net::default(),
-            requests: HashMap::new(),
+            requests: BTreeMap::new(),
             reigns: BTreeMap::new(),
             losses_when_taken: 0,
             active: false,
@@ -153,8 +157,13 @@ impl World {
 
     pub fn at(&mut self, delay: u64, event: Ev) {
         self.order += 1;
-        self.queue.push(Reverse((self.now + delay, self.order)));
-        self.events.insert(self.order, event);
+        let place = self.free.pop().unwrap_or_else(|| {
+            self.events.push(None);
+            self.events.len() - 1
+        });
+        self.events[place] = Some(event);
+        self.queue
+            .push(Reverse((self.now + delay, self.order, place)));
     }
 
     /// One life of the pair: set up, broken in every way, healed, and compared.
@@ -314,10 +323,11 @@ impl World {
     }
 
     fn step(&mut self) {
-        let Reverse((time, order)) = self.queue.pop().expect("the clients go on for ever");
+        let Reverse((time, _, place)) = self.queue.pop().expect("the clients go on for ever");
         self.now = time;
         self.counts.events += 1;
-        let event = self.events.remove(&order).expect("each once");
+        let event = self.events[place].take().expect("each once");
+        self.free.push(place);
         self.happen(event);
         self.check_gates();
     }

@@ -50,9 +50,14 @@ impl Gate {
         clock::now().0 < self.until.load(Acquire)
     }
 
+    /// Whether what was read in `reign` may be answered now.
+    pub fn is_passable(&self, reign: u64) -> bool {
+        self.reign() == reign && self.is_open()
+    }
+
     /// Returns when what was read in `reign` may be answered.
     pub fn pass(&self, reign: u64) -> Result<(), Deposed> {
-        if self.reign() == reign && self.is_open() {
+        if self.is_passable(reign) {
             return Ok(());
         }
         let mut changing = self.changing.lock();

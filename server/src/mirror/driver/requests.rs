@@ -111,6 +111,7 @@ impl Mirror {
         let (tell, told) = mpsc::sync_channel(1);
         let done: Completion = Box::new(move |reply| {
             let _ = tell.send(reply);
+            None
         });
         self.submit(from, vec![Change { ask, done }]);
         let reply = told.recv_timeout(limit).map_err(|_| Unmade::Suspended)?;
@@ -141,5 +142,10 @@ impl Mirror {
     /// [`Deposed`] when it never may.
     pub fn may_answer(&self, reign: u64) -> Result<(), Deposed> {
         self.gate.pass(reign)
+    }
+
+    /// Whether that would be at once.
+    pub fn may_answer_now(&self, reign: u64) -> bool {
+        self.gate.is_passable(reign)
     }
 }

@@ -69,6 +69,7 @@ impl PairDevice {
             Ok(()) => {
                 let from = Some((attached.volume, attached.connection));
                 mirror.submit(from, vec![asked(Ask::Flush, ended)]);
+                None
             }
             failed => ended(failed),
         })
@@ -79,7 +80,10 @@ impl PairDevice {
         let (tell, told) = mpsc::sync_channel(1);
         self.begin(vec![(
             change,
-            Box::new(move |result| drop(tell.send(result))),
+            Box::new(move |result| {
+                let _ = tell.send(result);
+                None
+            }),
         )]);
         told.recv().unwrap_or(Err(Fault::Gone))
     }
@@ -180,5 +184,9 @@ impl Device for PairDevice {
     fn before_replies(&self) -> Result<(), Fault> {
         let may = self.mirror.may_answer(self.attached.reign);
         may.map_err(|_| Fault::Gone)
+    }
+
+    fn may_reply_now(&self) -> bool {
+        self.mirror.may_answer_now(self.attached.reign)
     }
 }

@@ -21,7 +21,7 @@ use mirror::{BLOCK, BlockRange, Blocks, Fault, Op, VolumeId, Work, Yield};
 use overlay::{Attachment, Durability, ErrorKind, Overlay, RunKind, SnapshotName};
 use pxe::RedbLeases;
 
-use crate::clients::registry::Rows;
+use crate::{clients::registry::Rows, service::PIECE};
 use damaged::blocks_of;
 use record::{Key, Number, Record, decode, difference, encode, lease_change};
 use volumes::Volumes;
@@ -67,13 +67,15 @@ impl PairStore {
         }
     }
 
-    /// Whether a work ends at once: it copies whole blocks to the page cache.
-    pub fn is_quick(work: &Work) -> bool {
+    /// How many bytes a work writes that ends at once: it copies whole blocks to the page cache.
+    pub fn quick_bytes(work: &Work) -> Option<u64> {
         match work {
-            Work::Apply(Op::Write { offset, length, .. }) => {
-                offset.is_multiple_of(BLOCK) && length.is_multiple_of(BLOCK)
+            Work::Apply(Op::Write { offset, length, .. })
+                if offset.is_multiple_of(BLOCK) && length.is_multiple_of(BLOCK) =>
+            {
+                Some(*length)
             }
-            _ => false,
+            _ => None,
         }
     }
 
@@ -115,9 +117,7 @@ impl PairStore {
                 offset,
                 data,
                 ..
-            } => self.change(volume, |disk| {
-                disk.write(&data, offset, Durability::Process)
-            }),
+            } => self.change(volume, |disk| write(disk, offset, &data)),
             Op::Zero {
                 volume,
                 offset,
@@ -359,6 +359,17 @@ fn drop_in_background(overlay: Arc<Overlay>, name: SnapshotName) {
     if let Err(error) = thread.spawn(work) {
         tracing::warn!("a snapshot of overlay {id} stays: {error}");
     }
+}
+
+/// Writes in pieces that end at multiples of [`PIECE`].
+fn write(disk: &Attachment, mut offset: u64, mut data: &[u8]) -> overlay::Result<()> {
+    while !data.is_empty() {
+        let length = data.len().min((PIECE - offset % PIECE) as usize);
+        let (piece, rest) = data.split_at(length);
+        disk.write(piece, offset, Durability::Process)?;
+        (offset, data) = (offset + length as u64, rest);
+    }
+    Ok(())
 }
 
 /// Writes a block; one of zeros takes no room.

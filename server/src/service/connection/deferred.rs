@@ -5,7 +5,7 @@ use nbd::{IoError, Operation, Request};
 
 use super::{End, Transmission};
 use crate::service::{
-    device::{Change, Ended, Fault},
+    device::{Change, Deliver, Ended, Fault},
     jobs::Finished,
 };
 
@@ -36,12 +36,9 @@ impl Transmission<'_, '_> {
         };
         let (mailbox, style) = (self.mailbox.clone(), self.rules.style);
         let ended: Ended = Box::new(move |result| {
-            mailbox.put(Finished::without_data(
-                (style, &request),
-                result,
-                weight,
-                None,
-            ));
+            let finished = Finished::without_data((style, &request), result, weight, None);
+            mailbox.add(finished);
+            Some(mailbox as std::sync::Arc<dyn Deliver>)
         });
         self.deferred.push((change, ended));
         self.jobs += 1;

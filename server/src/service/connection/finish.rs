@@ -11,10 +11,20 @@ impl Transmission<'_, '_> {
             return Ok(());
         }
         let done = self.mailbox.take();
-        self.jobs -= done.len();
-        self.unsent += done.iter().map(|finished| finished.weight).sum::<u64>();
-        let taken = done.into_iter().map(|finished| self.take_in(finished));
+        self.count_off(&done);
+        let unsent = done.into_iter().filter(|finished| !finished.sent);
+        let taken = unsent.map(|finished| {
+            self.unsent += finished.weight;
+            self.take_in(finished)
+        });
         taken.fold(Ok(()), Result::and)
+    }
+
+    /// These are no longer under way. What was answered is counted off in the pool as well.
+    fn count_off(&mut self, done: &[Finished]) {
+        self.jobs -= done.len();
+        let sent = done.iter().filter(|finished| finished.sent);
+        self.in_flight -= sent.map(|finished| finished.weight).sum::<u64>();
     }
 
     /// Takes in one result.
@@ -39,19 +49,18 @@ impl Transmission<'_, '_> {
             self.forget_deferred();
             self.jobs -= self.lane.cancel(self.engine.live.id);
         }
-        while self.jobs > 0 {
-            let mailbox = self.mailbox.clone();
-            if wait_for_bell(&mailbox.bell()).is_err() {
-                break;
-            }
+        loop {
+            // First: for what was answered meanwhile no bell was rung.
             if let Err(gone) = self.collect() {
                 end = gone;
             }
             if matches!(end, End::Closed | End::Drained) {
                 self.send_last(transport);
             }
+            if self.jobs == 0 || wait_for_bell(&self.mailbox.bell()).is_err() {
+                return end;
+            }
         }
-        end
     }
 
     /// Sends what is ready to a client that need not be there any more.
@@ -70,8 +79,12 @@ impl Drop for Transmission<'_, '_> {
         if self.jobs > 0 {
             self.jobs -= self.lane.cancel(self.engine.live.id);
         }
-        while self.jobs > 0 && wait_for_bell(&self.mailbox.bell()).is_ok() {
-            self.jobs -= self.mailbox.take().len();
+        loop {
+            let done = self.mailbox.take();
+            self.count_off(&done);
+            if self.jobs == 0 || wait_for_bell(&self.mailbox.bell()).is_err() {
+                break;
+            }
         }
         self.engine.pool.give_back(self.in_flight);
     }

@@ -18,6 +18,7 @@ impl Transmission<'_, '_> {
         if transport.has_pending() {
             return Ok(true);
         }
+        self.mailbox.hush();
         let bell = self.mailbox.bell();
         Ok(transport.socket().wait(Some(bell.as_fd()), None)?.0)
     }

@@ -17,17 +17,17 @@ use crate::service::{
     transport::Socket,
 };
 
-const DEADLINE: Duration = Duration::from_secs(10);
+pub(super) const DEADLINE: Duration = Duration::from_secs(10);
 const SIZE: usize = 8192;
 
 /// A disk of `SIZE` bytes, all 7, and what a client agreed on about it.
-struct Disk {
+pub(super) struct Disk {
     _file: tempfile::NamedTempFile,
-    device: Arc<dyn Device>,
-    session: Session,
+    pub(super) device: Arc<dyn Device>,
+    pub(super) session: Session,
 }
 
-fn disk(style: HeaderStyle) -> Disk {
+pub(super) fn disk(style: HeaderStyle) -> Disk {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(&[7; SIZE]).unwrap();
     let export = FileExport::open(file.path(), false, None).unwrap();
@@ -54,14 +54,14 @@ fn request(command: Command, length: usize) -> Request {
     }
 }
 
-fn connect() -> (UnixStream, Arc<Live>) {
+pub(super) fn connect() -> (UnixStream, Arc<Live>) {
     let (ours, theirs) = UnixStream::pair().unwrap();
     ours.set_read_timeout(Some(DEADLINE)).unwrap();
     let live = Registry::default().enter(Socket::Unix(theirs), 1, 1);
     (ours, live.unwrap())
 }
 
-fn engine<'a>(live: &'a Live, disk: &'a Disk, pool: &'a Arc<Pool>) -> Engine<'a> {
+pub(super) fn engine<'a>(live: &'a Arc<Live>, disk: &'a Disk, pool: &'a Arc<Pool>) -> Engine<'a> {
     Engine {
         live,
         device: &disk.device,
@@ -129,6 +129,7 @@ fn every_job_counts_also_when_the_export_is_gone() {
             error: None,
             weight: 0,
             flushed: None,
+            sent: false,
         });
     }
     assert!(matches!(transmission.collect(), Err(End::Gone)));

@@ -5,11 +5,10 @@ use std::sync::atomic::Ordering::Relaxed;
 use nbd::{Operation, Request, reply};
 
 use super::{End, Next, Partial, Transmission};
-use crate::service::{device::Fault, input::Input};
-
-/// Long payloads are stored in pieces that end at multiples of this. The host keeps what is written at once in pages of
-/// about that size, and a piece stays in the processor's cache between the socket and the file. Bytes.
-const PIECE: u64 = 256 << 10;
+use crate::service::{
+    device::{Fault, PIECE},
+    input::Input,
+};
 
 impl Partial {
     /// Length of what is to be stored next, in bytes.

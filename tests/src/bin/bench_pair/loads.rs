@@ -20,7 +20,7 @@ const fn flushing(work: Work, every: u64) -> Work {
     }
 }
 
-const ROWS: [(&str, Work); 6] = [
+const ROWS: [Row; 6] = [
     ("write 4k d1", Work::random(K4, 1, 0)),
     ("write+flush 4k d1", flushing(Work::random(K4, 1, 0), 1)),
     ("write 4k d32", Work::random(K4, 32, 0)),
@@ -29,8 +29,18 @@ const ROWS: [(&str, Work); 6] = [
     ("read 4k d32", Work::random(K4, 32, 100)),
 ];
 
-/// Prints the table.
-pub fn run(stage: &Stage) -> anyhow::Result<()> {
+/// A line of the table: its name, and the load.
+type Row = (&'static str, Work);
+
+/// The rows that these words name.
+pub fn rows(wanted: &[String]) -> Vec<Row> {
+    let named = |row: &Row| wanted.iter().any(|word| word == row.0);
+    ROWS.into_iter().filter(named).collect()
+}
+
+/// Prints the table: these rows, or all if there are none.
+pub fn run(stage: &Stage, rows: &[Row]) -> anyhow::Result<()> {
+    let rows = if rows.is_empty() { &ROWS[..] } else { rows };
     let trip = round_trip(stage)?;
     println!("bare round trip between the servers, 4 KiB there and 40 bytes back: {trip:.1} µs");
     println!(
@@ -41,7 +51,7 @@ pub fn run(stage: &Stage) -> anyhow::Result<()> {
     for place in places {
         on(stage, place, |client| client.fill().map(|_| ()))?;
     }
-    for (name, work) in ROWS {
+    for &(name, work) in rows {
         let mut rates = [const { Vec::new() }; 2];
         for _ in 0..ROUNDS {
             for (rates, place) in rates.iter_mut().zip(places) {
