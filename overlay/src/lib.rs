@@ -40,6 +40,7 @@ mod stack;
 mod storage;
 mod store;
 mod stream;
+mod trash;
 mod view;
 
 pub use attachment::{Attachment, Durability};

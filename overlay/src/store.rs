@@ -1,10 +1,9 @@
 //! The folder of all overlays: made, opened, reset, deleted, listed.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
-use std::thread;
 
 use parking_lot::Mutex;
 use uuid::Uuid;
@@ -19,10 +18,10 @@ use crate::manifest::{self, LayerEntry, Manifest};
 use crate::overlay::{Overlay, OverlayInfo, info, open_stack};
 use crate::space::{Pool, Retention};
 use crate::storage::Storage;
+use crate::trash::Emptying;
 
 const LOCK: &str = ".lock";
 const HALF_MADE: &str = ".new-";
-const TRASH: &str = ".trash-";
 
 /// How to run a store.
 pub struct Options {
@@ -64,8 +63,8 @@ pub struct Store {
     pub(crate) host: Arc<dyn Storage>,
     pool: Arc<Pool>,
     slots: Mutex<HashMap<OverlayId, Slot>>,
-    background: bool,
-    emptying: Arc<Mutex<Emptying>>,
+    pub(crate) background: bool,
+    pub(crate) emptying: Arc<Mutex<Emptying>>,
     _lock: Box<dyn Send + Sync>,
 }
 
@@ -401,69 +400,6 @@ impl Store {
         let manifest = self.load_manifest(id)?;
         Ok(info(&*self.host, &self.path(id), id, &manifest))
     }
-
-    /// Moves a file or folder out of the way at once, to be removed later.
-    pub(crate) fn discard(&self, path: &Path) -> Result<()> {
-        let trash = self.dir.join(format!("{TRASH}{}", self.host.fresh_uuid()));
-        let moved = self.host.rename(path, &trash);
-        moved.context(|| format!("discarding {}", path.display()))
-    }
-
-    /// Removes what was discarded.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Io`].
-    pub fn empty_trash(&self) -> Result<()> {
-        empty_trash(&*self.host, &self.dir)
-    }
-
-    /// Has what was discarded removed, if that is to be done in the background.
-    pub(crate) fn tidy(&self) {
-        if !self.background || !self.emptying.lock().ask() {
-            return;
-        }
-        let (host, dir, emptying) = (self.host.clone(), self.dir.clone(), self.emptying.clone());
-        let work = move || {
-            loop {
-                if let Err(error) = empty_trash(&*host, &dir) {
-                    tracing::warn!(%error, "cannot remove discarded overlays");
-                }
-                if emptying.lock().is_done() {
-                    break;
-                }
-            }
-        };
-        let thread = thread::Builder::new().name("overlay-trash".into());
-        if thread.spawn(work).is_err() {
-            *self.emptying.lock() = Emptying::No;
-        }
-    }
-}
-
-/// Whether the trash is being emptied.
-#[derive(Default)]
-enum Emptying {
-    #[default]
-    No,
-    Yes,
-    /// And there may be more than it has seen.
-    Again,
-}
-
-impl Emptying {
-    /// Asks for it; says whether the caller must do it.
-    fn ask(&mut self) -> bool {
-        let idle = matches!(self, Self::No);
-        *self = if idle { Self::Yes } else { Self::Again };
-        idle
-    }
-
-    /// Whether who has emptied it may go.
-    fn is_done(&mut self) -> bool {
-        let done = matches!(self, Self::Yes);
-        *self = if done { Self::No } else { Self::Yes };
-        done
-    }
 }
 
 /// Makes the folder unless it is there; durably, also if it was a killed process that made it.
@@ -474,34 +410,6 @@ fn make_dir(host: &dyn Storage, dir: &Path) -> io::Result<()> {
     }
     let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty());
     host.sync_dir(parent.unwrap_or(Path::new(".")))
-}
-
-/// Removes all that can be; what cannot does not keep the rest. Fails with the first failure.
-fn empty_trash(host: &dyn Storage, dir: &Path) -> Result<()> {
-    let naming = || format!("emptying the trash in {}", dir.display());
-    let mut stuck = HashSet::new();
-    let mut outcome = Ok(());
-    loop {
-        let mut names = host.list(dir).context(naming)?;
-        names.retain(|name| name.starts_with(TRASH) && !stuck.contains(name));
-        if names.is_empty() {
-            return outcome;
-        }
-        for name in names {
-            let removed = host.remove(&dir.join(&name));
-            if let Err(e) = removed.or_else(unless_gone) {
-                outcome = outcome.and(Err(e).context(naming));
-                stuck.insert(name);
-            }
-        }
-    }
-}
-
-fn unless_gone(error: io::Error) -> io::Result<()> {
-    match error.kind() {
-        io::ErrorKind::NotFound => Ok(()),
-        _ => Err(error),
-    }
 }
 
 pub(crate) fn lock(host: &dyn Storage, dir: &Path) -> Result<Box<dyn Send + Sync>> {

@@ -249,7 +249,7 @@ fn a_damaged_disk_keeps_a_standby_out_no_longer_than_it_takes_to_send_it_again()
     pair.host_mut(B).kill();
     disk.wait_for_answers(100);
     let folder = pair.host(B).data().join("overlays");
-    let spoilt = spoil_map(&folder, &mac(1));
+    let spoilt = spoil(&folder, &mac(1), "live");
     mend(&mut pair, &disk, A);
     let left = folder.join(format!(".damaged-{spoilt}"));
     assert!(left.is_dir(), "{}", left.display());
@@ -264,10 +264,24 @@ fn a_damaged_disk_keeps_a_standby_out_no_longer_than_it_takes_to_send_it_again()
         goes_on_at(one, B, "primary killed after a disk was sent again");
         one.verify_unharmed();
     }
+    mend(&mut pair, &disk, B);
+    // Both die, and the one that led comes back with a disk that only the other one has whole by now.
+    for side in [B, A] {
+        pair.host_mut(side).kill();
+    }
+    spoil(&folder, &mac(1), "manifest");
+    for side in [B, A] {
+        pair.host_mut(side).start();
+    }
+    pair.wait_paired(A);
+    for one in [&disk, &other] {
+        one.wait_attached(A);
+        one.verify_unharmed();
+    }
 }
 
-/// Spoils the map of a machine's overlay; gives the overlay's name.
-fn spoil_map(folder: &Path, mac: &str) -> String {
+/// Spoils the map, or the manifest, of a machine's overlay; gives the overlay's name.
+fn spoil(folder: &Path, mac: &str, which: &str) -> String {
     let hex = mac.replace(':', "");
     let names = fs::read_dir(folder).expect("overlays");
     let names = names.map(|entry| entry.expect("an entry").file_name());
@@ -276,7 +290,7 @@ fn spoil_map(folder: &Path, mac: &str) -> String {
     let name = name.expect("the machine has a disk");
     let files = fs::read_dir(folder.join(&name)).expect("its files");
     let files = files.map(|entry| entry.expect("an entry").path());
-    let mut maps = files.filter(|path| path.extension().is_some_and(|end| end == "live"));
-    fs::write(maps.next().expect("a map"), "noise").expect("it can be written");
+    let mut spoilt = files.filter(|path| path.to_string_lossy().ends_with(which));
+    fs::write(spoilt.next().expect("there is one"), "noise").expect("it can be written");
     name
 }

@@ -24,7 +24,7 @@ use super::{
     state::{Found, StateFile},
     store::{
         PairStore, damaged,
-        volumes::{Lost, Volumes},
+        volumes::{Amiss, Lost, Volumes},
     },
     supplies::{Supplies, SuppliesView},
 };
@@ -68,13 +68,14 @@ impl Pair {
         let overlays = Arc::new(open_overlays(config, low_water)?);
         let versions = Arc::new(OpenVersions::of(Catalogue::open(config.server.images())?));
         upgrade::overlays(&overlays, versions.catalogue())?;
-        let (volumes, lost) = open_volumes(&folder, overlays.clone(), &versions)?;
+        let (volumes, amiss) = open_volumes(&folder, overlays.clone(), &versions)?;
         if found.durable.history.is_empty() {
-            volumes.forget(&lost)?;
+            volumes.forget(&amiss.lost)?;
             adopt(&volumes, &versions)?;
         } else {
-            note_lost(&mut found.durable, &lost, &state)?;
-            volumes.forget(&lost)?;
+            let missing = missing(&found.durable, &amiss);
+            note_lost(&mut found.durable, &missing, &state)?;
+            volumes.forget(&amiss.lost)?;
             clear_strangers(&volumes, &overlays)?;
         }
         let leases = data.join("leases.redb");
@@ -185,7 +186,7 @@ fn open_volumes(
     folder: &Path,
     overlays: Arc<Store>,
     versions: &Arc<OpenVersions>,
-) -> anyhow::Result<(Volumes, Lost)> {
+) -> anyhow::Result<(Volumes, Amiss)> {
     let versions = versions.clone();
     let bases = move |id: BaseId, size| base(&versions, id, size);
     Volumes::open(&folder.join("volumes.redb"), overlays, Box::new(bases))
@@ -203,6 +204,16 @@ fn base(versions: &Arc<OpenVersions>, id: BaseId, size: u64) -> Arc<dyn Base> {
         found.map(|disk| disk as Arc<dyn Base>)
     };
     Arc::new(LateBase::new(id, size, Box::new(find)))
+}
+
+/// What this server has to get from the other one before it may lead. That one has whole what cannot be read here, if both
+/// were in step; if not, this server is all there is, and what it cannot read is its machine's trouble alone.
+fn missing(durable: &Durable, amiss: &Amiss) -> Lost {
+    let mut missing = amiss.lost.clone();
+    if durable.paired {
+        missing.extend(&amiss.unreadable);
+    }
+    missing
 }
 
 /// What is not here any more differs from what the other server has, and this server must not lead before it has it again:
@@ -265,4 +276,24 @@ fn start_node(settings: &Standby, found: Found) -> anyhow::Result<Node> {
         Incarnation(run),
         clock::now(),
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_damaged_disk_keeps_a_server_from_leading_only_while_the_other_one_has_it() {
+        let (gone, damaged) = ((VolumeId(1), 4096), (VolumeId(2), 8192));
+        let amiss = Amiss {
+            lost: vec![gone],
+            unreadable: vec![damaged],
+        };
+        let durable = |paired| Durable {
+            paired,
+            ..Durable::default()
+        };
+        assert_eq!(missing(&durable(true), &amiss), [gone, damaged]);
+        assert_eq!(missing(&durable(false), &amiss), [gone]);
+    }
 }

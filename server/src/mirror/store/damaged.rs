@@ -4,7 +4,7 @@
 //! stays; the machine notes durably that all of it has to come, and gives that session up. In the next the row goes, and
 //! the volume is made afresh. A start in between finds a row without an overlay, which is noted as well.
 
-use mirror::{BLOCK, BlockRange, Blocks};
+use mirror::{BLOCK, BlockRange, Blocks, VolumeId};
 use overlay::{Error, ErrorKind};
 
 use super::volumes::{Lost, Volumes};
@@ -52,7 +52,7 @@ fn is_lost(error: &Error) -> bool {
 }
 
 /// All blocks of volumes that are lost.
-pub fn blocks_of(lost: &Lost) -> Blocks {
+pub fn blocks_of(lost: &[(VolumeId, u64)]) -> Blocks {
     let mut blocks = Blocks::default();
     for (volume, size) in lost {
         let (start, end) = (0, size.div_ceil(BLOCK));

@@ -80,7 +80,11 @@ impl PairStore {
     }
 
     fn disk(&self, volume: VolumeId) -> Result<Option<Arc<Attachment>>, Failure> {
-        self.volumes.attachment(volume).map_err(of_overlay)
+        match self.volumes.attachment(volume) {
+            // A fresh disk is about to take its place.
+            Err(error) if error.kind() == ErrorKind::Evicted => Ok(None),
+            found => found.map_err(of_overlay),
+        }
     }
 
     /// Does something with a volume; nothing if there is none.
@@ -302,18 +306,29 @@ impl PairStore {
     fn survey(&self) -> anyhow::Result<Yield> {
         let mut blocks = Blocks::default();
         for (volume, spec) in self.volumes.specs() {
-            let Some(disk) = self.volumes.attachment(volume)? else {
-                continue;
-            };
-            // Not the block status: that also tells what is a hole in the base.
-            let mut runs = Vec::new();
-            disk.segments(0..spec.size, &mut runs)?;
-            for run in runs.into_iter().filter(|run| run.kind != RunKind::Base) {
-                let length = run.range.end - run.range.start;
-                blocks.insert(volume, BlockRange::touched(run.range.start, length));
+            match self.survey_one(volume, spec.size, &mut blocks) {
+                // It is being taken away, or a fresh one made in its place, beside the survey.
+                Err(error) if is_replaced(&error) => {}
+                // Any of it may have been changed.
+                Err(error) if error.is_damage() => blocks.merge(&blocks_of(&[(volume, spec.size)])),
+                done => done?,
             }
         }
         Ok(Yield::Blocks(blocks))
+    }
+
+    fn survey_one(&self, volume: VolumeId, size: u64, blocks: &mut Blocks) -> overlay::Result<()> {
+        let Some(disk) = self.volumes.attachment(volume)? else {
+            return Ok(());
+        };
+        // Not the block status: that also tells what is a hole in the base.
+        let mut runs = Vec::new();
+        disk.segments(0..size, &mut runs)?;
+        for run in runs.into_iter().filter(|run| run.kind != RunKind::Base) {
+            let length = run.range.end - run.range.start;
+            blocks.insert(volume, BlockRange::touched(run.range.start, length));
+        }
+        Ok(())
     }
 
     /// The number of the volume that a new disk shall be.

@@ -15,6 +15,11 @@ const BASE: BaseId = BaseId {
 
 /// A server's half: its store, and what was lost at its start.
 fn open(dir: &Path) -> (PairStore, volumes::Lost) {
+    let (store, amiss) = open_amiss(dir);
+    (store, amiss.lost)
+}
+
+fn open_amiss(dir: &Path) -> (PairStore, volumes::Amiss) {
     let image = dir.join("image");
     std::fs::write(&image, vec![1; SIZE as usize]).unwrap();
     let base = Arc::new(FileBase::open(&image, BASE).unwrap());
@@ -22,7 +27,7 @@ fn open(dir: &Path) -> (PairStore, volumes::Lost) {
     let overlays = Arc::new(Store::open(&overlays, overlay::Options::default()).unwrap());
     let bases = move |_, _| base.clone() as Arc<dyn overlay::Base>;
     let path = dir.join("volumes.redb");
-    let (volumes, lost) = Volumes::open(&path, overlays, Box::new(bases)).unwrap();
+    let (volumes, amiss) = Volumes::open(&path, overlays, Box::new(bases)).unwrap();
     let store = PairStore {
         data: dir.to_owned(),
         rows: Arc::new(RedbRows::open(&dir.join("state.redb")).unwrap()),
@@ -30,7 +35,7 @@ fn open(dir: &Path) -> (PairStore, volumes::Lost) {
         volumes,
         half_old: AtomicBool::new(false),
     };
-    (store, lost)
+    (store, amiss)
 }
 
 fn spec(quota: Option<u64>) -> VolumeSpec {
@@ -222,11 +227,14 @@ fn a_damaged_disk_of_a_standby_is_put_aside_and_made_afresh_once_that_is_noted()
             // Which counts after a power cut.
             spoil(dir.path(), ".live");
         }
-        let (store, lost) = open(dir.path());
-        assert_eq!(lost, [], "{ending}: a primary has it, and cannot read it");
+        let (store, amiss) = open_amiss(dir.path());
+        assert_eq!(amiss.lost, [], "{ending}: it is here");
+        assert_eq!(amiss.unreadable.len(), usize::from(ending == "manifest"));
         let range = blocks(0, 1);
         let volume = VolumeId(5);
         assert!(store.work(Work::Read { volume, range }).is_err());
+        let own = surveyed(&store);
+        assert!(own.contains(volume, blocks(0, SIZE / BLOCK)), "{ending}");
         let Yield::Lost(blocks) = replace(&store, &all) else {
             panic!("{ending}: taken for a good one")
         };
@@ -241,6 +249,7 @@ fn a_damaged_disk_of_a_standby_is_put_aside_and_made_afresh_once_that_is_noted()
         }
         let store = open(dir.path()).0;
         assert!(matches!(replace(&store, &all), Yield::Lost(_)));
+        assert!(surveyed(&store).is_empty(), "what is not here is no error");
         assert!(matches!(replace(&store, &all), Yield::Nothing));
         assert_eq!(read(&store, 5, range)[..], [1; 4096], "{ending}: empty");
         assert!(kept.is_dir(), "{ending}");

@@ -50,15 +50,24 @@ pub struct Volumes {
     changing: Mutex<()>,
 }
 
-/// What an open found amiss: volumes that are not here any more, with their sizes in bytes.
+/// Volumes with their sizes in bytes.
 pub type Lost = Vec<(VolumeId, u64)>;
+
+/// What an open found amiss.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Amiss {
+    /// Volumes that are not here any more.
+    pub lost: Lost,
+    /// Those that are, and cannot be read.
+    pub unreadable: Lost,
+}
 
 impl Volumes {
     /// Opens or makes the table at `path` over the overlays of `store`.
     ///
     /// # Errors
     /// It cannot be read or written.
-    pub fn open(path: &Path, store: Arc<Store>, bases: Bases) -> anyhow::Result<(Self, Lost)> {
+    pub fn open(path: &Path, store: Arc<Store>, bases: Bases) -> anyhow::Result<(Self, Amiss)> {
         let naming = || format!("cannot open {}", path.display());
         let database = Database::create(path).with_context(naming)?;
         let rows = load(&database).with_context(naming)?;
@@ -72,33 +81,28 @@ impl Volumes {
             opening: Mutex::default(),
             changing: Mutex::default(),
         };
-        let lost = volumes.find_lost().with_context(naming)?;
-        Ok((volumes, lost))
+        let amiss = volumes.find_amiss();
+        Ok((volumes, amiss))
     }
 
-    /// Volumes whose overlay is another one by now, or gone. One that cannot be read is there: it is its own machine's
-    /// trouble on a primary, and put aside by a standby.
-    fn find_lost(&self) -> anyhow::Result<Lost> {
-        let rows = self.rows.lock().clone();
-        let mut lost = Lost::new();
-        for (volume, row) in rows {
-            match self.store.info(&row.spec.overlay) {
-                Ok(info) if info.incarnation == row.incarnation => continue,
-                Ok(_) => {}
-                Err(error) if error.kind() == ErrorKind::NotFound => {}
-                Err(error) => {
-                    tracing::error!("volume {} cannot be read: {error}", volume.0);
-                    continue;
+    /// Volumes whose overlay is another one by now, or gone; and those that cannot be read.
+    fn find_amiss(&self) -> Amiss {
+        let mut amiss = Amiss::default();
+        for (volume, row) in self.rows.lock().iter() {
+            let (overlay, entry) = (&row.spec.overlay, (*volume, row.spec.size));
+            match self.store.info(overlay) {
+                Ok(info) if info.incarnation == row.incarnation => {}
+                Err(error) if error.kind() != ErrorKind::NotFound => {
+                    tracing::error!("volume {} ({overlay}) cannot be read: {error}", volume.0);
+                    amiss.unreadable.push(entry);
+                }
+                _ => {
+                    tracing::warn!("volume {} ({overlay}) is not here any more", volume.0);
+                    amiss.lost.push(entry);
                 }
             }
-            tracing::warn!(
-                "volume {} ({}) is not here any more",
-                volume.0,
-                row.spec.overlay
-            );
-            lost.push((volume, row.spec.size));
         }
-        Ok(lost)
+        amiss
     }
 
     /// Forgets volumes. That they are missing has to be written down before.
