@@ -8,7 +8,7 @@ use std::{
 
 use ::images::{Cancel, Catalogue, VersionId};
 use anyhow::Context;
-use mirror::{Durable, Incarnation, Message, Node, VolumeId};
+use mirror::{Durable, Incarnation, Message, Node};
 use overlay::{Base, BaseId, HostDisk, OverlayInfo, Storage, Store};
 use parking_lot::Mutex;
 use pxe::RedbLeases;
@@ -71,7 +71,7 @@ impl Pair {
         let (volumes, amiss) = open_volumes(&folder, overlays.clone(), &versions)?;
         if found.durable.history.is_empty() {
             volumes.forget(&amiss.lost)?;
-            adopt(&volumes, &versions)?;
+            volumes.adopt_all(&|info| base_size(&versions, info))?;
         } else {
             let missing = missing(&found.durable, &amiss);
             note_lost(&mut found.durable, &missing, &state)?;
@@ -231,22 +231,11 @@ fn note_lost(durable: &mut Durable, lost: &Lost, state: &StateFile) -> anyhow::R
 
 /// Overlays that no volume is: left by a crash between two steps of making or deleting one, which nobody was told of.
 fn clear_strangers(volumes: &Volumes, overlays: &Store) -> anyhow::Result<()> {
-    for stranger in volumes.strangers()? {
-        tracing::info!("overlay {}: left by a crash, removed", stranger.id);
-        overlays.delete(&stranger.id)?;
-    }
-    Ok(())
-}
-
-/// A server that was alone becomes the first of a pair: its overlays are volumes from now on.
-fn adopt(volumes: &Volumes, versions: &OpenVersions) -> anyhow::Result<()> {
-    for info in volumes.strangers()? {
-        match base_size(versions, &info) {
-            Some(size) => {
-                let volume = VolumeId::from(PairStore::fresh_volume()?);
-                volumes.adopt(volume, &info, size)?;
-            }
-            None => tracing::warn!("overlay {} is left out: its image version is gone", info.id),
+    for (id, stranger) in volumes.strangers()? {
+        // One that cannot be read may be anything; it is left where it is.
+        if stranger.is_ok() {
+            tracing::info!("overlay {id}: left by a crash, removed");
+            overlays.delete(&id)?;
         }
     }
     Ok(())

@@ -2,6 +2,7 @@
 //!
 //! Must never apply a change that it was not asked for, and never report one that has not ended.
 
+mod adoption;
 pub mod damaged;
 pub mod files;
 pub mod record;

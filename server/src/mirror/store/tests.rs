@@ -290,3 +290,36 @@ fn a_volume_whose_overlay_is_another_one_by_now_is_lost_and_not_taken_for_it() {
     drop(store);
     assert_eq!(open(dir.path()).1, []);
 }
+
+/// What were left out would be removed at the next start.
+#[test]
+fn a_server_that_was_alone_brings_all_of_its_disks_into_the_pair_or_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(dir.path());
+    let base = FileBase::open(&dir.path().join("image"), BASE).unwrap();
+    let base: Arc<dyn overlay::Base> = Arc::new(base);
+    let disk = |name: &str| {
+        let spec = overlay::OverlaySpec {
+            size: SIZE,
+            base: base.clone(),
+            quota: None,
+            retention: Retention::Keep,
+        };
+        let id = OverlayId::new(name).unwrap();
+        store.volumes.store.create(&id, spec).unwrap();
+    };
+    ["one", "two"].into_iter().for_each(disk);
+    let size = |_: &overlay::OverlayInfo| Some(SIZE);
+    let manifest = dir.path().join("overlays/two/manifest");
+    let good = std::fs::read(&manifest).unwrap();
+    std::fs::write(&manifest, b"damaged").unwrap();
+    let refused = store.volumes.adopt_all(&size).unwrap_err();
+    assert!(format!("{refused:#}").contains("overlay two cannot become"));
+    assert!(store.volumes.specs().is_empty());
+    std::fs::write(&manifest, good).unwrap();
+    let refused = store.volumes.adopt_all(&|_| None).unwrap_err();
+    assert!(format!("{refused:#}").contains("is not here"));
+    assert!(store.volumes.specs().is_empty());
+    store.volumes.adopt_all(&size).unwrap();
+    assert_eq!(store.volumes.specs().len(), 2);
+}

@@ -5,7 +5,7 @@
 //! then not here, and is taken from the other server as a whole.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     path::Path,
     sync::Arc,
 };
@@ -114,19 +114,16 @@ impl Volumes {
         self.write(&gone)
     }
 
-    /// Overlays that no volume is.
+    /// Overlays that no volume is; one that cannot be read with the reason.
     ///
     /// # Errors
     /// The store cannot be listed.
-    pub fn strangers(&self) -> overlay::Result<Vec<OverlayInfo>> {
-        let known: Vec<_> = self
-            .specs()
-            .into_iter()
-            .map(|(_, spec)| spec.overlay)
-            .collect();
-        let all = self.store.list()?.into_iter();
-        let strange = all.filter(|(id, _)| !known.contains(id));
-        Ok(strange.filter_map(|(_, info)| info.ok()).collect())
+    pub fn strangers(&self) -> overlay::Result<Vec<(OverlayId, overlay::Result<OverlayInfo>)>> {
+        let specs = self.specs().into_iter();
+        let known: HashSet<_> = specs.map(|(_, spec)| spec.overlay).collect();
+        let mut all = self.store.list()?;
+        all.retain(|(id, _)| !known.contains(id));
+        Ok(all)
     }
 
     /// Makes a volume of an overlay that is there already.
