@@ -23,7 +23,7 @@ mod transport;
 
 #[allow(unused_imports)] // The room uses more of these than `bootroom export` does.
 pub use device::{
-    Change, Claim, Deferred, Device, Ended, Event, Export, Exports, Extent, Fault, Peer,
+    Change, Claim, Deferred, Device, Ended, Event, Export, Exports, Extent, Fault, Mapped, Peer,
     PeerAddress, Segment, Source,
 };
 pub use listen::{Listener, passed_sockets};
