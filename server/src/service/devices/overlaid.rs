@@ -495,6 +495,26 @@ mod tests {
         assert_eq!(sources(&*export.open().unwrap()), [Source::Stored]);
     }
 
+    /// The client of an overlay whose data file failed under a reply comes back, and is told by a checked read.
+    #[test]
+    fn an_overlay_that_failed_is_lent_no_more_and_its_base_still_is() {
+        let (_dir, export) = copies();
+        let overlay = export.make().unwrap();
+        let open = || OverlayDevice::new(Arc::new(overlay.attach()), &export.suspects);
+        let device = open();
+        device.write(&[1; 4096], 0).unwrap();
+        assert!(matches!(device.mapped(0..4096), Ok(Some(Mapped::Own(_)))));
+        device.distrust();
+        let device = open();
+        assert!(matches!(device.mapped(0..4096), Ok(None)));
+        assert!(device.mapped(4096..8192).unwrap().is_some(), "of the base");
+        let other = export.open().unwrap();
+        other.write(&[1; 4096], 0).unwrap();
+        assert!(other.mapped(0..4096).unwrap().is_some(), "of another");
+        device.distrust();
+        assert!(matches!(device.mapped(4096..8192), Ok(None)));
+    }
+
     #[test]
     fn a_deleted_overlay_is_gone_and_no_input_output_error() {
         let (_dir, export) = copies();
