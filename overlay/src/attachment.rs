@@ -11,6 +11,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ids::BLOCK;
 use crate::map::PAGE_BLOCKS;
 use crate::overlay::{Inside, Overlay};
+use crate::pages::Own;
 use crate::stack::Run;
 use crate::storage::Attempt;
 
@@ -123,6 +124,30 @@ impl Attachment {
             return Ok(None);
         }
         Ok(self.base.mapped(range))
+    }
+
+    /// What `range` reads, where all of it is the client's own, of one layer, and lies in memory. `None` in any other case,
+    /// and where this would have to wait.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Evicted`].
+    pub fn own(&self, range: Range<u64>) -> Result<Option<Own>> {
+        let Some(inside) = self.overlay.gate.try_read() else {
+            return Ok(None);
+        };
+        self.owns(&inside)?;
+        if range.is_empty() || range.end > self.size {
+            return Ok(None);
+        }
+        let holder = inside.stack.holder(&range);
+        Ok(holder.and_then(|layer| layer.lend(range)))
+    }
+
+    /// Gives back what [`Attachment::own`] took to find data in memory; it is taken again when needed. Does not wait.
+    pub fn rest(&self) {
+        if let Some(inside) = self.overlay.gate.try_read() {
+            inside.stack.layers.iter().for_each(|layer| layer.unmap());
+        }
     }
 
     /// Appends to `out` where each stretch of `range` is stored now, without touching a disk; neighbours may be of

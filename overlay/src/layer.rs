@@ -16,6 +16,7 @@ use crate::ids::BLOCK;
 use crate::layerfile::{Names, check_data_len, open, read_live, remake_live};
 use crate::map::{Lanes, Map, PAGE_BLOCKS, PAGE_WORDS, State, WORD_BLOCKS, Word, words_of};
 use crate::mapfile::{self, Durable};
+use crate::pages::{Own, Pages};
 use crate::storage::{Attempt, OpenMode, Storage, StoredFile};
 
 /// Bytes of disk that one word of the map covers, and one lock guards.
@@ -53,6 +54,8 @@ pub(crate) struct Layer {
     /// A sync failed: what the disk holds is unknown.
     failed: AtomicBool,
     syncing: Mutex<()>,
+    /// The data file in memory, while somebody reads it so.
+    pages: Mutex<Option<Arc<Pages>>>,
 }
 
 /// How to find the state of a layer at open.
@@ -127,6 +130,7 @@ impl Layer {
             synced_once: AtomicBool::new(false),
             failed: AtomicBool::new(false),
             syncing: Mutex::new(()),
+            pages: Mutex::new(None),
         })
     }
 
@@ -181,6 +185,27 @@ impl Layer {
     /// As [`Layer::read_data`] without waiting.
     pub(crate) fn try_read_data(&self, buf: &mut [u8], offset: u64) -> Result<Attempt> {
         self.failing("reading", offset, self.data.try_read_at(buf, offset))
+    }
+
+    /// What the data file holds at `range`, all of it data by the map, if it lies in memory.
+    pub(crate) fn lend(&self, range: Range<u64>) -> Option<Own> {
+        Own::of(self.pages()?, range, &self.map)
+    }
+
+    /// `None` where the file cannot be mapped: it is read by system calls then.
+    fn pages(&self) -> Option<Arc<Pages>> {
+        let mut pages = self.pages.lock();
+        if pages.is_none() {
+            let size = self.map.blocks() * BLOCK;
+            let made = Pages::of(self.data.as_file()?, size);
+            *pages = made.ok().flatten().map(Arc::new);
+        }
+        pages.clone()
+    }
+
+    /// Gives back what reading from memory took: page tables of up to 1/512 of what was read.
+    pub(crate) fn unmap(&self) {
+        *self.pages.lock() = None;
     }
 
     /// Writes. Blocks already in the data file are overwritten in place, without a lock; the map stays as it is.

@@ -33,6 +33,7 @@ mod mapfile;
 #[allow(unsafe_code)]
 mod mapped;
 mod overlay;
+mod pages;
 mod residency;
 mod snapshot;
 mod space;
@@ -52,6 +53,7 @@ pub use error::{Error, ErrorKind, Result};
 pub use ids::{BLOCK, BaseId, Digest, MAX_SIZE, OverlayId, SnapshotName};
 pub use manifest::Snapshot;
 pub use overlay::{Overlay, OverlayInfo};
+pub use pages::Own;
 pub use space::{Level, Limits, Retention, Usage};
 pub use stack::{Run, RunKind};
 pub use storage::{Attempt, OpenMode, Storage, StoredFile};

@@ -1,4 +1,4 @@
-//! The crate's only `unsafe`: asking the kernel which pages of a base file are in memory.
+//! The crate's only `unsafe`: mapped files, and asking the kernel which pages of them are in memory.
 
 use std::fs::File;
 use std::io::{self, IoSlice};
@@ -18,7 +18,7 @@ const FEW_PAGES: usize = 64;
 const CACHESTAT: libc::c_long = 451;
 static HAS_CACHESTAT: AtomicBool = AtomicBool::new(true);
 
-/// A read-only mapping of a file that nobody changes. This process never looks at what is in it, since a page that
+/// A read-only mapping of a file. This process never looks at what is in it, since a page that
 /// cannot be read would kill it: it asks about pages, and hands them to system calls, which fail with EFAULT instead.
 pub(crate) struct Mapping {
     map: Mmap,
@@ -30,8 +30,8 @@ impl Mapping {
         if size == 0 {
             return Ok(None);
         }
-        // SAFETY: a published version is immutable, so the bytes do not change under the mapping; and this process
-        // never dereferences them, only the kernel does.
+        // SAFETY: this process never dereferences the bytes, only the kernel does: neither what a client writes to its
+        // own data under the mapping nor a page that cannot be read any more meets a look at them.
         let map = unsafe { Mmap::map(file)? };
         Ok(Some(Self { map }))
     }
@@ -44,25 +44,36 @@ impl Mapping {
 
     /// Whether every page of `range` is in the page cache. `file` is the one that was mapped.
     pub(crate) fn is_resident(&self, file: &File, range: Range<u64>) -> bool {
-        let (Ok(start), Ok(end)) = (usize::try_from(range.start), usize::try_from(range.end))
-        else {
+        let Some(pages) = self.pages(&range) else {
             return false;
         };
-        if start >= end || end > self.map.len() {
-            return false;
-        }
-        let pages = start / PAGE..end.div_ceil(PAGE);
         // cachestat also counts pages that a readahead has only just ordered, or failed to fill: its yes is not enough.
         if pages.len() > FEW_PAGES
             && cached_pages(file, &pages).is_some_and(|cached| cached < pages.len() as u64)
         {
             return false;
         }
-        self.ask_mincore(pages)
+        self.ask_mincore(pages, |_| true)
+    }
+
+    /// Whether every page of `range` that is `needed`, by its number, is in the page cache.
+    pub(crate) fn are_resident(&self, range: Range<u64>, needed: impl Fn(u64) -> bool) -> bool {
+        let pages = self.pages(&range);
+        pages.is_some_and(|pages| self.ask_mincore(pages, needed))
+    }
+
+    /// The pages that `range` touches; `None` if it is empty or not in the mapping.
+    fn pages(&self, range: &Range<u64>) -> Option<Range<usize>> {
+        let (start, end) = (
+            usize::try_from(range.start).ok()?,
+            usize::try_from(range.end).ok()?,
+        );
+        let inside = start < end && end <= self.map.len();
+        inside.then(|| start / PAGE..end.div_ceil(PAGE))
     }
 
     /// The slow way: mincore looks pages up one by one, and costs 18 µs for each MiB.
-    fn ask_mincore(&self, pages: Range<usize>) -> bool {
+    fn ask_mincore(&self, pages: Range<usize>, needed: impl Fn(u64) -> bool) -> bool {
         let mut answer = [0u8; MOST_PAGES];
         pages.clone().step_by(MOST_PAGES).all(|first| {
             let count = (pages.end - first).min(MOST_PAGES);
@@ -76,7 +87,8 @@ impl Mapping {
                     answer.as_mut_ptr().cast(),
                 )
             };
-            failed == 0 && answer[..count].iter().all(|page| page & 1 == 1)
+            let mut answers = (first as u64..).zip(&answer[..count]);
+            failed == 0 && answers.all(|(page, there)| there & 1 == 1 || !needed(page))
         })
     }
 }
@@ -121,7 +133,7 @@ mod tests {
         let size = file.metadata().unwrap().len();
         let mapping = Mapping::of(&file, size).unwrap().unwrap();
         let both = |pages: Range<usize>| {
-            let slow = mapping.ask_mincore(pages.clone());
+            let slow = mapping.ask_mincore(pages.clone(), |_| true);
             if let Some(cached) = cached_pages(&file, &pages) {
                 assert_eq!(cached == pages.len() as u64, slow);
             }

@@ -207,6 +207,20 @@ impl Stack {
         range.end <= self.size.min(self.base.size()) && self.layers.iter().all(below)
     }
 
+    /// The layer whose data all of `range` (bytes, not empty) is.
+    pub(crate) fn holder(&self, range: &Range<u64>) -> Option<&Layer> {
+        let blocks = blocks_of(range);
+        for layer in self.layers.iter().rev() {
+            if layer.map.all(&blocks, State::Data) {
+                return Some(layer);
+            }
+            if !layer.map.all(&blocks, State::Below) {
+                return None;
+            }
+        }
+        None
+    }
+
     /// Whether a sync of any layer failed.
     pub(crate) fn has_failed(&self) -> bool {
         self.layers.iter().any(|layer| layer.has_failed())

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use overlay::{
     Attachment, Attempt, Base, BaseId, Durability, Error, ErrorKind, Extent, FileBase, Result,
+    SnapshotName,
 };
 use support::*;
 
@@ -252,6 +253,72 @@ fn mapped_is_what_the_base_holds_and_the_client_has_not_written() {
     let newer = overlay.attach();
     assert_eq!(disk.mapped(0..1).unwrap_err().kind(), ErrorKind::Evicted);
     assert!(newer.mapped(0..1).unwrap().is_some());
+}
+
+#[test]
+fn own_is_what_the_client_wrote_as_it_is_now() {
+    let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+    let base = file_base(dir.path(), &pattern(1 << 20, 1));
+    let overlay = store(dir.path())
+        .create(&id("pc"), spec(2 << 20, &base))
+        .unwrap();
+    let disk = overlay.attach();
+    let own = |range| disk.own(range).unwrap();
+    assert!(own(0..4096).is_none(), "the base's");
+    let written = pattern(300_000, 2);
+    disk.write(&written, 40_960, Durability::Process).unwrap();
+    let lent = own(41_000..300_000).unwrap();
+    assert!(content_of(lent.bytes()) == written[40..259_040]);
+    disk.write(&[9; 4096], 40_960, Durability::Process).unwrap();
+    assert!(
+        content_of(lent.bytes())[..4056] == [9; 4056],
+        "written since"
+    );
+    assert!(own(40_959..41_000).is_none(), "in part");
+    disk.trim(65_536..69_632, Durability::Process).unwrap();
+    assert!(own(69_631..69_632).is_none(), "trimmed");
+    assert!(own(69_632..70_000).is_some());
+    overlay
+        .snapshot(&SnapshotName::new("now").unwrap(), 1)
+        .unwrap();
+    assert!(own(69_632..70_000).is_some(), "of an older layer");
+    disk.write(&[3; 4096], 69_632, Durability::Process).unwrap();
+    assert!(content_of(own(69_632..70_000).unwrap().bytes()) == [3; 368]);
+    assert!(own(69_632..75_000).is_none(), "of two layers");
+    disk.rest();
+    assert!(own(69_632..70_000).is_some(), "after a rest");
+    let newer = overlay.attach();
+    let error = disk.own(0..1).err().unwrap();
+    assert_eq!(error.kind(), ErrorKind::Evicted);
+    assert!(newer.own(40_960..41_000).unwrap().is_some());
+}
+
+fn data_file(dir: &std::path::Path) -> File {
+    let files = std::fs::read_dir(dir.join("overlays/pc")).unwrap();
+    let paths = files.map(|entry| entry.unwrap().path());
+    let is_data = |path: &std::path::PathBuf| path.extension().is_some_and(|end| end == "data");
+    let path = paths.into_iter().find(is_data).unwrap();
+    File::options().write(true).open(path).unwrap()
+}
+
+/// A data file that is cut short is an error of the system call, and nobody's end.
+#[test]
+fn own_data_that_is_gone_is_told_by_the_kernel() {
+    let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+    let base = file_base(dir.path(), &pattern(1 << 20, 1));
+    let store = store(dir.path());
+    let overlay = store.create(&id("pc"), spec(1 << 20, &base)).unwrap();
+    let disk = overlay.attach();
+    disk.write(&[7; 8192], 0, Durability::Disk).unwrap();
+    let lent = disk.own(0..8192).unwrap().unwrap();
+    data_file(dir.path()).set_len(0).unwrap();
+    let mut file = tempfile::tempfile().unwrap();
+    let error = file.write_vectored(&[lent.bytes()]).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::EFAULT));
+    assert_eq!(
+        disk.read(&mut [0; 8192], 0).unwrap_err().kind(),
+        ErrorKind::Io
+    );
 }
 
 #[test]

@@ -9,7 +9,7 @@ use nbd::{ExportInfo, IoError, Refusal};
 pub const DIRTY_BITMAP: &str = "qemu:dirty-bitmap:";
 
 /// Long payloads are stored in pieces that end at multiples of this. The host keeps what is written at once in pages of
-/// about that size, and a piece stays in the processor's cache between the socket and the file. Bytes.
+/// about that size, and looks through a whole one for each short write to it. Bytes.
 pub const PIECE: u64 = 256 << 10;
 
 /// Why a request failed.
@@ -50,10 +50,28 @@ pub struct Segment {
 pub enum Source {
     /// By [`Device::resident`] if it lies in memory, else by reading.
     File,
-    /// By reading.
+    /// By [`Device::mapped`] if that has it, else by reading.
     Stored,
     /// It is zeros.
     Zero,
+}
+
+/// Bytes in a mapping that only the kernel may look at.
+pub enum Mapped<'d> {
+    /// Of what never changes.
+    Base(IoSlice<'d>),
+    /// Of what the client wrote itself.
+    Own(overlay::Own),
+}
+
+impl Mapped<'_> {
+    /// For `sendmsg`.
+    pub fn bytes(&self) -> IoSlice<'_> {
+        match self {
+            Self::Base(bytes) => *bytes,
+            Self::Own(own) => own.bytes(),
+        }
+    }
 }
 
 /// State of a stretch, for BLOCK_STATUS.
@@ -95,9 +113,12 @@ pub trait Device: Send + Sync {
 
     /// What `range` reads, if it can be had without waiting, for `sendmsg` and for nothing else: a look at it by this
     /// process could kill it.
-    fn mapped(&self, _range: Range<u64>) -> Result<Option<IoSlice<'_>>, Fault> {
+    fn mapped(&self, _range: Range<u64>) -> Result<Option<Mapped<'_>>, Fault> {
         Ok(None)
     }
+
+    /// Its client sends nothing for now: gives back what only speeds reads up.
+    fn rest(&self) {}
 
     /// The kernel could not read what [`Device::resident`] or [`Device::mapped`] gave: give none of it any more, to
     /// anybody.

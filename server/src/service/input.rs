@@ -4,8 +4,12 @@ use std::io;
 
 use memmap2::MmapMut;
 
-/// Room for what one `recv` may bring. Bytes.
-const CAPACITY: usize = 512 << 10;
+/// Room for what one `recv` may bring that begins with a message. Bytes.
+const MESSAGES: usize = 512 << 10;
+/// The longest piece of a payload that is collected. Bytes.
+pub const LONGEST_PIECE: usize = 1 << 20;
+/// A piece may begin wherever a message may end.
+const CAPACITY: usize = MESSAGES + LONGEST_PIECE;
 
 /// Received bytes in the order of their arrival. Its memory is taken when first needed and can be given back.
 #[derive(Default)]
@@ -22,7 +26,7 @@ impl Input {
         let mut input = Self::default();
         let mut rest = bytes;
         while !rest.is_empty() {
-            let room = input.room()?;
+            let room = input.room(None)?;
             let count = rest.len().min(room.len());
             room[..count].copy_from_slice(&rest[..count]);
             input.received(count);
@@ -49,24 +53,28 @@ impl Input {
 
     /// Whether a message of `length` bytes fits as a whole.
     pub fn fits(length: usize) -> bool {
-        length <= CAPACITY / 2
+        length <= MESSAGES / 2
     }
 
-    /// Free space for receiving; never empty as long as whole messages that do not fit are taken in pieces.
+    /// Space for what is `missing` of a piece, and for nothing after it; or else free space for messages, never empty as
+    /// long as those that do not fit are taken in pieces.
     ///
     /// # Errors
     /// When there is no memory.
-    pub fn room(&mut self) -> io::Result<&mut [u8]> {
+    pub fn room(&mut self, missing: Option<usize>) -> io::Result<&mut [u8]> {
         let buffer = match &mut self.buffer {
             Some(buffer) => buffer,
             none => none.insert(MmapMut::map_anon(CAPACITY)?),
         };
-        if self.start > 0 && CAPACITY - self.end < CAPACITY / 2 {
+        if let Some(missing) = missing {
+            return Ok(&mut buffer[self.end..self.end + missing]);
+        }
+        if self.start > 0 && self.end > MESSAGES / 2 {
             buffer.copy_within(self.start..self.end, 0);
             self.end -= self.start;
             self.start = 0;
         }
-        Ok(&mut buffer[self.end..])
+        Ok(&mut buffer[self.end..MESSAGES])
     }
 
     /// `count` bytes were put into [`Input::room`].
@@ -91,7 +99,7 @@ mod tests {
         let mut input = Input::default();
         let (mut sent, mut taken) = (0u32, 0u32);
         while taken < 400_000 {
-            let room = input.room().unwrap();
+            let room = input.room(None).unwrap();
             assert!(!room.is_empty());
             let count = (room.len() / 4).min(50_000);
             for slot in room.chunks_exact_mut(4).take(count) {
@@ -106,6 +114,23 @@ mod tests {
             }
             input.consume(take * 4);
         }
+    }
+
+    /// Nothing is moved for a piece, wherever in the buffer its message ended, and nothing after it is received.
+    #[test]
+    fn the_longest_piece_fits_after_any_message() {
+        let mut input = Input::default();
+        let room = input.room(None).unwrap().len();
+        input.received(room);
+        input.consume(room - 1);
+        let missing = LONGEST_PIECE - 1;
+        for part in [1, missing - 1] {
+            let there = input.bytes().len();
+            let room = input.room(Some(LONGEST_PIECE - there)).unwrap();
+            assert_eq!(room.len(), LONGEST_PIECE - there);
+            input.received(part);
+        }
+        assert_eq!(input.bytes().len(), LONGEST_PIECE);
     }
 
     #[test]

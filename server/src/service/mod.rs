@@ -24,8 +24,8 @@ mod transport;
 
 #[allow(unused_imports)] // The room uses more of these than `bootroom export` does.
 pub use device::{
-    Change, Claim, Deferred, Deliver, Device, Ended, Event, Export, Exports, Extent, Fault, PIECE,
-    Peer, PeerAddress, Segment, Source, Told,
+    Change, Claim, Deferred, Deliver, Device, Ended, Event, Export, Exports, Extent, Fault, Mapped,
+    PIECE, Peer, PeerAddress, Segment, Source, Told,
 };
 pub use listen::{Listener, passed_sockets};
 #[allow(unused_imports)]

@@ -9,6 +9,8 @@ use std::{
 use memmap2::MmapMut;
 use nbd::reply::Head;
 
+use super::device;
+
 /// Longest stretch of data that is copied into an empty output. Bytes.
 pub const LARGEST_COPY: u64 = 1 << 20;
 /// Room for heads and copied data between two sends. Bytes.
@@ -21,8 +23,7 @@ static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 enum Piece<'d> {
     Copied(Range<usize>),
     File(FilePart<'d>),
-    /// In a mapping that only the kernel may look at.
-    Mapped(IoSlice<'d>),
+    Mapped(device::Mapped<'d>),
     Zeros(usize),
     Owned(Vec<u8>),
 }
@@ -100,7 +101,7 @@ impl<'d> Output<'d> {
     }
 
     /// Adds bytes that nobody but `sendmsg` will look at.
-    pub fn mapped(&mut self, bytes: IoSlice<'d>) {
+    pub fn mapped(&mut self, bytes: device::Mapped<'d>) {
         self.pieces.push(Piece::Mapped(bytes));
     }
 
@@ -158,7 +159,7 @@ impl<'d> Output<'d> {
             Piece::Copied(range) => self.copied(range),
             Piece::Zeros(length) => &ZEROS[..*length],
             Piece::Owned(bytes) => bytes,
-            Piece::Mapped(bytes) => bytes,
+            Piece::Mapped(bytes) => return bytes.bytes(),
             // Is a batch of its own.
             Piece::File(_) => &[],
         })

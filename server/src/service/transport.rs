@@ -368,6 +368,7 @@ mod tests {
     use std::{fs::File, thread};
 
     use super::*;
+    use crate::service::device::Mapped;
 
     const SIZE: u64 = 1 << 20;
 
@@ -441,7 +442,8 @@ mod tests {
         let socket = Socket::Unix(theirs);
         let mut output = Output::default();
         output.space(4).unwrap().copy_from_slice(b"head");
-        output.mapped(overlay::Base::mapped(&base, 4096..8192).unwrap());
+        let bytes = overlay::Base::mapped(&base, 4096..8192).unwrap();
+        output.mapped(Mapped::Base(bytes));
         let mut came = [0; 4 + 4096];
         Transport::plain(&socket).send(&output).unwrap();
         (&ours).read_exact(&mut came).unwrap();

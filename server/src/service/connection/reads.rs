@@ -1,5 +1,5 @@
-//! Reads: sent from the mapped base or copied when short, gathered from files in memory and from holes when long, handed to a disk thread when neither can
-//! be done without waiting.
+//! Reads: sent from mapped files or copied when short, gathered from files in memory and from holes when long, handed to
+//! a disk thread when neither can be done without waiting.
 
 use std::ops::Range;
 
@@ -49,7 +49,7 @@ impl Transmission<'_, '_> {
         Ok(true)
     }
 
-    /// Sends a short read from the mapped base if that holds it, or else a copy.
+    /// Sends a short read from a mapped file if one holds all of it, or else a copy.
     fn read_short(&mut self, request: &Request) -> Result<bool, Fault> {
         let range = request.offset..request.offset + request.length;
         let mapped = match self.files {
@@ -134,6 +134,7 @@ impl Transmission<'_, '_> {
                 Ok(!self.output.is_full(0))
             }
             Source::File if self.files => self.read_file(range.clone()),
+            Source::Stored if self.files => self.read_mapped(range.clone()),
             Source::File | Source::Stored => self.read_stored(range.clone()),
         }
     }
@@ -147,6 +148,17 @@ impl Transmission<'_, '_> {
             return Ok(false);
         }
         self.output.file(FilePart { file, range });
+        Ok(true)
+    }
+
+    fn read_mapped(&mut self, range: Range<u64>) -> Result<bool, Fault> {
+        if self.output.is_full(0) {
+            return Ok(false);
+        }
+        match self.device.mapped(range.clone())? {
+            Some(bytes) => self.output.mapped(bytes),
+            None => return self.read_stored(range),
+        }
         Ok(true)
     }
 

@@ -27,10 +27,8 @@ impl Transmission<'_, '_> {
     /// TLS record has come: their replies must not wait for the client's next request.
     pub(super) fn receive(&mut self, transport: &mut Transport<'_>) -> Result<Option<End>, End> {
         loop {
-            let wanted = self.wanted();
-            let room = self.input.room()?;
-            let wanted = wanted.min(room.len());
-            let room = &mut room[..wanted];
+            let missing = self.missing();
+            let room = self.input.room(missing)?;
             let received = match self.jobs {
                 0 => transport.recv(room),
                 _ => transport.recv_once(room),
@@ -58,6 +56,7 @@ impl Transmission<'_, '_> {
         self.input.release();
         self.output.release();
         self.segments = Vec::new();
+        self.device.rest();
         transport.socket().wait(None, None)?;
         Ok(())
     }

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 
 use super::*;
 use crate::service::{
-    Export,
+    Export, Mapped,
     devices::{CowExport, FileExport},
     jobs::Finished,
     registry::Registry,
@@ -279,8 +279,16 @@ fn reads_find_what_base_and_client_put_there() {
     let device = export.open().unwrap();
     device.write(&[9; 5000], 10_000).unwrap();
     content[10_000..15_000].fill(9);
-    assert!(device.mapped(0..4096).unwrap().is_some());
-    let places = [(0, 4096), (9000, 10_000), (20_480, 512), (DISK - 1, 1)];
+    assert!(matches!(device.mapped(0..4096), Ok(Some(Mapped::Base(_)))));
+    let own = device.mapped(12_288..14_000);
+    assert!(matches!(own, Ok(Some(Mapped::Own(_)))));
+    let places = [
+        (0, 4096),
+        (9000, 10_000),
+        (12_300, 2048),
+        (20_480, 512),
+        (DISK - 1, 1),
+    ];
     let mut bytes = Vec::new();
     for (offset, length) in places {
         let mut read = request(Command::Read, length);

@@ -2,8 +2,7 @@
 
 use std::{
     any::Any,
-    collections::HashMap,
-    io::IoSlice,
+    collections::{HashMap, HashSet},
     ops::Range,
     os::fd::{AsFd, BorrowedFd},
     path::Path,
@@ -23,17 +22,21 @@ use parking_lot::Mutex;
 use tempfile::TempDir;
 
 use super::snapshot;
-use crate::service::{Device, Export, Extent, Fault, Segment, Source};
+use crate::service::{Device, Export, Extent, Fault, Mapped, Segment, Source};
 
-/// Bases that failed once while the kernel sent them. They are read by checked system calls from then on, by all devices
-/// over them, so that a failure is an answer and not the end of the connection.
+/// Bases and overlays that failed once while the kernel sent them. They are read by checked system calls from then on, by
+/// all devices over them, so that a failure is an answer and not the end of the connection.
 #[derive(Debug, Default, Clone)]
-pub struct Suspects(Arc<Mutex<HashMap<BaseId, Arc<AtomicBool>>>>);
+pub struct Suspects {
+    bases: Arc<Mutex<HashMap<BaseId, Arc<AtomicBool>>>>,
+    /// Only those that failed.
+    overlays: Arc<Mutex<HashSet<OverlayId>>>,
+}
 
 impl Suspects {
     /// The mark of `base`, shared by all that ask.
     fn mark(&self, base: &BaseId) -> Arc<AtomicBool> {
-        self.0.lock().entry(*base).or_default().clone()
+        self.bases.lock().entry(*base).or_default().clone()
     }
 }
 
@@ -54,6 +57,11 @@ pub struct OverlayDevice {
     attachment: Arc<Attachment>,
     base: Arc<dyn Base>,
     suspect: Arc<AtomicBool>,
+    suspects: Suspects,
+    /// Whether the overlay itself failed.
+    own_suspect: AtomicBool,
+    /// Whether any of what is the overlay's own was given out as a mapping.
+    lent: AtomicBool,
     /// The snapshots there were when it was opened: what a client chose then must not turn into another one.
     snapshots: Vec<(SnapshotName, SnapshotId)>,
     /// Lives as long as this, for who counts.
@@ -66,10 +74,14 @@ impl OverlayDevice {
         let base = attachment.base().clone();
         let suspect = suspects.mark(base.id());
         let snapshots = attachment.overlay().snapshot_ids();
+        let failed = suspects.overlays.lock().contains(attachment.overlay().id());
         Self {
             attachment,
             base,
             suspect,
+            suspects: suspects.clone(),
+            own_suspect: AtomicBool::new(failed),
+            lent: AtomicBool::new(false),
             snapshots,
             _held: None,
         }
@@ -120,6 +132,24 @@ impl OverlayDevice {
     }
 }
 
+impl OverlayDevice {
+    fn mapped_base(&self, range: Range<u64>) -> overlay::Result<Option<Mapped<'_>>> {
+        if self.suspect.load(Relaxed) {
+            return Ok(None);
+        }
+        let bytes = self.attachment.mapped(range)?;
+        Ok(bytes.map(Mapped::Base))
+    }
+
+    fn mapped_own(&self, range: Range<u64>) -> overlay::Result<Option<Mapped<'_>>> {
+        let own = self.attachment.own(range)?;
+        if own.is_some() && !self.lent.load(Relaxed) {
+            self.lent.store(true, Relaxed);
+        }
+        Ok(own.map(Mapped::Own))
+    }
+}
+
 impl Device for OverlayDevice {
     fn read(&self, buf: &mut [u8], offset: u64) -> Result<(), Fault> {
         self.attachment
@@ -163,17 +193,26 @@ impl Device for OverlayDevice {
         self.base.resident(range).map(AsFd::as_fd)
     }
 
-    fn mapped(&self, range: Range<u64>) -> Result<Option<IoSlice<'_>>, Fault> {
-        if self.suspect.load(Relaxed) {
-            return Ok(None);
+    fn mapped(&self, range: Range<u64>) -> Result<Option<Mapped<'_>>, Fault> {
+        match self.mapped_base(range.clone()) {
+            Ok(None) if !self.own_suspect.load(Relaxed) => self.mapped_own(range),
+            mapped => mapped,
         }
-        self.attachment
-            .mapped(range)
-            .map_err(|error| self.fault(&error))
+        .map_err(|error| self.fault(&error))
     }
 
+    fn rest(&self) {
+        self.attachment.rest();
+    }
+
+    /// What the kernel sends in one call may be of both. If it was not the overlay, the next connection will tell.
     fn distrust(&self) {
-        self.suspect.store(true, Relaxed);
+        if !self.lent.swap(false, Relaxed) {
+            return self.suspect.store(true, Relaxed);
+        }
+        self.own_suspect.store(true, Relaxed);
+        let id = self.attachment.overlay().id().clone();
+        self.suspects.overlays.lock().insert(id);
     }
 
     fn write(&self, data: &[u8], offset: u64) -> Result<(), Fault> {
@@ -381,8 +420,12 @@ impl Device for Passing {
         self.device.resident(range)
     }
 
-    fn mapped(&self, range: Range<u64>) -> Result<Option<IoSlice<'_>>, Fault> {
+    fn mapped(&self, range: Range<u64>) -> Result<Option<Mapped<'_>>, Fault> {
         self.device.mapped(range)
+    }
+
+    fn rest(&self) {
+        self.device.rest();
     }
 
     fn distrust(&self) {
@@ -450,6 +493,26 @@ mod tests {
         one.distrust();
         assert_eq!(sources(&*other), [Source::Stored]);
         assert_eq!(sources(&*export.open().unwrap()), [Source::Stored]);
+    }
+
+    /// The client of an overlay whose data file failed under a reply comes back, and is told by a checked read.
+    #[test]
+    fn an_overlay_that_failed_is_lent_no_more_and_its_base_still_is() {
+        let (_dir, export) = copies();
+        let overlay = export.make().unwrap();
+        let open = || OverlayDevice::new(Arc::new(overlay.attach()), &export.suspects);
+        let device = open();
+        device.write(&[1; 4096], 0).unwrap();
+        assert!(matches!(device.mapped(0..4096), Ok(Some(Mapped::Own(_)))));
+        device.distrust();
+        let device = open();
+        assert!(matches!(device.mapped(0..4096), Ok(None)));
+        assert!(device.mapped(4096..8192).unwrap().is_some(), "of the base");
+        let other = export.open().unwrap();
+        other.write(&[1; 4096], 0).unwrap();
+        assert!(other.mapped(0..4096).unwrap().is_some(), "of another");
+        device.distrust();
+        assert!(matches!(device.mapped(4096..8192), Ok(None)));
     }
 
     #[test]

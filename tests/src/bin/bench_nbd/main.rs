@@ -7,6 +7,7 @@
 
 mod bare;
 mod client;
+mod interrupt;
 mod load;
 mod memory;
 mod report;
@@ -16,6 +17,10 @@ use std::{path::PathBuf, process::ExitCode};
 
 fn main() -> anyhow::Result<ExitCode> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
+    // The bare server is a server: it just ends.
+    if arguments.first().is_none_or(|first| first != "--bare") {
+        interrupt::heed()?;
+    }
     match arguments.first().map(String::as_str) {
         Some("--bare") => {
             let file = PathBuf::from(arguments.get(1).expect("--bare FILE PORT"));

@@ -11,6 +11,8 @@ use std::{
 
 use anyhow::{Context, bail};
 
+use super::interrupt;
+
 /// The processors: the server gets the first, the load the second.
 pub const SERVER_CPU: &str = "0";
 const LOAD_CPU: usize = 1;
@@ -106,6 +108,7 @@ impl Images {
     /// Makes them, warm in the page cache.
     pub fn make() -> anyhow::Result<Self> {
         let dir = tempfile::tempdir_in("/var/tmp")?;
+        interrupt::made(dir.path().to_owned());
         let images = Self { dir };
         let mut block = vec![0u8; 1 << 20];
         for path in [images.base(), images.raw()] {
@@ -171,6 +174,8 @@ impl Drop for Server {
         }
         let _ = self.child.kill();
         let _ = self.child.wait();
+        interrupt::ended(self.child.id());
+        self.daemon.iter().for_each(|pid| interrupt::ended(*pid));
     }
 }
 
@@ -183,7 +188,9 @@ impl Server {
             // It becomes a daemon, and says who it is once that is done.
             let file = images.dir().join(format!("{port}.pid"));
             let pid = patiently(|| Ok(fs::read_to_string(&file)?.trim().parse()?));
-            server.daemon = Some(pid.with_context(starting)?);
+            let pid = pid.with_context(starting)?;
+            interrupt::started(pid);
+            server.daemon = Some(pid);
         }
         Ok(server)
     }
@@ -198,6 +205,7 @@ impl Server {
             child: command.spawn()?,
             daemon: None,
         };
+        interrupt::started(server.child.id());
         let deadline = Instant::now() + Duration::from_secs(10);
         while TcpStream::connect(("127.0.0.1", port)).is_err() {
             match server.child.try_wait()? {
