@@ -2,6 +2,7 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
+use bytes::{Bytes, BytesMut};
 use nbd::{Operation, Request, reply};
 
 use super::{End, Next, Partial, Transmission};
@@ -9,6 +10,18 @@ use crate::service::{
     device::{Fault, PIECE},
     input::Input,
 };
+
+/// Room for payloads that outlive the receive buffer: many small ones share an allocation. Bytes.
+const ARENA: usize = 64 << 10;
+
+/// Copies a payload into `arena`, or a new one.
+fn kept(arena: &mut BytesMut, payload: &[u8]) -> Bytes {
+    if arena.capacity() < payload.len() && !arena.try_reclaim(payload.len()) {
+        *arena = BytesMut::with_capacity(ARENA.max(payload.len()));
+    }
+    arena.extend_from_slice(payload);
+    arena.split().freeze()
+}
 
 impl Partial {
     /// Length of what is to be stored next, in bytes.
@@ -69,7 +82,7 @@ impl Transmission<'_, '_> {
         };
         let operation = Operation::Write { fua };
         if self.defers(operation) {
-            let payload = bytes::Bytes::copy_from_slice(payload);
+            let payload = kept(&mut self.arena, payload);
             self.input.consume(header + length);
             return self
                 .defer(request, operation, payload)
