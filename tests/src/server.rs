@@ -1,5 +1,6 @@
 //! `bootroom serve`, run and asked by a test.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output};
 use std::time::Duration;
@@ -103,6 +104,18 @@ impl Server {
         kill_process(Pid::from_child(&self.child), signal).expect("the server can be signalled");
     }
 
+    /// Stops all its threads where they are; returns when the last one has stopped, which one that runs does a little later.
+    ///
+    /// # Panics
+    /// When it is gone.
+    pub fn freeze(&self) {
+        self.signal(Signal::STOP);
+        let threads = format!("/proc/{}/task", self.child.id());
+        wait_for("all threads to stand still", LIMIT, || {
+            stand_still(&threads).then_some(())
+        });
+    }
+
     /// Asks it to stop, and waits for it.
     ///
     /// # Panics
@@ -121,4 +134,13 @@ impl Drop for Server {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+fn stand_still(threads: &str) -> bool {
+    let threads = fs::read_dir(threads).expect("a process has threads");
+    threads.flatten().all(|thread| {
+        let stat = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        let state = stat.rsplit_once(") ").map(|(_, rest)| rest);
+        state.is_none_or(|state| state.starts_with('T'))
+    })
 }

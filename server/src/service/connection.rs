@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use nbd::{IoError, MetaContext, Operation, Request, Rules, Session, Verdict, reply};
 
 use self::patience::Patience;
@@ -96,6 +96,8 @@ struct Transmission<'a, 'd> {
     segments: Vec<Segment>,
     /// Taken on and not begun.
     deferred: Vec<(Change, Ended)>,
+    /// Where their payloads are put.
+    arena: BytesMut,
     mailbox: Arc<Mailbox>,
     lane: Arc<Lane>,
     jobs: usize,
@@ -185,6 +187,7 @@ impl<'a> Transmission<'a, 'a> {
             partial: None,
             segments: Vec::new(),
             deferred: Vec::new(),
+            arena: BytesMut::new(),
             mailbox: Arc::new(Mailbox::new(shortcut(engine, files))?),
             lane: lane(engine),
             jobs: 0,

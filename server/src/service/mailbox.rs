@@ -16,8 +16,8 @@ use super::{
     registry::Live,
 };
 
-/// Replies that are no longer than this are answered at once. Bytes.
-const SHORT: usize = 64;
+/// Replies that are no longer than this carry no data. Bytes.
+pub const SHORT: usize = 64;
 
 /// What it takes to answer without the connection's thread.
 pub struct Shortcut {

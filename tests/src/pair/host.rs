@@ -130,7 +130,7 @@ impl Host {
     /// # Panics
     /// When it is not running.
     pub fn freeze(&self) {
-        self.server().signal(Signal::STOP);
+        self.server().freeze();
     }
 
     /// Lets it go on.

@@ -5,7 +5,7 @@ use std::{
     net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream},
     sync::Arc,
     thread,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, bail};
@@ -33,6 +33,10 @@ pub trait Doors: Send + Sync + 'static {
 
 /// Room for what is received at once. Bytes.
 const ROOM: usize = 256 << 10;
+
+/// How long is polled for the next message where one comes at a time: a client, a server and the other one have their turns
+/// before it does. Three sleeps cost each write more than that.
+const ROUND: Duration = Duration::from_micros(150);
 
 /// Takes connections at `place` until the process ends.
 ///
@@ -152,7 +156,7 @@ impl Hall {
     fn read_all(&self, mut stream: Stream, number: u64) -> anyhow::Result<()> {
         let mut received = BytesMut::new();
         let mut room = vec![0; ROOM];
-        let mut patience = Patience::default();
+        let mut patience = Patience::lasting(ROUND);
         decrypted(&mut stream.conn, &mut received)?;
         loop {
             let messages = take_messages(&mut received)?;

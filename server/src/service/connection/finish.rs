@@ -1,7 +1,7 @@
 //! What becomes of jobs: their replies, and the rest of them when the connection ends.
 
 use super::{End, Transmission, wait_for_bell};
-use crate::service::{jobs::Finished, transport::Transport};
+use crate::service::{jobs::Finished, mailbox::SHORT, transport::Transport};
 
 impl Transmission<'_, '_> {
     /// Takes in what the disk threads have finished, all of it also when the export is gone: a job that is not
@@ -36,7 +36,11 @@ impl Transmission<'_, '_> {
             self.flushed(took);
         }
         let reply = finished.reply.map_err(|_| End::Gone)?;
-        self.output.owned(reply);
+        match reply.len() {
+            // Together they are one piece for the kernel. There is room: the output is empty, or was asked.
+            ..=SHORT => self.output.space(reply.len())?.copy_from_slice(&reply),
+            _ => self.output.owned(reply),
+        }
         Ok(())
     }
 

@@ -6,26 +6,42 @@
 
 use std::time::{Duration, Instant};
 
-/// How long is polled: about what sleeping and being woken would cost.
+/// How long is polled for a client: about what sleeping and being woken would cost.
 const LONGEST: Duration = Duration::from_micros(50);
 /// After as many misses in a row, polling pauses for two to the power of this requests.
 const MOST_MISSES: u32 = 12;
 
 /// What was learned about one client.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Patience {
+    longest: Duration,
     misses: u32,
     pause: u32,
 }
 
+impl Default for Patience {
+    fn default() -> Self {
+        Self::lasting(LONGEST)
+    }
+}
+
 impl Patience {
+    /// One that polls for so long.
+    pub fn lasting(longest: Duration) -> Self {
+        Self {
+            longest,
+            misses: 0,
+            pause: 0,
+        }
+    }
+
     /// Polls with `ready` unless that has not paid lately. True if it said yes, which may save a sleep.
     pub fn poll(&mut self, mut ready: impl FnMut() -> bool) -> bool {
         if self.pause > 0 {
             self.pause -= 1;
             return false;
         }
-        let deadline = Instant::now() + LONGEST;
+        let deadline = Instant::now() + self.longest;
         let mut came = ready();
         while !came && Instant::now() < deadline {
             // Whoever else wants this processor goes first: it may be the client.
@@ -38,7 +54,7 @@ impl Patience {
 
     fn learn(&mut self, came: bool) {
         if came {
-            *self = Self::default();
+            *self = Self::lasting(self.longest);
             return;
         }
         self.misses = (self.misses + 1).min(MOST_MISSES);

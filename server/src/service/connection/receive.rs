@@ -2,7 +2,9 @@
 
 use std::{io, os::fd::AsFd};
 
-use super::{ALONE, End, Transmission};
+use bytes::BytesMut;
+
+use super::{ALONE, End, IDLE, Transmission};
 use crate::service::transport::Transport;
 
 impl Transmission<'_, '_> {
@@ -13,14 +15,15 @@ impl Transmission<'_, '_> {
         }
     }
 
-    /// Waits for requests or for finished jobs; true if something can be received.
+    /// Waits for requests or for finished jobs, and not for longer than [`IDLE`]: what others answered is not told, and
+    /// who has nothing under way gives its buffers back. True if something can be received.
     pub(super) fn wait(&self, transport: &mut Transport<'_>) -> Result<bool, End> {
         if transport.has_pending() {
             return Ok(true);
         }
         self.mailbox.hush();
         let bell = self.mailbox.bell();
-        Ok(transport.socket().wait(Some(bell.as_fd()), None)?.0)
+        Ok(transport.socket().wait(Some(bell.as_fd()), Some(IDLE))?.0)
     }
 
     /// Receives once. Buffers are given back while nothing comes. With jobs under way it returns also when no whole
@@ -57,6 +60,7 @@ impl Transmission<'_, '_> {
         self.output.release();
         self.segments = Vec::new();
         self.device.rest();
+        self.arena = BytesMut::new();
         transport.socket().wait(None, None)?;
         Ok(())
     }
