@@ -269,6 +269,8 @@ fn start_node(settings: &Standby, found: Found) -> anyhow::Result<Node> {
 
 #[cfg(test)]
 mod tests {
+    use mirror::VolumeId;
+
     use super::*;
 
     #[test]
