@@ -13,10 +13,10 @@ const SIZE: usize = 20 << 20;
 const BLOCKS: [u16; 2] = [1432, 512];
 const RUNS: usize = 5;
 const CROWD: usize = 200;
-const CROWD_RUNS: usize = 3;
+const CROWD_RUNS: usize = 5;
 
-/// Measures all.
-pub fn run() {
+/// Measures one client with each kind of terms, and the crowd.
+pub fn run([single, many]: [bool; 2]) {
     println!("TFTP, {} MiB on loopback, median of {RUNS}", SIZE >> 20);
     let namespace = Namespace::new();
     // tftpd-hpa refuses to start on a host with nothing but a loopback.
@@ -35,18 +35,50 @@ pub fn run() {
     std::fs::write(dir.path().join("small"), &file[..1 << 20]).expect("the file is written");
     let peers = start(&namespace, dir.path().to_str().expect("a plain path"));
     enter(&namespace);
+    if single {
+        compare_all(&peers);
+    }
+    if many {
+        crowds(&peers);
+    }
+}
+
+fn compare_all(peers: &[Peer]) {
     for client in [Client::Polling, Client::Gathering] {
         for window in [16, 1] {
             for block in BLOCKS {
-                compare(&peers, (block, window), client);
+                compare(peers, (block, window), client);
             }
         }
     }
+}
+
+/// The servers in turn, so that what else the machine does hits all alike.
+fn crowds(peers: &[Peer]) {
     let real = peers.iter().filter(|p| p.name != LIMIT);
-    let results: Vec<_> = real
-        .map(|p| (p.name, median(|| timed(|| crowd(p)), CROWD_RUNS)))
-        .collect();
-    print_times(&format!("{CROWD} clients at once, 1 MiB each"), &results);
+    let mut results: Vec<_> = real.map(|p| (p, p.cpu(), Vec::new())).collect();
+    for _ in 0..CROWD_RUNS {
+        for (peer, _, times) in &mut results {
+            times.push(timed(|| crowd(peer)));
+        }
+    }
+    for (peer, before, _) in &results {
+        let cpu = (peer.cpu() - *before) / CROWD_RUNS as u32;
+        println!(
+            "  {}: {:.2} s of its processor",
+            peer.name,
+            cpu.as_secs_f64()
+        );
+    }
+    let middle = |mut times: Vec<Duration>| {
+        times.sort();
+        times[times.len() / 2]
+    };
+    let results = results.into_iter().map(|(p, _, t)| (p.name, middle(t)));
+    print_times(
+        &format!("{CROWD} clients at once, 1 MiB each"),
+        &results.collect::<Vec<_>>(),
+    );
 }
 
 fn compare(peers: &[Peer], terms: (u16, u16), client: Client) {
