@@ -135,6 +135,16 @@ impl Disk {
         self.platter.get_mut(&volume).unwrap()[sector] = value;
     }
 
+    /// A volume whose files are damaged is put aside: there is nothing of it any more. Gives what it may have held.
+    pub fn lose(&mut self, volume: VolumeId) -> Blocks {
+        self.cache.insert(volume, [0; SECTORS]);
+        self.platter.insert(volume, [0; SECTORS]);
+        self.loose.retain(|(of, _), _| *of != volume);
+        let mut all = Blocks::default();
+        all.insert(volume, BlockRange::touched(0, SECTORS as u64 * SECTOR));
+        all
+    }
+
     fn survey(&self) -> Blocks {
         let mut blocks = Blocks::default();
         for (volume, sectors) in &self.cache {

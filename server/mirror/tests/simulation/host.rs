@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use mirror::{
-    Action, ConnectionId, Durable, Event, Fault, Incarnation, Moment, Node, NodeId, Notice,
+    Action, Blocks, ConnectionId, Durable, Event, Fault, Incarnation, Moment, Node, NodeId, Notice,
     PersistId, Reply, RequestId, Status, Ticket, VolumeId, Work, Yield,
 };
 
@@ -51,6 +51,10 @@ pub struct Host {
     persist_at: u64,
     works: BTreeMap<Ticket, (Work, Option<Snapshot>)>,
     held: Vec<Held>,
+    /// A volume that cannot be read, until it was said and a later session has made it afresh.
+    damaged: Option<VolumeId>,
+    /// This process has said so.
+    told_damage: bool,
     /// Counts how often all clients were closed.
     pub reign: u64,
     pub clock: Clock,
@@ -93,6 +97,8 @@ impl Host {
             persist_at: 0,
             works: BTreeMap::new(),
             held: Vec::new(),
+            damaged: None,
+            told_damage: false,
             reign: 0,
             clock: Clock::default(),
             full: false,
@@ -113,6 +119,7 @@ impl Host {
         self.frozen = false;
         self.inbox.clear();
         self.held.clear();
+        self.told_damage = false;
         for (_, (work, snapshot)) in std::mem::take(&mut self.works) {
             if snapshot.is_none() && random.one_in(2) {
                 self.disk.work(&work);
@@ -314,6 +321,25 @@ impl World {
         self.at(delay, Ev::Disk(id, life, ticket));
     }
 
+    /// What a target of a resync finds damaged before it takes the other's metadata. Not what a primary finds: its volume
+    /// would be lost.
+    fn find_damage(&mut self, id: NodeId) -> Option<Blocks> {
+        let (often, volumes) = (self.setup.damages, self.setup.volumes);
+        let new = often > 0 && self.aside.one_in(often);
+        let volume = VolumeId(self.aside.below(volumes));
+        let host = self.host(id);
+        if host.told_damage {
+            (host.damaged, host.told_damage) = (None, false);
+        } else if new {
+            host.damaged.get_or_insert(volume);
+        }
+        let lost = host.damaged?;
+        host.told_damage = true;
+        let blocks = host.disk.lose(lost);
+        self.log(|| format!("{id:?} finds {lost:?} damaged"));
+        Some(blocks)
+    }
+
     pub fn end_work(&mut self, id: NodeId, life: u64, ticket: Ticket) {
         let unlucky = self.random.one_in(8);
         let half = self.random.one_in(2);
@@ -324,6 +350,12 @@ impl World {
         let Some((work, snapshot)) = host.works.remove(&ticket) else {
             return;
         };
+        let metadata = matches!(work, Work::ReplaceMetadata(_));
+        if let Some(lost) = metadata.then(|| self.find_damage(id)).flatten() {
+            let done = Event::Done(ticket, Ok(Yield::Lost(lost)));
+            return self.input(id, Input::Event(done));
+        }
+        let host = self.host(id);
         let writes = matches!(
             work,
             Work::Apply(mirror::Op::Write { .. }) | Work::Restore { .. }

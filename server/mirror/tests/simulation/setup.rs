@@ -29,11 +29,14 @@ pub struct Setup {
     pub active_for: u64,
     /// How long a client waits for any answer before it tries the next server, in microseconds.
     pub patience: u64,
+    /// One in so many targets of a resync finds that it cannot read a volume; 0 for none.
+    pub damages: u64,
 }
 
 impl Setup {
     pub fn new(random: &mut Random) -> Self {
-        let patient = random.aside().one_in(4);
+        let mut aside = random.aside();
+        let (patient, damaged) = (aside.one_in(4), aside.one_in(4));
         let lag = random.between(1, 8) as usize;
         let config = Config {
             mode: if random.one_in(7) {
@@ -65,6 +68,7 @@ impl Setup {
             clocks_stop: random.one_in(3),
             fault_every: random.between(80_000, 900_000),
             active_for: random.between(2_000_000, 8_000_000),
+            damages: if damaged { 6 } else { 0 },
             patience: if patient { 8_000_000 } else { 700_000 },
         }
     }

@@ -67,6 +67,7 @@ pub struct Counts {
 
 pub struct World {
     pub random: Random,
+    pub aside: Random,
     pub now: u64,
     order: u64,
     /// When, which of those at that time, and its place in `events`.
@@ -127,6 +128,7 @@ impl World {
             violation: None,
             verbose,
             setup,
+            aside: random.aside(),
             random,
         }
     }
