@@ -153,16 +153,10 @@ impl Clients {
         let Some(profile) = directory::profile(&config, mac) else {
             return Ok(None);
         };
-        let make = |taken: &dyn Fn(&ClientName) -> bool| {
+        let record = self.registry.get_or_make(mac, |taken| {
             let names = (&self.numbers, taken);
             directory::first_record(&config, mac, &profile, names, SystemTime::now())
-        };
-        // A standby hears of it with the next keys that are handed out: to compare all of them here would hold up DHCP.
-        let clear = |gone: &Record| {
-            let name = gone.name.as_str();
-            self.identities.forget(&config, gone.mac, name)
-        };
-        let record = self.registry.get_or_make(mac, make, clear)?;
+        })?;
         Ok(Some((record, profile)))
     }
 

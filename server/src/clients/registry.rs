@@ -18,7 +18,7 @@ pub use super::rows::{RedbRows, Rows};
 use crate::config::units::ClientName;
 
 /// Machines that are remembered at most.
-pub(super) const MOST_CLIENTS: usize = 20_000;
+const MOST_CLIENTS: usize = 20_000;
 
 /// What is known of one machine for good.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -125,13 +125,11 @@ impl Registry {
     /// The record of `mac`; if there is none, `make` decides it, knowing which names are taken.
     ///
     /// It is in memory only until something is to be remembered ([`Registry::update`]): whoever sends DHCP packets
-    /// from invented addresses costs no disk, and makes room for the next when there are too many. `clear` removes what
-    /// else there is on disk of a machine that makes room.
+    /// from invented addresses costs no disk, and makes room for the next when there are too many.
     pub fn get_or_make(
         &self,
         mac: Mac,
         make: impl FnOnce(&dyn Fn(&ClientName) -> bool) -> Record,
-        clear: impl FnOnce(&Record) -> Result<()>,
     ) -> Result<Record> {
         if let Some(record) = self.get(mac) {
             return Ok(record);
@@ -141,7 +139,7 @@ impl Registry {
             return Ok(record);
         }
         if self.records.read().len() >= MOST_CLIENTS {
-            self.forget_one(clear)?;
+            self.forget_one()?;
         }
         let record = make(&|name| self.has_name(name));
         self.keep(record.clone());
@@ -149,13 +147,11 @@ impl Registry {
     }
 
     /// Makes room: of the machines that never had a disk, the one that was seen first goes.
-    fn forget_one(&self, clear: impl FnOnce(&Record) -> Result<()>) -> Result<()> {
+    fn forget_one(&self) -> Result<()> {
         let oldest = self.passing.lock().first().copied();
         let record = oldest.and_then(|(_, mac)| self.get(mac));
         let record = record.ok_or_else(|| Error::full(MOST_CLIENTS))?;
-        // Without a boot there is nothing on disk. The row goes last: what a crash leaves behind is still known by it.
         if record.boots != Boots::default() {
-            clear(&record)?;
             self.rows.write(&record.mac, None)?;
         }
         self.drop_record(&record);
@@ -245,10 +241,6 @@ mod tests {
         Registry::open(Arc::new(RedbRows::open(path).unwrap()), &|_| {}).unwrap()
     }
 
-    fn nothing(_: &Record) -> Result<()> {
-        Ok(())
-    }
-
     fn record(last: u8) -> Record {
         Record {
             mac: Mac([2, 0, 0, 0, 0, last]),
@@ -267,7 +259,7 @@ mod tests {
         let mac = record(1).mac;
         {
             let registry = open(&path);
-            registry.get_or_make(mac, |_| record(1), nothing).unwrap();
+            registry.get_or_make(mac, |_| record(1)).unwrap();
             registry
                 .update(mac, |record| record.boots.making = true)
                 .unwrap();
@@ -282,9 +274,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("state.redb");
         let registry = open(&path);
-        registry
-            .get_or_make(record(1).mac, |_| record(1), nothing)
-            .unwrap();
+        registry.get_or_make(record(1).mac, |_| record(1)).unwrap();
         registry
             .update(record(1).mac, |record| record.boots.making = true)
             .unwrap();
@@ -293,15 +283,11 @@ mod tests {
             let mac = Mac([6, 0, a, b, c, d]);
             let name = format!("flood-{number}").parse().unwrap();
             registry
-                .get_or_make(
+                .get_or_make(mac, |_| Record {
                     mac,
-                    |_| Record {
-                        mac,
-                        name,
-                        ..record(2)
-                    },
-                    nothing,
-                )
+                    name,
+                    ..record(2)
+                })
                 .unwrap();
         }
         assert!(registry.get(record(1).mac).is_some());
@@ -313,14 +299,11 @@ mod tests {
     fn a_new_machine_learns_which_names_are_taken() {
         let dir = tempfile::tempdir().unwrap();
         let registry = open(&dir.path().join("state.redb"));
-        registry
-            .get_or_make(record(1).mac, |_| record(1), nothing)
-            .unwrap();
-        let make = |taken: &dyn Fn(&ClientName) -> bool| {
+        registry.get_or_make(record(1).mac, |_| record(1)).unwrap();
+        let second = registry.get_or_make(record(2).mac, |taken| {
             assert!(taken(&record(1).name) && !taken(&record(2).name));
             record(2)
-        };
-        let second = registry.get_or_make(record(2).mac, make, nothing);
+        });
         assert_eq!(second.unwrap().name.as_str(), "pc-2");
     }
 }

@@ -601,23 +601,3 @@ fn a_snapshot_needs_a_certificate_where_machines_do() {
     assert!(exports.find(name, &peer(&[])).is_err());
     assert!(exports.find(name, &peer(&["backup"])).is_ok());
 }
-
-#[test]
-fn the_keys_of_a_machine_that_never_attached_go_when_it_makes_room() {
-    let room = room_with_tls();
-    let [resident, stranger] = [MAC, OTHER].map(|mac| {
-        let boot = room.boot(mac);
-        room.clients.identity(&boot.1).unwrap();
-        boot
-    });
-    room.attach(&resident).unwrap();
-    let keys = |mac: Mac| room.dir.path().join("identity").join(mac.hex()).exists();
-    assert!(keys(MAC) && keys(OTHER));
-    for number in 0..u32::try_from(registry::MOST_CLIENTS).unwrap() {
-        let [.., high, low] = number.to_be_bytes();
-        let flood = Mac([0x52, 0x54, 0, 0x12, high | 0x80, low]);
-        assert!(room.clients.identify(flood).unwrap().is_some());
-    }
-    assert!(keys(MAC) && !keys(OTHER));
-    assert!(room.clients.identity(&stranger.1).is_err());
-}
