@@ -8,18 +8,18 @@ const A: Side = Side::A;
 const B: Side = Side::B;
 
 /// Who the etcd has down as primary and as lacking something, as that server says; and what is wrong.
-fn told(pair: &Pair, side: Side) -> (String, String, String) {
-    let status = pair.host(side).status().expect("it answers");
+fn told(pair: &Pair, side: Side) -> Option<(String, String, String)> {
+    let status = pair.host(side).status()?;
     let of = |field: &str| status["witness"][field].as_str().unwrap_or("-").to_owned();
     let problems = status["problems"].to_string();
     assert_eq!(of("place"), "etcd at http://10.80.0.9:2379");
-    (of("primary"), of("outdated"), problems)
+    Some((of("primary"), of("outdated"), problems))
 }
 
 fn wait_told(pair: &Pair, side: Side, primary: &str, outdated: &str) {
     let what = format!("{side:?} to see {primary} as primary, {outdated} outdated");
     wait_for(&what, LIMIT, || {
-        let (first, second, _) = told(pair, side);
+        let (first, second, _) = told(pair, side)?;
         (first == primary && second == outdated).then_some(())
     });
 }
@@ -56,7 +56,7 @@ fn an_etcd_decides_as_the_witness_does() {
     // Nobody misses it while both are there.
     pair.witness.kill();
     disk.wait_for_answers(200);
-    let (.., problems) = told(&pair, A);
+    let (.., problems) = told(&pair, A).expect("it answers");
     assert_eq!(problems, "[]");
     pair.host_mut(A).kill();
     wait_for("B to be alone", LIMIT, || {

@@ -340,7 +340,7 @@ mod tests {
 
     fn asking(port: u16) -> std::net::UdpSocket {
         let client = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let patience = Duration::from_millis(200);
+        let patience = Duration::from_secs(10);
         client.set_read_timeout(Some(patience)).unwrap();
         ask(&client, port);
         client
@@ -374,6 +374,8 @@ mod tests {
             client.recv(&mut buffer).unwrap();
         }
         let (late, limit) = (asking(port), Instant::now() + Duration::from_secs(60));
+        let pause = Duration::from_millis(200);
+        late.set_read_timeout(Some(pause)).unwrap();
         assert!(late.recv(&mut buffer).is_err(), "no place is left");
         while late.recv(&mut buffer).is_err() {
             assert!(Instant::now() < limit, "the silent keep their places");

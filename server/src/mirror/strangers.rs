@@ -1,6 +1,7 @@
 //! Connections that have not shown yet who they are: few of them, and a newcomer takes the place of the oldest.
 //!
-//! So whoever opens connections and says nothing keeps nobody out: who has the secret is through in a moment.
+//! So whoever opens connections and says nothing keeps nobody out: who has the secret is through in a moment. Only a flood
+//! from many addresses, of hundreds of connections within one handshake, does; a connection that stands does not mind it.
 
 use std::{collections::VecDeque, net::IpAddr};
 
