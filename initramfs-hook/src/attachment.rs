@@ -90,7 +90,7 @@ impl Attachment {
     /// A disk to be attached; nothing happens before the first [`Attachment::tick`].
     pub fn new(disk: Disk, places: Vec<Place>, patience: Duration, seed: u64, now: Now) -> Self {
         let link = Link::new(places.len(), seed, now);
-        let pulse = Pulse::new(patience, places.len() > 1, now);
+        let pulse = Pulse::new(patience, net::are_several(&places), now);
         let identity = identity(&disk);
         Self {
             disk,
@@ -262,11 +262,13 @@ impl Attachment {
         self.pulse.look(traffic, pending, now)
     }
 
-    /// Asks another server whether it serves by now, unless one that was asked is about to answer.
+    /// Asks another server whether it serves by now, unless one that was asked may still answer.
     fn ask(&mut self, now: Now) {
         let asked = self.question.as_ref();
         if asked.is_none_or(|question| !question.is_open(now)) {
+            // Another address of the one in use says nothing about others.
             let other = self.link.ask().map(|server| &self.places[server]);
+            let other = other.filter(|place| place.name != self.place());
             self.question = other.and_then(|place| Question::new(place.address, now).ok());
         }
     }
@@ -486,7 +488,7 @@ impl Attachment {
     pub fn tune(&mut self) -> std::io::Result<()> {
         let device = self.disk.device;
         queue::tune(device, self.agreed.as_ref().and_then(Terms::max_sectors_kb))?;
-        if self.places.len() > 1 {
+        if net::are_several(&self.places) {
             self.inflight = Some(Inflight::open(device)?);
         }
         Ok(())

@@ -67,6 +67,11 @@ fn lookup(server: &Server) -> io::Result<Vec<Place>> {
         .collect())
 }
 
+/// Whether these are of more than one server: one may have several addresses.
+pub fn are_several(places: &[Place]) -> bool {
+    places.iter().any(|place| place.name != places[0].name)
+}
+
 /// The Ethernet interface by which packets to `address` leave: its name and its own address. Sends nothing.
 pub fn interface_towards(address: SocketAddr) -> io::Result<Option<(String, [u8; 6])>> {
     let any: SocketAddr = match address {
@@ -177,5 +182,18 @@ mod tests {
                 .to_string()
                 .contains("no-such-name.invalid:1")
         );
+    }
+
+    #[test]
+    fn two_addresses_of_one_server_are_not_two_servers() {
+        let place = |name: &str, address: &str| Place {
+            name: name.into(),
+            host: name.into(),
+            address: address.parse().unwrap(),
+        };
+        let one = [place("s:1", "10.0.0.1:1"), place("s:1", "[fd00::1]:1")];
+        assert!(!are_several(&one) && !are_several(&[]));
+        let [first, _] = one;
+        assert!(are_several(&[first, place("t:1", "10.0.0.2:1")]));
     }
 }

@@ -12,7 +12,7 @@ use rustix::net::RecvFlags;
 use crate::link::Now;
 use crate::net;
 
-/// How long a server that has taken the connection may take to greet.
+/// How long a server may take to take the connection and greet.
 const GREETING: Duration = Duration::from_secs(1);
 
 /// The question: a connection that is being opened, and over which nothing is said.
@@ -41,10 +41,9 @@ impl Question {
         matches!(rustix::net::recv(&self.fd, &mut first, flags), Ok((1, _)))
     }
 
-    /// Whether it is worth while to wait for an answer any longer.
+    /// Whether it is worth while to wait for an answer any longer. A refusal is an answer.
     pub fn is_open(&self, now: Now) -> bool {
-        rustix::net::getpeername(&self.fd).is_ok_and(|peer| peer.is_some())
-            && now.since(self.since) < GREETING
+        now.since(self.since) < GREETING
     }
 
     /// The connection, with the greeting still to be read.
@@ -101,6 +100,6 @@ mod tests {
         drop(listener);
         let question = Question::new(address, BEGUN).unwrap();
         comes(&question);
-        assert!(!question.has_greeted() && !question.is_open(BEGUN));
+        assert!(!question.has_greeted());
     }
 }
