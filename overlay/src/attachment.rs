@@ -9,7 +9,8 @@ use parking_lot::RwLockReadGuard;
 use crate::base::Base;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::BLOCK;
-use crate::map::PAGE_BLOCKS;
+use crate::layer::blocks_of;
+use crate::map::{PAGE_BLOCKS, State};
 use crate::overlay::{Inside, Overlay};
 use crate::pages::Own;
 use crate::stack::Run;
@@ -170,6 +171,17 @@ impl Attachment {
     pub fn write(&self, data: &[u8], offset: u64, durability: Durability) -> Result<()> {
         self.apply_write(data, offset)?;
         self.settle(durability)
+    }
+
+    /// Refuses what [`Attachment::write`] would refuse for want of room as things stand, which others may change meanwhile.
+    ///
+    /// # Errors
+    /// One for which [`Error::is_no_space`] holds, [`ErrorKind::Evicted`].
+    pub fn require_room(&self, range: &Range<u64>) -> Result<()> {
+        let inside = self.enter()?;
+        let blocks = blocks_of(range);
+        let fresh = inside.stack.top().map.lacking(&blocks, State::Data);
+        inside.space.require(fresh)
     }
 
     fn apply_write(&self, data: &[u8], offset: u64) -> Result<()> {

@@ -158,6 +158,15 @@ impl Map {
         })
     }
 
+    /// How many of `blocks` are not in `state`.
+    pub(crate) fn lacking(&self, blocks: &Range<u64>, state: State) -> u64 {
+        if self.all(blocks, state) {
+            return 0;
+        }
+        let lacks = |block: &u64| self.state(*block) != state;
+        blocks.clone().filter(lacks).count() as u64
+    }
+
     /// Blocks in `state`, where that is not [`State::Below`].
     pub(crate) fn count(&self, state: State) -> u64 {
         let pages = self.pages.iter().filter_map(OnceLock::get);

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, IoSlice};
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crate::map::{Map, State};
 use crate::mapped::Mapping;
@@ -17,16 +18,41 @@ pub(crate) struct Pages {
     mapping: Mapping,
     residency: Residency,
     size: u64,
+    _share: Share,
+}
+
+/// Bytes of all disks that are mapped. A process has room for addresses of 128 TiB, which everything else needs, too.
+static MAPPED: AtomicU64 = AtomicU64::new(0);
+const MOST: u64 = 32 << 40;
+
+/// What one disk takes of that.
+struct Share(u64);
+
+impl Share {
+    fn of(size: u64) -> Option<Self> {
+        let share = Self(size);
+        (MAPPED.fetch_add(size, Relaxed) + size <= MOST).then_some(share)
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        MAPPED.fetch_sub(self.0, Relaxed);
+    }
 }
 
 impl Pages {
-    /// Maps `file`, of `size` bytes; `None` if it is empty.
+    /// Maps `file`, of `size` bytes; `None` if it is empty, or too much is mapped.
     pub(crate) fn of(file: &File, size: u64) -> io::Result<Option<Self>> {
+        let Some(share) = Share::of(size) else {
+            return Ok(None);
+        };
         let mapping = Mapping::of(file, size)?;
         Ok(mapping.map(|mapping| Self {
             mapping,
             residency: Residency::new(size),
             size,
+            _share: share,
         }))
     }
 
@@ -65,5 +91,18 @@ impl Own {
         let none = IoSlice::new(&[]);
         // That they are there was seen when it was made.
         self.pages.mapping.bytes(self.range.clone()).unwrap_or(none)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_is_mapped_than_leaves_room_for_the_rest() {
+        let first = Share::of(MOST - 4096).unwrap();
+        assert!(Share::of(1 << 40).is_none());
+        drop(first);
+        assert!(Share::of(MOST - 4096).is_some());
     }
 }

@@ -195,6 +195,18 @@ impl Space {
         result
     }
 
+    /// Refuses what [`Space::reserve`] would refuse as things stand.
+    pub(crate) fn require(&self, blocks: u64) -> Result<()> {
+        if blocks == 0 {
+            return Ok(());
+        }
+        self.fits(self.used.load(Ordering::Relaxed) + blocks)?;
+        match self.keeps() || !self.pool.low.load(Ordering::Relaxed) {
+            true => Ok(()),
+            false => self.pool.require_room(),
+        }
+    }
+
     /// Takes room without asking: for the store's own copies, which replace others.
     pub(crate) fn reserve_anyway(&self, blocks: u64) {
         self.used.fetch_add(blocks, Ordering::Relaxed);

@@ -294,3 +294,23 @@ fn what_is_admitted_elsewhere_is_refused_by_the_host_only() {
     assert_eq!(store.require_room().unwrap_err().kind(), ErrorKind::PoolLow);
     disk.write(&[6; 4096], 0, PROCESS).unwrap();
 }
+
+/// Who has others make a change first asks before they do.
+#[test]
+fn what_would_be_refused_is_known_before_it_is_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let base = file_base(dir.path(), &pattern(1 << 20, 1));
+    let store = Store::open(&dir.path().join("overlays"), Options::default()).unwrap();
+    let limited = OverlaySpec {
+        quota: Some(2 * 4096),
+        ..spec(1 << 20, &base)
+    };
+    let disk = store.create(&id("pc"), limited).unwrap().attach();
+    disk.require_room(&(0..8192)).unwrap();
+    let refused = disk.require_room(&(0..8193)).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::QuotaFull);
+    assert_eq!(disk.overlay().usage().used, 0, "nothing was taken");
+    disk.write(&[5; 8192], 0, PROCESS).unwrap();
+    disk.require_room(&(0..8192)).unwrap();
+    assert!(disk.require_room(&(8192..8193)).is_err());
+}

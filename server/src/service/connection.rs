@@ -10,6 +10,7 @@ mod writes;
 
 use std::{
     io,
+    net::Shutdown,
     os::fd::AsFd,
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
@@ -230,6 +231,20 @@ impl<'d> Transmission<'_, 'd> {
         }
     }
 
+    /// Why a connection ends over which not everything could be sent.
+    fn broken(&mut self, unsent: Unsent) -> End {
+        match unsent {
+            Unsent::Socket(error) => error.into(),
+            // The client asks again on a new connection, and is then served by reading, which can report the error.
+            Unsent::File(error) => {
+                self.device.distrust();
+                let text = format!("cannot read what was being sent: {error}");
+                self.count_error(&text);
+                End::Failed(text)
+            }
+        }
+    }
+
     fn send(&mut self, transport: &mut Transport<'_>) -> Result<(), End> {
         let mailbox = self.mailbox.clone();
         let mut begun = mailbox.wire();
@@ -240,18 +255,10 @@ impl<'d> Transmission<'_, 'd> {
             return Err(End::Gone);
         }
         self.device.before_replies().map_err(|_| End::Gone)?;
-        transport.send_bytes(&std::mem::take(&mut *begun))?;
-        match transport.send(&self.output) {
-            Ok(()) => {}
-            Err(Unsent::Socket(error)) => return Err(error.into()),
-            Err(Unsent::File(error)) => {
-                // The head of the reply is out. The client asks again on a new connection, and is then served by
-                // reading, which can report the error.
-                self.device.distrust();
-                let text = format!("cannot read what was being sent: {error}");
-                self.count_error(&text);
-                return Err(End::Failed(text));
-            }
+        if let Err(unsent) = transport.send_after(&std::mem::take(&mut *begun), &self.output) {
+            // A part of a reply may be out. Nobody may write another one behind it.
+            self.engine.live.socket.shut(Shutdown::Both);
+            return Err(self.broken(unsent));
         }
         self.output.clear();
         let sent = std::mem::take(&mut self.unsent);

@@ -167,8 +167,10 @@ impl Deliver for Mailbox {
         let Done {
             finished, added, ..
         } = &mut *done;
+        // Others may have added since.
+        let all_sent = added.iter().all(|one| one.sent);
         finished.append(added);
-        if !(answered && done.hushed) {
+        if !(answered && all_sent && done.hushed) {
             self.ring(&mut done);
         }
     }

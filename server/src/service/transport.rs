@@ -317,6 +317,14 @@ impl<'s> Transport<'s> {
         Ok(())
     }
 
+    /// Sends what is left of earlier output, and all of `output`.
+    pub fn send_after(&mut self, left: &[u8], output: &Output<'_>) -> Result<(), Unsent> {
+        if !left.is_empty() {
+            self.send_bytes(left).map_err(Unsent::Socket)?;
+        }
+        self.send(output)
+    }
+
     /// Sends all of `bytes`.
     pub fn send_bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.send_slices(&mut [IoSlice::new(bytes)], false)

@@ -62,6 +62,17 @@ impl PairDevice {
         asked(Ask::Change(op), ended)
     }
 
+    /// Refuses what there is no room for before the other server is asked, which takes whatever is sent to it.
+    fn admit(&self, change: &Change) -> Result<(), Fault> {
+        match change {
+            Change::Write { offset, data, .. } => {
+                let range = *offset..*offset + data.len() as u64;
+                self.disk.require_room(&range)
+            }
+            Change::Zero { .. } | Change::Flush => Ok(()),
+        }
+    }
+
     /// Ends with a flush, if what is before it went well.
     fn flush_after(&self, ended: Ended) -> Ended {
         let (mirror, attached) = (self.mirror.clone(), self.attached);
@@ -106,12 +117,20 @@ fn outcome(reply: Reply) -> Result<(), Fault> {
 
 impl Deferred for PairDevice {
     fn begin(&self, changes: Vec<(Change, Ended)>) {
-        let changes = changes.into_iter();
-        let asked = changes
-            .map(|(change, ended)| self.ask(change, ended))
-            .collect();
+        let (mut asked, mut refused) = (Vec::with_capacity(changes.len()), Vec::new());
+        for (change, ended) in changes {
+            match self.admit(&change) {
+                Ok(()) => asked.push(self.ask(change, ended)),
+                Err(fault) => refused.push((ended, fault)),
+            }
+        }
         let from = Some((self.attached.volume, self.attached.connection));
         self.mirror.submit(from, asked);
+        for (ended, fault) in refused {
+            if let Some(told) = ended(Err(fault)) {
+                told.deliver();
+            }
+        }
     }
 }
 

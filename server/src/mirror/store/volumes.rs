@@ -81,28 +81,30 @@ impl Volumes {
             opening: Mutex::default(),
             changing: Mutex::default(),
         };
-        let amiss = volumes.find_amiss();
+        let amiss = volumes.find_amiss()?;
         Ok((volumes, amiss))
     }
 
-    /// Volumes whose overlay is another one by now, or gone; and those that cannot be read.
-    fn find_amiss(&self) -> Amiss {
+    /// Volumes whose overlay is another one by now, or gone; and those that are damaged. One that merely cannot be read
+    /// now is none of these: what is noted of it would outlast the reason.
+    fn find_amiss(&self) -> overlay::Result<Amiss> {
         let mut amiss = Amiss::default();
         for (volume, row) in self.rows.lock().iter() {
             let (overlay, entry) = (&row.spec.overlay, (*volume, row.spec.size));
             match self.store.info(overlay) {
                 Ok(info) if info.incarnation == row.incarnation => {}
-                Err(error) if error.kind() != ErrorKind::NotFound => {
+                Err(error) if error.is_damage() => {
                     tracing::error!("volume {} ({overlay}) cannot be read: {error}", volume.0);
                     amiss.unreadable.push(entry);
                 }
+                Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
                 _ => {
                     tracing::warn!("volume {} ({overlay}) is not here any more", volume.0);
                     amiss.lost.push(entry);
                 }
             }
         }
-        amiss
+        Ok(amiss)
     }
 
     /// Forgets volumes. That they are missing has to be written down before.

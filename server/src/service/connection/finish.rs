@@ -37,8 +37,10 @@ impl Transmission<'_, '_> {
         }
         let reply = finished.reply.map_err(|_| End::Gone)?;
         match reply.len() {
-            // Together they are one piece for the kernel. There is room: the output is empty, or was asked.
-            ..=SHORT => self.output.space(reply.len())?.copy_from_slice(&reply),
+            // Together they are one piece for the kernel.
+            ..=SHORT if !self.output.is_full(reply.len()) => {
+                self.output.space(reply.len())?.copy_from_slice(&reply)
+            }
             _ => self.output.owned(reply),
         }
         Ok(())

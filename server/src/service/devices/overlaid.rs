@@ -133,6 +133,15 @@ impl OverlayDevice {
 }
 
 impl OverlayDevice {
+    /// Refuses what a write of `range` would be refused for want of room.
+    ///
+    /// # Errors
+    /// As of the write.
+    pub fn require_room(&self, range: &Range<u64>) -> Result<(), Fault> {
+        let room = self.attachment.require_room(range);
+        room.map_err(|error| self.fault(&error))
+    }
+
     fn mapped_base(&self, range: Range<u64>) -> overlay::Result<Option<Mapped<'_>>> {
         if self.suspect.load(Relaxed) {
             return Ok(None);
