@@ -25,6 +25,7 @@ fn wait_told(pair: &Pair, side: Side, primary: &str, outdated: &str) {
 }
 
 #[test]
+#[ignore = "long: make test-full"]
 fn an_etcd_decides_as_the_witness_does() {
     let room = format!(
         "[clients.one]\nmac = {:?}\nimage = \"tiny\"\nretention = \"keep\"\n",

@@ -50,6 +50,7 @@ fn events(pair: &Pair) -> Vec<String> {
 }
 
 #[test]
+#[ignore = "long: make test-full"]
 fn twenty_milliseconds_apart_they_are_a_pair_all_the_same() {
     let room = format!(
         "[clients.one]\nmac = {:?}\nimage = \"tiny\"\nretention = \"keep\"\n",
