@@ -56,6 +56,15 @@ fn start(pair: &mut Pair, side: Side) {
     pair.host_mut(side).start();
 }
 
+/// A machine lives through all of that, and no pause in the middle is longer than it may be.
+fn goes_on(event: &'static str, happen: fn(&mut Pair, Side), mend: fn(&mut Pair, Side)) {
+    let mut pair = pair();
+    let mut machine = Machine::boot(&pair, 1, "one");
+    let pauses = again_and_again(&mut pair, &mut machine, event, happen, mend);
+    verdict(&pair, machine);
+    assert!(pauses.median() <= GOAL, "{}", pauses.event);
+}
+
 /// The verdict on all of it, at whoever serves now.
 fn verdict(pair: &Pair, machine: Machine) {
     let primary = pair.primary().expect("somebody serves");
@@ -65,11 +74,7 @@ fn verdict(pair: &Pair, machine: Machine) {
 #[test]
 #[ignore = "long: make test-full"]
 fn ten_primaries_in_a_row_are_killed() {
-    let mut pair = pair();
-    let mut machine = Machine::boot(&pair, 1, "one");
-    let pauses = again_and_again(
-        &mut pair,
-        &mut machine,
+    goes_on(
         "primary killed (-9)",
         |pair, side| {
             pair.host_mut(side).kill();
@@ -77,18 +82,12 @@ fn ten_primaries_in_a_row_are_killed() {
         },
         start,
     );
-    verdict(&pair, machine);
-    assert!(pauses.median() <= GOAL, "{}", pauses.event);
 }
 
 #[test]
 #[ignore = "long: make test-full"]
 fn ten_primaries_in_a_row_are_stopped() {
-    let mut pair = pair();
-    let mut machine = Machine::boot(&pair, 1, "one");
-    let pauses = again_and_again(
-        &mut pair,
-        &mut machine,
+    goes_on(
         "primary stopped (SIGTERM)",
         |pair, side| {
             assert!(pair.host_mut(side).stop().success());
@@ -96,18 +95,12 @@ fn ten_primaries_in_a_row_are_stopped() {
         },
         start,
     );
-    verdict(&pair, machine);
-    assert!(pauses.median() <= GOAL, "{}", pauses.event);
 }
 
 #[test]
 #[ignore = "long: make test-full"]
 fn ten_primaries_in_a_row_are_frozen() {
-    let mut pair = pair();
-    let mut machine = Machine::boot(&pair, 1, "one");
-    let pauses = again_and_again(
-        &mut pair,
-        &mut machine,
+    goes_on(
         "primary frozen (SIGSTOP), thawed after",
         |pair, side| {
             pair.host(side).freeze();
@@ -115,18 +108,12 @@ fn ten_primaries_in_a_row_are_frozen() {
         },
         |pair, side| pair.host(side).thaw(),
     );
-    verdict(&pair, machine);
-    assert!(pauses.median() <= GOAL, "{}", pauses.event);
 }
 
 #[test]
 #[ignore = "long: make test-full"]
 fn ten_primaries_in_a_row_are_cut_off_from_their_standby() {
-    let mut pair = pair();
-    let mut machine = Machine::boot(&pair, 1, "one");
-    let pauses = again_and_again(
-        &mut pair,
-        &mut machine,
+    goes_on(
         "link between the servers cut, both ways",
         |pair, side| {
             Side::BOTH.iter().for_each(|side| pair.host(*side).cut());
@@ -134,18 +121,12 @@ fn ten_primaries_in_a_row_are_cut_off_from_their_standby() {
         },
         |pair, _| Side::BOTH.iter().for_each(|side| pair.host(*side).join()),
     );
-    verdict(&pair, machine);
-    assert!(pauses.median() <= GOAL, "{}", pauses.event);
 }
 
 #[test]
 #[ignore = "long: make test-full"]
 fn a_primary_loses_its_standby_ten_times() {
-    let mut pair = pair();
-    let mut machine = Machine::boot(&pair, 1, "one");
-    let pauses = again_and_again(
-        &mut pair,
-        &mut machine,
+    goes_on(
         "standby killed (-9)",
         |pair, side| {
             pair.host_mut(side.other()).kill();
@@ -153,34 +134,22 @@ fn a_primary_loses_its_standby_ten_times() {
         },
         |pair, side| pair.host_mut(side.other()).start(),
     );
-    verdict(&pair, machine);
-    assert!(pauses.median() <= GOAL, "{}", pauses.event);
 }
 
 #[test]
 #[ignore = "long: make test-full"]
 fn ten_primaries_in_a_row_hand_over() {
-    let mut pair = pair();
-    let mut machine = Machine::boot(&pair, 1, "one");
-    let pauses = again_and_again(
-        &mut pair,
-        &mut machine,
+    goes_on(
         "primary handed over (standby handover)",
         |pair, side| drop(pair.host(side).standby_done(&["handover"])),
         |_, _| {},
     );
-    verdict(&pair, machine);
-    assert!(pauses.median() <= GOAL, "{}", pauses.event);
 }
 
 #[test]
 #[ignore = "long: make test-full"]
 fn ten_primaries_in_a_row_are_unplugged() {
-    let mut pair = pair();
-    let mut machine = Machine::boot(&pair, 1, "one");
-    let pauses = again_and_again(
-        &mut pair,
-        &mut machine,
+    goes_on(
         "primary's cable pulled, as by a power cut",
         |pair, side| {
             pair.plug(side, false);
@@ -188,6 +157,4 @@ fn ten_primaries_in_a_row_are_unplugged() {
         },
         |pair, side| pair.plug(side, true),
     );
-    verdict(&pair, machine);
-    assert!(pauses.median() <= GOAL, "{}", pauses.event);
 }
