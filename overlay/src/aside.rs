@@ -1,11 +1,10 @@
 //! Damaged overlays that are kept out of the way, for whoever has their content elsewhere.
 
 use std::path::PathBuf;
-use std::sync::Weak;
 
 use crate::error::{Context, Result};
 use crate::ids::OverlayId;
-use crate::store::Store;
+use crate::store::{Store, vacate};
 
 const ASIDE: &str = ".damaged-";
 
@@ -18,10 +17,7 @@ impl Store {
     pub fn set_aside(&self, id: &OverlayId) -> Result<()> {
         let slot = self.slot(id);
         let mut slot = slot.lock();
-        if let Some(overlay) = slot.upgrade() {
-            overlay.close();
-        }
-        *slot = Weak::new();
+        vacate(&mut slot);
         let names = self.names()?;
         let has = |name: &str| names.iter().any(|known| known == name);
         if !has(id.as_str()) {

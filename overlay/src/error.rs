@@ -64,8 +64,8 @@ impl fmt::Display for ErrorKind {
     }
 }
 
-/// What the host says of a disk or a filesystem that is damaged: EIO, EBADMSG, EUCLEAN.
-const BAD_DISK: [i32; 3] = [5, 74, 117];
+/// What the host says of a disk or a filesystem that is damaged.
+const BAD_DISK: [i32; 3] = [libc::EIO, libc::EBADMSG, libc::EUCLEAN];
 
 /// Any failure of this crate.
 #[derive(Debug, thiserror::Error)]

@@ -336,10 +336,7 @@ impl Store {
     pub fn delete(&self, id: &OverlayId) -> Result<()> {
         let slot = self.slot(id);
         let mut slot = slot.lock();
-        if let Some(overlay) = slot.upgrade() {
-            overlay.close();
-        }
-        *slot = Weak::new();
+        vacate(&mut slot);
         self.discard(&self.path(id))?;
         let synced = self.host.sync_dir(&self.dir);
         synced.context(|| format!("deleting overlay {id}"))?;
@@ -400,6 +397,14 @@ impl Store {
         let manifest = self.load_manifest(id)?;
         Ok(info(&*self.host, &self.path(id), id, &manifest))
     }
+}
+
+/// Closes what is open of an overlay that goes away.
+pub(crate) fn vacate(slot: &mut Weak<Overlay>) {
+    if let Some(overlay) = slot.upgrade() {
+        overlay.close();
+    }
+    *slot = Weak::new();
 }
 
 /// Makes the folder unless it is there; durably, also if it was a killed process that made it.

@@ -36,7 +36,7 @@ use super::{
     link::Outgoing,
     store::{PairStore, volume_of},
 };
-use crate::service::{Deliver, Told, pool::Pool};
+use crate::service::{Told, deliver_all, pool::Pool};
 use actions::Todo;
 use gate::Gate;
 
@@ -51,17 +51,10 @@ pub type Completion = Box<dyn FnOnce(Reply) -> Told + Send>;
 /// Bytes that are written before their end is told.
 const PORTION: u64 = 64 << 10;
 
-/// Tells who waits, and then lets them answer: each once, however much of theirs has ended.
+/// Tells who waits, and then lets them answer.
 fn tell(replies: Vec<(Completion, Reply)>) {
-    let mut told: Vec<Arc<dyn Deliver>> = Vec::new();
-    for (completion, reply) in replies {
-        if let Some(more) = completion(reply)
-            && !told.iter().any(|known| Arc::ptr_eq(known, &more))
-        {
-            told.push(more);
-        }
-    }
-    told.iter().for_each(|mailbox| mailbox.deliver());
+    let replies = replies.into_iter();
+    deliver_all(replies.map(|(completion, reply)| completion(reply)));
 }
 
 /// Threads for works that wait on a disk.

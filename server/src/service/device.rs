@@ -1,6 +1,6 @@
 //! What is served, and where it is found.
 
-use std::{fmt, io::IoSlice, net::IpAddr, ops::Range, os::fd::BorrowedFd, sync::Arc};
+use std::{fmt, io::IoSlice, iter, net::IpAddr, ops::Range, os::fd::BorrowedFd, sync::Arc};
 
 use bytes::Bytes;
 use nbd::{ExportInfo, IoError, Refusal};
@@ -10,7 +10,19 @@ pub const DIRTY_BITMAP: &str = "qemu:dirty-bitmap:";
 
 /// Long payloads are stored in pieces that end at multiples of this. The host keeps what is written at once in pages of
 /// about that size, and looks through a whole one for each short write to it. Bytes.
-pub const PIECE: u64 = 256 << 10;
+const PIECE: u64 = 256 << 10;
+
+/// Cuts what is to be stored at `offset` into its pieces, each with its place.
+pub fn pieces(offset: u64, data: &[u8]) -> impl Iterator<Item = (u64, &[u8])> {
+    let (mut at, mut left) = (offset, data);
+    iter::from_fn(move || {
+        let length = left.len().min((PIECE - at % PIECE) as usize);
+        let (piece, rest) = left.split_at(length);
+        let place = at;
+        (at, left) = (at + length as u64, rest);
+        (length > 0).then_some((place, piece))
+    })
+}
 
 /// Why a request failed.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -224,6 +236,17 @@ pub trait Deliver: Send + Sync {
     fn deliver(&self);
 }
 
+/// Has all of them deliver, when the last was told: each once, however much of theirs has ended.
+pub fn deliver_all(told: impl IntoIterator<Item = Told>) {
+    let mut all: Vec<Arc<dyn Deliver>> = Vec::new();
+    for one in told.into_iter().flatten() {
+        if !all.iter().any(|known| Arc::ptr_eq(known, &one)) {
+            all.push(one);
+        }
+    }
+    all.iter().for_each(|one| one.deliver());
+}
+
 /// A device whose changes end later.
 pub trait Deferred: Send + Sync {
     /// Begins changes, in their order. Does not wait for them.
@@ -358,4 +381,28 @@ pub enum Event {
         export: String,
         error: String,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_end_at_multiples_and_are_all_there_is() {
+        let data: Vec<u8> = (0..600 << 10).map(|n| n as u8).collect();
+        let start = PIECE - 1000;
+        let cut: Vec<_> = pieces(start, &data).collect();
+        let places: Vec<_> = cut.iter().map(|(at, piece)| (*at, piece.len())).collect();
+        let last = data.len() - 1000 - (512 << 10);
+        let whole = PIECE as usize;
+        let expected = [
+            (start, 1000),
+            (PIECE, whole),
+            (2 * PIECE, whole),
+            (3 * PIECE, last),
+        ];
+        assert_eq!(places, expected);
+        assert!(cut.iter().flat_map(|(_, piece)| *piece).eq(&data));
+        assert_eq!(pieces(5, &[]).count(), 0);
+    }
 }

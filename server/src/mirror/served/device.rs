@@ -7,7 +7,10 @@ use nbd::IoError;
 
 use crate::{
     mirror::driver::{Attached, Change as Asked, Completion, Mirror},
-    service::{Change, Deferred, Device, Ended, Extent, Fault, Segment, devices::OverlayDevice},
+    service::{
+        Change, Deferred, Device, Ended, Extent, Fault, Segment, deliver_all,
+        devices::OverlayDevice,
+    },
 };
 
 /// One connection's use of a volume.
@@ -126,11 +129,8 @@ impl Deferred for PairDevice {
         }
         let from = Some((self.attached.volume, self.attached.connection));
         self.mirror.submit(from, asked);
-        for (ended, fault) in refused {
-            if let Some(told) = ended(Err(fault)) {
-                told.deliver();
-            }
-        }
+        let refused = refused.into_iter();
+        deliver_all(refused.map(|(ended, fault): (Ended, Fault)| ended(Err(fault))));
     }
 }
 

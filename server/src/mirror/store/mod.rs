@@ -22,7 +22,7 @@ use mirror::{BLOCK, BlockRange, Blocks, Fault, Op, VolumeId, Work, Yield};
 use overlay::{Attachment, Durability, ErrorKind, Overlay, RunKind, SnapshotName};
 use pxe::RedbLeases;
 
-use crate::{clients::registry::Rows, service::PIECE};
+use crate::{clients::registry::Rows, service::pieces};
 use damaged::blocks_of;
 use record::{Key, Number, Record, decode, difference, encode, lease_change};
 use volumes::Volumes;
@@ -122,7 +122,10 @@ impl PairStore {
                 offset,
                 data,
                 ..
-            } => self.change(volume, |disk| write(disk, offset, &data)),
+            } => self.change(volume, |disk| {
+                pieces(offset, &data)
+                    .try_for_each(|(at, piece)| disk.write(piece, at, Durability::Process))
+            }),
             Op::Zero {
                 volume,
                 offset,
@@ -375,17 +378,6 @@ fn drop_in_background(overlay: Arc<Overlay>, name: SnapshotName) {
     if let Err(error) = thread.spawn(work) {
         tracing::warn!("a snapshot of overlay {id} stays: {error}");
     }
-}
-
-/// Writes in pieces that end at multiples of [`PIECE`].
-fn write(disk: &Attachment, mut offset: u64, mut data: &[u8]) -> overlay::Result<()> {
-    while !data.is_empty() {
-        let length = data.len().min((PIECE - offset % PIECE) as usize);
-        let (piece, rest) = data.split_at(length);
-        disk.write(piece, offset, Durability::Process)?;
-        (offset, data) = (offset + length as u64, rest);
-    }
-    Ok(())
 }
 
 /// Writes a block; one of zeros takes no room.

@@ -7,7 +7,7 @@ use nbd::{Operation, Request, reply};
 
 use super::{End, Next, Partial, Transmission};
 use crate::service::{
-    device::{Device, Fault, PIECE},
+    device::{Fault, pieces},
     input::{self, Input},
 };
 
@@ -111,7 +111,8 @@ impl Transmission<'_, '_> {
                 break;
             };
             if partial.result.is_ok() {
-                partial.result = store(self.device, data, partial.at);
+                let mut pieces = pieces(partial.at, data);
+                partial.result = pieces.try_for_each(|(at, piece)| self.device.write(piece, at));
             }
             self.input.consume(piece);
             partial.at += piece as u64;
@@ -148,15 +149,4 @@ impl Transmission<'_, '_> {
         }
         Ok(())
     }
-}
-
-/// Stores a piece of a long payload.
-fn store(device: &dyn Device, mut data: &[u8], mut at: u64) -> Result<(), Fault> {
-    while !data.is_empty() {
-        let length = data.len().min((PIECE - at % PIECE) as usize);
-        let (now, later) = data.split_at(length);
-        device.write(now, at)?;
-        (data, at) = (later, at + length as u64);
-    }
-    Ok(())
 }
