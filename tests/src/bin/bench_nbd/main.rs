@@ -12,6 +12,7 @@ mod load;
 mod memory;
 mod report;
 mod servers;
+mod tls;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -28,7 +29,7 @@ fn main() -> anyhow::Result<ExitCode> {
         }
         Some("--idle") => memory::idle_clients()?,
         Some("--cycles") => memory::cycles()?,
-        Some("--tls") => report::tls()?,
+        Some("--tls") => tls::table()?,
         Some("--clients") => report::eight_clients()?,
         _ => report::all(&arguments)?,
     }

@@ -1,15 +1,14 @@
 //! Rounds, medians, and the tables.
 
-use std::{io::Write, process::Command, thread, time::Duration};
+use std::{io::Write, thread, time::Duration};
 
 use super::{
     client::{Client, Work},
     load::{Figure, ROWS, Row, Subject, shown},
-    servers::{Images, Kind, Server, pin_load, pinned},
+    servers::{Images, Kind, Server, pin_load},
 };
 
 const PORT: u16 = 21809;
-const TLS_ROUNDS: usize = 3;
 
 /// All rows, or those that `arguments` name, wholly or by a part that is no row's whole name. Each is printed when it is done. The servers take turns
 /// in every round, so that whatever else the machine does meets all of them.
@@ -120,7 +119,7 @@ fn peers(flushes: bool, kinds: &[Kind], medians: &[Figure]) -> (f64, f64) {
     (best, leanest.fold(f64::MAX, f64::min))
 }
 
-fn median(figures: &[Figure]) -> Figure {
+pub fn median(figures: &[Figure]) -> Figure {
     let middle = |pick: fn(&Figure) -> f64| {
         let mut values: Vec<f64> = figures.iter().map(pick).collect();
         values.sort_by(f64::total_cmp);
@@ -176,66 +175,4 @@ pub fn eight_clients() -> anyhow::Result<()> {
         );
     }
     Ok(())
-}
-
-/// TLS against plain, with nbdcopy as the load, beside nbdkit.
-pub fn tls() -> anyhow::Result<()> {
-    let images = Images::make()?;
-    let pki = images.dir().join("pki");
-    let bootroom = bootroom_tests::binary::bootroom();
-    let made = Command::new(&bootroom)
-        .args(["pki", "init", "--dir"])
-        .arg(&pki)
-        .args(["--host", "localhost"])
-        .status()?;
-    anyhow::ensure!(made.success(), "bootroom pki init failed");
-    std::fs::copy(pki.join("ca.pem"), pki.join("ca-cert.pem"))?;
-    std::fs::copy(pki.join("server.pem"), pki.join("server-cert.pem"))?;
-    std::fs::copy(pki.join("server.key"), pki.join("server-key.pem"))?;
-    let mut ours = pinned(bootroom.to_str().expect("path"));
-    ours.arg("export")
-        .arg(images.base())
-        .args(["--read-only", "--tls", "on", "--port", "21990", "--pki"])
-        .arg(&pki);
-    let mut theirs = pinned("nbdkit");
-    theirs
-        .args(["-f", "-p", "21991", "--tls=on"])
-        .arg(format!("--tls-certificates={}", pki.display()));
-    theirs.args(["-r", "file"]).arg(images.base());
-    println!("read 1 GiB with nbdcopy: plain s, TLS s, ratio; server CPU s plain, TLS, ratio");
-    let ways = [("bootroom", 21990), ("nbdkit", 21991)];
-    let servers = [Server::spawn(ours, 21990)?, Server::spawn(theirs, 21991)?];
-    let mut copies = [(); 4].map(|()| Vec::new());
-    for _ in 0..TLS_ROUNDS {
-        for (number, copies) in copies.iter_mut().enumerate() {
-            let port = ways[number / 2].1;
-            let uri = match number % 2 {
-                0 => format!("nbd://localhost:{port}"),
-                _ => format!("nbds://localhost:{port}?tls-certificates={}", pki.display()),
-            };
-            copies.push(copy(&servers[number / 2], &uri)?);
-        }
-    }
-    for (number, (name, _)) in ways.into_iter().enumerate() {
-        let (plain, secure) = (median(&copies[number * 2]), median(&copies[number * 2 + 1]));
-        let (times, cpu) = (secure.rate / plain.rate, secure.cpu / plain.cpu);
-        println!(
-            "{name:<10}{:>8.2}{:>8.2}{times:>8.2}{:>12.2}{:>8.2}{cpu:>8.2}",
-            plain.rate, secure.rate, plain.cpu, secure.cpu
-        );
-    }
-    Ok(())
-}
-
-/// A copy to nowhere: seconds that it took, and seconds of the server's processor.
-fn copy(server: &Server, uri: &str) -> anyhow::Result<Figure> {
-    let before = server.cpu_of_all()?;
-    let start = std::time::Instant::now();
-    let mut copy = Command::new("taskset");
-    copy.args(["-c", "1", "nbdcopy", "--connections=1", uri, "null:"]);
-    anyhow::ensure!(copy.status()?.success(), "nbdcopy {uri} failed");
-    Ok(Figure {
-        rate: start.elapsed().as_secs_f64(),
-        cpu: server.cpu_of_all()?.saturating_sub(before).as_secs_f64(),
-    })
 }
