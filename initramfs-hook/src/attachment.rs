@@ -1,5 +1,6 @@
 //! One disk: its link, the socket that the kernel uses, and the connection that is to replace it.
 
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
@@ -10,6 +11,7 @@ use crate::cmdline::{DeviceIndex, Disk};
 use crate::console::{Console, Level};
 use crate::error::{Error, Kind, Result};
 use crate::kernel::Kernel;
+use crate::ktls;
 use crate::link::{Action, Link, Now};
 use crate::nag::Nag;
 use crate::net::{self, Place};
@@ -21,6 +23,7 @@ use crate::security::Security;
 use crate::sys;
 use crate::talk::Talk;
 use crate::terms::Terms;
+use crate::traffic::Traffic;
 use crate::uri::Transport;
 
 /// How long the kernel lets I/O wait without a socket: ten years. A teacher's patience ends earlier.
@@ -265,12 +268,22 @@ impl Attachment {
         let Some(fd) = &self.serving else {
             return Verdict::Alive;
         };
+        let traffic = self.traffic(fd.as_fd());
         // A socket that cannot be asked has ended, which is noticed on its own.
-        let Ok(traffic) = sys::tcp_traffic(fd.as_fd()) else {
+        let Ok(traffic) = traffic.or_else(|_| sys::tcp_traffic(fd.as_fd())) else {
             return Verdict::Alive;
         };
         let pending = self.inflight.as_ref().is_some_and(Inflight::any);
         self.pulse.look(traffic, pending, now)
+    }
+
+    /// What a connection has carried, without what TLS adds; an error also where the kernel does not tell how much that is.
+    fn traffic(&self, fd: BorrowedFd<'_>) -> io::Result<Traffic> {
+        let traffic = sys::tcp_traffic(fd)?;
+        match self.disk.target.transport {
+            Transport::Plain => Ok(traffic),
+            Transport::Tls => Ok(traffic.without(ktls::added(fd)?)),
+        }
     }
 
     /// Asks another server whether it serves by now, unless one that was asked may still answer.
@@ -386,8 +399,7 @@ impl Attachment {
             return self.assert_again(around).map(|()| None);
         };
         talk.seal(&fd)?;
-        let begun = sys::tcp_traffic(fd.as_fd()).ok();
-        let begun = begun.filter(|_| self.disk.target.transport == Transport::Plain);
+        let begun = self.traffic(fd.as_fd()).ok();
         net::set_blocking(&fd).map_err(|e| Error::with(Kind::Network, "no connection", e))?;
         let first = self.agreed.is_none();
         let terms = self.agreed.get_or_insert(terms);
@@ -498,7 +510,7 @@ fn vanished() -> Error {
 impl Attachment {
     /// What goes through files, while those can still be used: settings of the kernel, and the way to its count of
     /// requests where that is of use.
-    pub fn tune(&mut self) -> std::io::Result<()> {
+    pub fn tune(&mut self) -> io::Result<()> {
         let device = self.disk.device;
         queue::tune(device, self.agreed.as_ref().and_then(Terms::max_sectors_kb))?;
         if net::are_several(&self.places) {
