@@ -1,5 +1,6 @@
 //! One disk: its link, the socket that the kernel uses, and the connection that is to replace it.
 
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
@@ -10,6 +11,7 @@ use crate::cmdline::{DeviceIndex, Disk};
 use crate::console::{Console, Level};
 use crate::error::{Error, Kind, Result};
 use crate::kernel::Kernel;
+use crate::ktls;
 use crate::link::{Action, Link, Now};
 use crate::nag::Nag;
 use crate::net::{self, Place};
@@ -21,6 +23,7 @@ use crate::security::Security;
 use crate::sys;
 use crate::talk::Talk;
 use crate::terms::Terms;
+use crate::traffic::Traffic;
 use crate::uri::Transport;
 
 /// How long the kernel lets I/O wait without a socket: ten years. A teacher's patience ends earlier.
@@ -193,23 +196,34 @@ impl Attachment {
         }
         let result = if self.link.is_dialing() {
             self.connected(around, now)
-        } else {
+        } else if self.link.is_agreeing() {
             self.converse(now)
+        } else {
+            // What was waited for has been dealt with meanwhile.
+            Ok(Action::None)
         };
         self.follow(result, around, now)
     }
 
     fn ready_while_up(&mut self, around: &mut Around<'_>, now: Now) -> Result<Option<Happened>> {
-        if self.serving.as_ref().is_some_and(net::has_ended) {
-            self.pulse.forgive();
-            self.lost("connection lost", around, now);
-            self.link.lost(now);
+        if self.notice_end(around, now) {
             return Ok(None);
         }
         match self.question.take().filter(Question::has_greeted) {
             Some(question) => self.replace(question, around, now),
             None => Ok(None),
         }
+    }
+
+    /// Whether the connection in use has ended; then the link is lost.
+    fn notice_end(&mut self, around: &mut Around<'_>, now: Now) -> bool {
+        let ended = self.link.is_up() && self.serving.as_ref().is_some_and(net::has_ended);
+        if ended {
+            self.pulse.forgive();
+            self.lost("connection lost", around, now);
+            self.link.lost(now);
+        }
+        ended
     }
 
     /// Leaves the silent server for the one that was asked, which serves.
@@ -254,12 +268,22 @@ impl Attachment {
         let Some(fd) = &self.serving else {
             return Verdict::Alive;
         };
+        let traffic = self.traffic(fd.as_fd());
         // A socket that cannot be asked has ended, which is noticed on its own.
-        let Ok(traffic) = sys::tcp_traffic(fd.as_fd()) else {
+        let Ok(traffic) = traffic.or_else(|_| sys::tcp_traffic(fd.as_fd())) else {
             return Verdict::Alive;
         };
         let pending = self.inflight.as_ref().is_some_and(Inflight::any);
         self.pulse.look(traffic, pending, now)
+    }
+
+    /// What a connection has carried, without what TLS adds; an error also where the kernel does not tell how much that is.
+    fn traffic(&self, fd: BorrowedFd<'_>) -> io::Result<Traffic> {
+        let traffic = sys::tcp_traffic(fd)?;
+        match self.disk.target.transport {
+            Transport::Plain => Ok(traffic),
+            Transport::Tls => Ok(traffic.without(ktls::added(fd)?)),
+        }
     }
 
     /// Asks another server whether it serves by now, unless one that was asked may still answer.
@@ -280,6 +304,8 @@ impl Attachment {
 
     /// The kernel says that it has given up the socket.
     pub fn kernel_let_go(&mut self, around: &mut Around<'_>, now: Now) -> Result<Option<Happened>> {
+        // It may say so before the end itself was noticed here. The link would pass over that while it counts as up.
+        self.notice_end(around, now);
         let action = self.link.kernel_let_go();
         self.follow(Ok(action), around, now)
     }
@@ -373,8 +399,7 @@ impl Attachment {
             return self.assert_again(around).map(|()| None);
         };
         talk.seal(&fd)?;
-        let begun = sys::tcp_traffic(fd.as_fd()).ok();
-        let begun = begun.filter(|_| self.disk.target.transport == Transport::Plain);
+        let begun = self.traffic(fd.as_fd()).ok();
         net::set_blocking(&fd).map_err(|e| Error::with(Kind::Network, "no connection", e))?;
         let first = self.agreed.is_none();
         let terms = self.agreed.get_or_insert(terms);
@@ -485,12 +510,93 @@ fn vanished() -> Error {
 impl Attachment {
     /// What goes through files, while those can still be used: settings of the kernel, and the way to its count of
     /// requests where that is of use.
-    pub fn tune(&mut self) -> std::io::Result<()> {
+    pub fn tune(&mut self) -> io::Result<()> {
         let device = self.disk.device;
         queue::tune(device, self.agreed.as_ref().and_then(Terms::max_sectors_kb))?;
         if net::are_several(&self.places) {
             self.inflight = Some(Inflight::open(device)?);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::uri::Target;
+    use std::net::{TcpListener, TcpStream};
+
+    const NOW: Now = Now(Duration::from_secs(7));
+
+    /// A disk that works, and the server's end of its connection.
+    fn attached() -> (Attachment, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let connection = TcpStream::connect(address).unwrap();
+        let place = Place {
+            name: address.to_string(),
+            host: address.ip().to_string(),
+            address,
+        };
+        let disk = Disk {
+            target: Target::from_uri("nbd://127.0.0.1/disk").unwrap(),
+            device: DeviceIndex(0),
+        };
+        let mut attachment = Attachment::new(disk, vec![place], DEAD_TIMEOUT, 7, NOW);
+        assert_eq!(agree(&mut attachment.link), Action::Install);
+        attachment.link.installed(NOW);
+        attachment.serving = Some(connection.into());
+        (attachment, listener.accept().unwrap().0)
+    }
+
+    /// Dials and comes to an agreement at once.
+    fn agree(link: &mut Link) -> Action {
+        let then = link.deadline().unwrap();
+        assert_eq!(link.tick(then), Action::Dial(0));
+        link.connected(then);
+        link.agreed(then)
+    }
+
+    fn ends(connection: TcpStream, attachment: &Attachment) {
+        drop(connection);
+        let fd = attachment.serving.as_ref().unwrap();
+        while !net::has_ended(fd) {
+            std::thread::yield_now();
+        }
+    }
+
+    /// Lets `happen` be with nothing around but a socket.
+    fn let_happen(happen: impl FnOnce(&mut Around<'_>) -> Result<Option<Happened>>) {
+        let settings = Settings {
+            request_timeout: Duration::from_secs(10),
+            security: None,
+        };
+        let mut around = Around {
+            kernel: &mut Kernel::without_nbd(),
+            console: &mut Console::unseen(),
+            settings: &settings,
+        };
+        assert_eq!(happen(&mut around).unwrap(), None);
+    }
+
+    #[test]
+    fn the_kernels_word_counts_also_if_it_is_heard_before_the_end_of_the_connection() {
+        let (mut attachment, server) = attached();
+        ends(server, &attachment);
+        let_happen(|around| attachment.kernel_let_go(around, NOW));
+        assert!(!attachment.is_up());
+        // Both came in the same moment.
+        let_happen(|around| attachment.ready(around, NOW));
+        assert_eq!(agree(&mut attachment.link), Action::Install, "no wait");
+    }
+
+    #[test]
+    fn the_kernels_word_of_an_older_connection_ends_nothing() {
+        let (mut attachment, server) = attached();
+        let_happen(|around| attachment.kernel_let_go(around, NOW));
+        assert!(attachment.is_up());
+        ends(server, &attachment);
+        let_happen(|around| attachment.ready(around, NOW));
+        assert_eq!(agree(&mut attachment.link), Action::None, "not yet");
     }
 }

@@ -33,6 +33,15 @@ impl Console {
         }
     }
 
+    /// One with nobody in front of it.
+    #[cfg(test)]
+    pub fn unseen() -> Self {
+        Self {
+            kmsg: None,
+            stderr: false,
+        }
+    }
+
     /// Stops writing to standard error.
     pub fn detach(&mut self) {
         self.stderr = false;

@@ -3,7 +3,8 @@
 //! Layout of the keys: `struct tls12_crypto_info_aes_gcm_128` and `…_256` of `linux/tls.h` (used for TLS 1.3 as well):
 //! version, cipher, 8 bytes of nonce, the key, 4 bytes of salt, the record number.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustls::{ClientConnection, ConnectionTrafficSecrets};
 
@@ -13,6 +14,11 @@ use crate::sys;
 const TLS_1_3: u16 = 0x0304;
 const AES_GCM_128: u16 = 51;
 const AES_GCM_256: u16 = 52;
+/// Length of those structures, the longer one first.
+const LENGTHS: [usize; 2] = [56, 40];
+/// What TLS 1.3 adds to a record, in bytes: a header, the type of its content, and the tag of AES-GCM. Neither the kernel
+/// nor bootroom's server pads.
+const ADDED: u64 = 5 + 1 + 16;
 
 /// Gives both directions' keys to the socket. Every received byte must have been read by now.
 pub fn hand_over(tls: ClientConnection, fd: &OwnedFd) -> Result<()> {
@@ -44,6 +50,17 @@ pub fn hand_over(tls: ClientConnection, fd: &OwnedFd) -> Result<()> {
     Ok(())
 }
 
+/// What TLS has added to what went each way, in bytes: sent and received, both from the same unknown beginning on.
+pub fn added(fd: BorrowedFd<'_>) -> io::Result<[u64; 2]> {
+    let [sent, received] = [sys::Direction::Send, sys::Direction::Receive].map(|direction| {
+        let [longer, shorter] = LENGTHS.map(|length| sys::ktls_record(fd, direction, length));
+        longer
+            .or(shorter)
+            .map(|records| records.wrapping_mul(ADDED))
+    });
+    Ok([sent?, received?])
+}
+
 fn crypto_info(record: u64, keys: &ConnectionTrafficSecrets) -> Result<Vec<u8>> {
     let (cipher, key, iv) = match keys {
         ConnectionTrafficSecrets::Aes128Gcm { key, iv } => (AES_GCM_128, key, iv),
@@ -56,7 +73,7 @@ fn crypto_info(record: u64, keys: &ConnectionTrafficSecrets) -> Result<Vec<u8>> 
         }
     };
     let (salt, nonce) = iv.as_ref().split_at(4);
-    let mut info = Vec::with_capacity(56);
+    let mut info = Vec::with_capacity(LENGTHS[0]);
     info.extend_from_slice(&TLS_1_3.to_ne_bytes());
     info.extend_from_slice(&cipher.to_ne_bytes());
     info.extend_from_slice(nonce);

@@ -205,9 +205,9 @@ impl Link {
         Action::None
     }
 
-    /// The kernel says that it has given up its socket.
+    /// The kernel says that it has given up its socket. One in use that has ended has to be [`Link::lost`] first.
     pub fn kernel_let_go(&mut self) -> Action {
-        // While the link is up this is the tail of an older one, or the socket's own end will say it again.
+        // The tail of an older one. Of the socket in use the kernel says it once, and not before that has ended.
         if self.is_up() {
             return Action::None;
         }

@@ -62,8 +62,8 @@ impl Pulse {
         }
     }
 
-    /// A new connection begins: with these counters if it is a plain one, and, if `replaced`, to another server than the
-    /// one that had fallen silent.
+    /// A new connection begins: with these counters, unless they count more than requests and answers, and, if `replaced`,
+    /// to another server than the one that had fallen silent.
     pub fn begin(&mut self, begun: Option<Traffic>, replaced: bool, now: Now) {
         self.begun = begun.filter(|_| self.doubt.is_some());
         (self.last, self.waiting_since, self.next) = (None, None, now);

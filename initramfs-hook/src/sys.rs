@@ -232,6 +232,27 @@ pub fn set_ktls_keys(fd: BorrowedFd<'_>, direction: Direction, info: &[u8]) -> i
     check(result).map(drop)
 }
 
+/// The number of the next record in one direction, counted on from what [`set_ktls_keys`] was given, whose `length` this has
+/// to be. The kernel tells the keys as well; they are forgotten at once.
+pub fn ktls_record(fd: BorrowedFd<'_>, direction: Direction, length: usize) -> io::Result<u64> {
+    let mut info = [0u8; 64];
+    let mut size = length.min(info.len()) as libc::socklen_t;
+    // SAFETY: the kernel writes at most `size` bytes into `info`, which is no shorter.
+    let result = unsafe {
+        libc::getsockopt(
+            fd.as_raw_fd(),
+            SOL_TLS,
+            direction as libc::c_int,
+            info.as_mut_ptr().cast(),
+            &raw mut size,
+        )
+    };
+    check(result)?;
+    // The record number is the last of it, whatever the cipher.
+    let number = length.checked_sub(8).ok_or(io::ErrorKind::InvalidInput)?;
+    Ok(u64::from_be_bytes(field(&info, number)))
+}
+
 /// Waits until this process is told to terminate (SIGTERM).
 pub fn wait_for_termination() -> io::Result<()> {
     // SAFETY: the set is a plain value on the stack, initialised by sigemptyset before use; `number` outlives the call.

@@ -20,8 +20,17 @@ const REQUEST: u64 = 28 / 4;
 const REPLY: u64 = 16 / 4;
 
 impl Traffic {
-    /// Whether a request has no answer yet. `since`: the counters when the kernel was given the connection, which must
-    /// be a plain one: TLS adds bytes of its own.
+    /// Without the bytes that TLS has added to what was sent and received.
+    pub fn without(self, [sent, received]: [u64; 2]) -> Self {
+        Self {
+            acked: self.acked.wrapping_sub(sent),
+            received: self.received.wrapping_sub(received),
+            ..self
+        }
+    }
+
+    /// Whether a request has no answer yet. `since`: the counters when the kernel was given the connection. Both are
+    /// without what TLS adds.
     ///
     /// Bytes sent and received are 28 and 16 for each request, but for payloads. Modulo a sector those vanish, and what
     /// is left tells the requests without answer modulo 32. (More of them than that are no flushes, and the kernel's own
@@ -73,6 +82,17 @@ mod tests {
             ..BEGUN
         };
         assert!(lost.is_unanswered(&BEGUN));
+    }
+
+    #[test]
+    fn what_tls_adds_is_left_out() {
+        let flush = after(&[(8, 0, true), (0, 0, false)]);
+        let sealed = Traffic {
+            acked: flush.acked + 3 * 22,
+            received: flush.received + 22,
+            ..flush
+        };
+        assert_eq!(sealed.without([3 * 22, 22]), flush);
     }
 
     proptest! {

@@ -1,12 +1,19 @@
 //! TLS by the kernel: the agent proves the server, hands the keys over, and does so again at every reconnect.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
+use bootroom_tests::deadline::wait_for;
 use bootroom_tests::guest::HOST;
 use bootroom_tests::guest::disk::{DiskServer, free_port};
 use bootroom_tests::guest::outage;
 use bootroom_tests::guest::pki::pki;
 use bootroom_tests::guest::scene::{Scene, Special};
+use rustix::process::Signal;
+
+/// When a machine with somewhere else to go has to work again after its server froze: well before the ten seconds after
+/// which it would give up a server without knowing of another.
+const SOON: Duration = Duration::from_secs(9);
 
 /// A server with the certificates in `pki`, and a guest that believes in `proof`, as the agent's `file`.
 fn scene(pki: &Path, proof: &Path, file: &str, relay: bool) -> Scene {
@@ -68,6 +75,43 @@ fn every_outage_over_tls() {
     ] {
         scene.survive(&outage);
     }
+    scene.verdict();
+}
+
+#[test]
+#[ignore = "long: make test-full"]
+fn a_server_that_is_asked_nothing_is_not_left_and_one_that_freezes_in_a_flush_is() {
+    let pki = pki();
+    let mut scene = scene(pki.path(), &pki.path().join("ca.pem"), "ca.pem", false);
+    begin(&mut scene);
+    scene.guest.wait_for_writes(100);
+    scene.guest.stop_load();
+    scene.guest.run("cat /dev/nbd0 >/dev/null");
+    let options = scene.server.options();
+    let options: Vec<&str> = options.iter().map(String::as_str).collect();
+    let other = DiskServer::start(&scene.image, scene.second, &options);
+    // Whatever the lengths of what went to and fro were, all of it is answered.
+    outage::hold(15);
+    assert_eq!(scene.guest.run("dmesg | grep 'lost server' || true"), "");
+    let flush = "while [ ! -e /run/enough ] && sync /dev/nbd0; do echo >>/run/flushes; done";
+    scene.guest.run(&format!("({flush} &)"));
+    let flushed = |scene: &mut Scene| scene.guest.run("cat /run/flushes | wc -l");
+    outage::hold(3);
+    scene.server.signal(Signal::STOP);
+    let frozen = Instant::now();
+    outage::hold(1); // What it answered before is counted by then.
+    let before = flushed(&mut scene);
+    assert_ne!(before, "0", "there were flushes");
+    wait_for("a flush to be answered", SOON, || {
+        (flushed(&mut scene) != before).then_some(())
+    });
+    println!(
+        "frozen in a flush: pause {:.1} s",
+        frozen.elapsed().as_secs_f64()
+    );
+    scene.server.kill();
+    scene.server = other;
+    scene.guest.run("touch /run/enough");
     scene.verdict();
 }
 

@@ -325,9 +325,14 @@ fn a_place_handed_over_is_taken_at_once() {
     assert_eq!(pair.role(NodeId::A), Role::Seeking);
     pair.tell(NodeId::B, Event::Tick);
     assert_eq!(pair.role(NodeId::B), Role::Primary, "in the next tick");
-    pair.pass(2000);
+    pair.now += 300;
+    pair.tell(NodeId::B, Event::Tick); // It greets first.
+    pair.pass(500);
     assert!(pair.nodes[1].status().paired);
     assert_eq!(pair.role(NodeId::A), Role::Standby);
+    pair.tell(NodeId::B, Event::Command(Command::HandOver));
+    pair.tell(NodeId::A, Event::Tick);
+    assert_eq!(pair.role(NodeId::A), Role::Primary, "and back");
 }
 
 #[test]

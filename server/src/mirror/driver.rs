@@ -248,6 +248,8 @@ impl Mirror {
     /// Ends its threads. What is not answered by now never is.
     pub fn stop(&self) {
         self.stop.store(true, Relaxed);
+        // Whoever is thinking has queued what he has to say: that the other server may take over, for one.
+        drop(self.core.lock());
         if let Some(outgoing) = self.outgoing.get() {
             outgoing.stop();
         }

@@ -21,8 +21,9 @@ pub struct Outage {
 /// The server listens again: the agent dials all the time.
 const DIALLED: Duration = Duration::from_secs(2);
 /// Nothing ended the connection, but packets were lost: TCP sends them again after as long as the outage took, unless
-/// the agent's patience of ten seconds ends first.
-const SENT_AGAIN: Duration = Duration::from_secs(7);
+/// the agent's patience of ten seconds ends first, which it finds within half a second; and only after up to a second and a
+/// half more does the kernel see that a request has to be sent again.
+const SENT_AGAIN: Duration = Duration::from_secs(8);
 /// An attempt that was under way in the dark has to be given up first.
 const GIVEN_UP: Duration = Duration::from_secs(4);
 

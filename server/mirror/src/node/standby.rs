@@ -248,6 +248,7 @@ impl Node {
         if self.standby_in(session).is_some_and(|s| s.opened) && term == current {
             self.leave_standby();
             self.promise_until = self.now;
+            self.peer = None; // That it is the primary is no longer so.
             self.durable.last_primary = true; // First in turn.
         }
     }

@@ -17,6 +17,9 @@ use rustls::{ClientConnection, StreamOwned};
 
 use super::{Ends, HANDSHAKE, Purpose, RETRY};
 
+/// How long a server that stops waits for its last words to leave.
+const LAST: Duration = Duration::from_millis(200);
+
 /// The sending end. Everything queued is sent in order, on one connection, or dropped when that ends.
 pub struct Outgoing {
     queue: Mutex<Queue>,
@@ -136,9 +139,12 @@ impl Outgoing {
         self.hand_over();
     }
 
-    /// Ends the thread.
+    /// Ends the thread. What is queued leaves before, unless the other end takes nothing.
     pub fn stop(&self) {
         self.stop.store(true, Relaxed);
+        self.kick();
+        // Somebody else may be at it.
+        drop(self.wire.try_lock_for(LAST));
         self.cut("this server stops");
     }
 

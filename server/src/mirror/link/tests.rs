@@ -134,6 +134,17 @@ fn a_connection_that_ends_is_told_and_dialled_again() {
 }
 
 #[test]
+fn the_last_word_of_a_server_that_stops_is_heard() {
+    let dir = tempfile::tempdir().unwrap();
+    let (place, heard) = hear(secret(dir.path(), "one"));
+    let (outgoing, changed) = dial(place, secret(dir.path(), "one"));
+    assert!(changed.recv_timeout(DEADLINE).unwrap());
+    outgoing.put(|out| hello(7).encode(out).unwrap());
+    outgoing.stop();
+    assert_eq!(terms(&heard, 1), [7]);
+}
+
+#[test]
 fn who_has_another_secret_is_not_heard() {
     let dir = tempfile::tempdir().unwrap();
     let (place, heard) = hear(secret(dir.path(), "one"));
