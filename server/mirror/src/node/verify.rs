@@ -9,7 +9,7 @@ use crate::{Blocks, Item, Moment, Notice, Seq, Ticket, Work, operation::Footprin
 use super::{
     Job, Node, Progress,
     changes::{Change, Content},
-    resync::pieces,
+    pieces::pieces,
     session::{Phase, Purpose, Session},
 };
 
@@ -82,7 +82,9 @@ impl Node {
         let Some(verify) = self.verifying() else {
             return;
         };
-        let next: Vec<_> = pieces(&verify.todo, size).take(room).collect();
+        let volumes = verify.todo.volumes();
+        let all = volumes.flat_map(|(of, set)| pieces(set, size).map(move |range| (of, range)));
+        let next: Vec<_> = all.take(room).collect();
         for &(volume, range) in &next {
             verify.todo.remove(volume, range);
         }
@@ -132,7 +134,7 @@ impl Node {
             return;
         };
         // A change that failed here has made it differ: that is known, and sent again anyway.
-        let known = self.dirty.unsent.touches(volume, range);
+        let known = self.dirty.lacks(volume, range);
         if !equal {
             self.dirty.unsent.insert(volume, range);
         } else if let Some(seq) = seq {
