@@ -40,7 +40,7 @@ use crate::service::{Told, deliver_all, pool::Pool};
 use actions::Todo;
 use gate::Gate;
 
-pub use actions::say;
+pub use actions::{say, say_blocks};
 pub use gate::Deposed;
 pub use persist::Persister;
 pub use requests::{Attached, Change};
@@ -176,6 +176,26 @@ impl Mirror {
     /// What the last comparison that this server led has found.
     pub fn findings(&self) -> Option<mirror::Findings> {
         self.core.lock().node.findings().cloned()
+    }
+
+    /// What this primary could not read, so that the standby lacks it.
+    pub fn unread(&self) -> mirror::Blocks {
+        self.core.lock().node.unread().clone()
+    }
+
+    /// A notice in words, with what to do where that is anybody's.
+    pub fn say(&self, notice: Notice) -> String {
+        match notice {
+            Notice::Unreadable { volume, range } => {
+                let disk = self.store.volumes.name_of(volume);
+                format!(
+                    "{}: {disk}, {}",
+                    say(notice),
+                    say_blocks(range.start, range.blocks())
+                )
+            }
+            _ => say(notice),
+        }
     }
 
     /// What this server knows to differ from the other one, or may.
@@ -325,6 +345,9 @@ impl Mirror {
 
     fn work(&self, ticket: Ticket, work: Work) -> Event {
         let volume = volume_of(&work);
+        // A resync tries what cannot be read again and again.
+        let known = matches!(work, Work::Read { .. } | Work::Sum { .. })
+            && volume.is_some_and(|volume| self.store.volumes.has_failed(volume));
         // A bug that panics is a failure of this work, which somebody waits for.
         let done = catch_unwind(AssertUnwindSafe(|| self.store.work(work)));
         let result =
@@ -335,7 +358,10 @@ impl Mirror {
             self.store.volumes.let_go(volume);
         }
         let result: Result<Yield, Fault> = result.map_err(|(fault, error)| {
-            tracing::error!("the pair's disk: {error:#}");
+            match known {
+                true => tracing::debug!("the pair's disk: {error:#}"),
+                false => tracing::error!("the pair's disk: {error:#}"),
+            }
             fault
         });
         Event::Done(ticket, result)
