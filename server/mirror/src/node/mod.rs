@@ -5,6 +5,7 @@ mod changes;
 mod dirty;
 mod flushing;
 mod gate;
+mod pace;
 mod pieces;
 mod primary;
 mod resync;

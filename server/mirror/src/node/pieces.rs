@@ -52,13 +52,22 @@ impl Node {
             .flat_map(move |(volume, set)| pieces(set, size).map(move |range| (volume, range)))
     }
 
-    /// One at a time while clients have changes under way: theirs come first.
+    /// A quarter of what the line takes while clients have changes under way: theirs come first.
     fn most_pieces(&self) -> usize {
+        let pace = self
+            .session()
+            .map_or(1, |session| session.resync.pace.pieces());
         let mut changes = self.primary.iter().flat_map(|p| p.changes.values());
         match changes.any(|change| !change.is_piece()) {
-            true => 1,
-            false => self.config.chunks,
+            true => (pace / 4).max(1),
+            false => pace,
         }
+    }
+
+    /// Pieces that have not ended.
+    pub(super) fn pieces_under_way(&self) -> usize {
+        let changes = self.primary.iter().flat_map(|p| p.changes.values());
+        changes.filter(|change| change.is_piece()).count()
     }
 
     /// What could not be read, if it is time to try again: the next volume, where it was left off.

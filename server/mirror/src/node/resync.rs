@@ -11,6 +11,7 @@ use super::{
     After, Job, Node,
     asking::Want,
     changes::{Change, Content, Stage, Sum},
+    pace::Pace,
     pieces::Retry,
     session::{Phase, Purpose},
 };
@@ -27,6 +28,8 @@ pub(super) struct Resync {
     metadata: bool,
     /// Which of what cannot be read is tried next, and when.
     pub(super) retry: Retry,
+    /// How many pieces are under way.
+    pub(super) pace: Pace,
     /// Flushes of what was sent, when all is sent.
     round: Option<BTreeSet<Ticket>>,
     /// Whose disks it flushes.
@@ -34,13 +37,14 @@ pub(super) struct Resync {
 }
 
 impl Resync {
-    pub(super) fn beginning(begun: Moment) -> Self {
+    pub(super) fn beginning(begun: Moment, most_pieces: usize) -> Self {
         Self {
             begun,
             done: 0,
             surveys: (false, false),
             metadata: false,
             retry: Retry::default(),
+            pace: Pace::new(most_pieces),
             round: None,
             flushed: BTreeSet::new(),
         }

@@ -63,7 +63,7 @@ pub(super) struct Session {
 }
 
 impl Session {
-    fn new(id: SessionId, with: Incarnation, empty: bool, now: Moment) -> Self {
+    fn new(id: SessionId, with: Incarnation, empty: bool, now: Moment, most_pieces: usize) -> Self {
         Self {
             id,
             with,
@@ -74,7 +74,7 @@ impl Session {
             heard: now,
             ping_at: now,
             pings: 0,
-            resync: Resync::beginning(now),
+            resync: Resync::beginning(now, most_pieces),
             adopting: None,
             verify: None,
         }
@@ -145,6 +145,7 @@ impl Node {
             to,
             hello.history.is_empty(),
             self.now,
+            self.config.chunks,
         ));
         self.send(Body::Open { session, to });
     }
@@ -221,6 +222,7 @@ impl Node {
         let Some(pending) = self.session_mut().and_then(|s| s.pending.remove(&seq)) else {
             return;
         };
+        self.keep_pace(&pending);
         match (pending.purpose, answer) {
             (Purpose::Change(ticket), _) => self.change_acknowledged(ticket, seq),
             (Purpose::Flush(ticket), _) => self.flush_acknowledged(ticket),
@@ -233,6 +235,21 @@ impl Node {
             (Purpose::Adopt(witness), _) => self.adoption_agreed(witness),
             (Purpose::Nothing, _) => {}
             (Purpose::Sum(_) | Purpose::Survey, _) => self.lose_session(),
+        }
+    }
+
+    /// How long a piece took says how many may be under way.
+    fn keep_pace(&mut self, answered: &Pending) {
+        let piece = match answered.purpose {
+            Purpose::Sum(_) => true,
+            Purpose::Change(ticket) => self.is_piece(ticket),
+            _ => false,
+        };
+        if piece {
+            let (took, under_way) = (self.now.since(answered.since), self.pieces_under_way());
+            if let Some(session) = self.session_mut() {
+                session.resync.pace.answered(took, under_way);
+            }
         }
     }
 

@@ -9,6 +9,7 @@ use crate::{Blocks, Item, Moment, Notice, Seq, Ticket, Work, operation::Footprin
 use super::{
     Job, Node, Progress,
     changes::{Change, Content},
+    pace::FEWEST,
     pieces::pieces,
     session::{Phase, Purpose, Session},
 };
@@ -77,7 +78,8 @@ impl Node {
         if !ready || !self.brings_up() {
             return;
         }
-        let room = self.config.chunks.saturating_sub(self.pieces_under_way());
+        let most = self.config.chunks.min(FEWEST);
+        let room = most.saturating_sub(self.pieces_under_way());
         let size = self.config.chunk;
         let Some(verify) = self.verifying() else {
             return;
@@ -94,11 +96,6 @@ impl Node {
         }
         self.start_changes();
         self.end_verifying();
-    }
-
-    fn pieces_under_way(&self) -> usize {
-        let changes = self.primary.iter().flat_map(|p| p.changes.values());
-        changes.filter(|change| change.is_piece()).count()
     }
 
     fn end_verifying(&mut self) {

@@ -66,6 +66,9 @@ pub struct PairView {
     /// Disks that this primary cannot read, somewhere; the standby has everything else of them, or gets it.
     #[serde(default)]
     pub unreadable: Vec<UnreadableView>,
+    /// Files of keys and certificates on this server that the other one does not get, each with the reason.
+    #[serde(default)]
+    pub left_out: Vec<String>,
     /// Both servers have changes of their own; the disks that this one changed by itself.
     pub split_brain: Option<Vec<DifferingView>>,
     /// Who decides; a person if none.

@@ -19,6 +19,11 @@ pub fn problems(view: &PairView) -> Vec<String> {
         found.extend(not_paired(view));
     }
     found.extend(view.unreadable.iter().map(unreadable));
+    let left_out = view
+        .left_out
+        .iter()
+        .filter(|_| view.role == RoleView::Primary);
+    found.extend(left_out.map(|file| format!("the standby does not get {file}")));
     if view.own_disks > 0 {
         found.push(own_disks(view.own_disks));
     }
@@ -163,6 +168,7 @@ mod tests {
             verify: None,
             last_verify: None,
             unreadable: Vec::new(),
+            left_out: Vec::new(),
             split_brain: None,
             witness: None,
             images: ImagesView::default(),
@@ -272,6 +278,19 @@ mod tests {
             more.contains("in block 7 and elsewhere, 65 blocks in all"),
             "{more}"
         );
+    }
+
+    #[test]
+    fn a_file_that_the_standby_does_not_get_is_a_problem_of_the_primary() {
+        let file = "pki/endless.pem: it is longer than 4 MiB";
+        let text = problem(|view| view.left_out.push(file.into()));
+        assert!(text.ends_with(file), "{text}");
+        let standby = PairView {
+            role: RoleView::Standby,
+            left_out: vec![file.into()],
+            ..well()
+        };
+        assert_eq!(problems(&standby), [""; 0]);
     }
 
     #[test]

@@ -21,7 +21,7 @@ use crate::{
     clients::{disks::owner, registry::Record},
     config::standby::Standby,
     control::desk::Desk,
-    mirror::{asking::WitnessPlace, pair::Pair, secret::PairSecret},
+    mirror::{asking::WitnessPlace, pair::Pair, secret::PairSecret, store::files},
 };
 
 impl From<Role> for RoleView {
@@ -111,6 +111,7 @@ fn without_witness(desk: &Desk, pair: &Pair) -> PairView {
             0 => Vec::new(),
             _ => unreadable(pair, &pair.mirror.unread()),
         },
+        left_out: files::left_out(&pair.mirror.store().data).unwrap_or_default(),
         split_brain: status
             .split_brain
             .then(|| differing(pair, &pair.mirror.differing())),

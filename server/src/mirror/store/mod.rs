@@ -203,6 +203,9 @@ impl PairStore {
 
     /// All metadata.
     fn gather(&self) -> anyhow::Result<Bytes> {
+        for file in files::left_out(&self.data)? {
+            tracing::error!("the other server does not get {file}");
+        }
         Ok(encode(&self.records()?)?)
     }
 
