@@ -8,6 +8,7 @@
 //! thread but for that connection's own answers.
 
 mod actions;
+mod ear;
 mod gate;
 mod persist;
 mod requests;
@@ -38,6 +39,7 @@ use super::{
 };
 use crate::service::{Told, deliver_all, pool::Pool};
 use actions::Todo;
+use ear::Ear;
 use gate::Gate;
 
 pub use actions::{say, say_blocks};
@@ -73,6 +75,7 @@ pub struct Reign {
 pub struct Mirror {
     core: Mutex<Core>,
     gate: Gate,
+    ear: Ear,
     store: Arc<PairStore>,
     pool: Arc<Pool>,
     outgoing: OnceLock<Arc<Outgoing>>,
@@ -103,6 +106,7 @@ impl Mirror {
         Arc::new(Self {
             core: Mutex::new(core),
             gate: Gate::default(),
+            ear: Ear::default(),
             store,
             pool: Pool::new(WORKERS, u64::MAX),
             outgoing: OnceLock::new(),
@@ -144,6 +148,7 @@ impl Mirror {
         const TICK: Duration = Duration::from_millis(50);
         while !self.stop.load(Relaxed) {
             thread::sleep(TICK);
+            self.core.lock().node.hear(self.ear.hears(clock::now()));
             self.feed(vec![Event::Tick]);
         }
     }
@@ -205,6 +210,7 @@ impl Mirror {
 
     /// Messages of the other server.
     pub fn receive(self: &Arc<Self>, messages: Vec<Message>) {
+        let _busy = self.ear.busy(clock::now());
         self.feed(messages.into_iter().map(Event::Received).collect());
     }
 

@@ -95,6 +95,8 @@ pub struct Node {
     hello_at: Moment,
     rest_until: Moment,
     prepared: bool,
+    /// Since when it hears what comes in; nothing while it does not.
+    hears_since: Option<Moment>,
     split_brain: bool,
     /// What the last comparison found.
     findings: Option<Findings>,
@@ -138,6 +140,7 @@ impl Node {
             hello_at: now,
             rest_until: Moment(0),
             prepared: true,
+            hears_since: Some(now),
             split_brain: false,
             findings: None,
             out: Vec::new(),

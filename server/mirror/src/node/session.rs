@@ -218,7 +218,7 @@ impl Node {
         if !self.is_session(id) {
             return;
         }
-        self.hear();
+        self.heard_standby();
         let Some(pending) = self.session_mut().and_then(|s| s.pending.remove(&seq)) else {
             return;
         };
@@ -253,7 +253,7 @@ impl Node {
         }
     }
 
-    fn hear(&mut self) {
+    fn heard_standby(&mut self) {
         let now = self.now;
         if let Some(session) = self.session_mut() {
             session.heard = now;
@@ -290,7 +290,7 @@ impl Node {
         if !self.is_session(id) {
             return;
         }
-        self.hear();
+        self.heard_standby();
         let until = sent.after(self.config.timing.lease);
         if let Some(primary) = self.primary.as_mut() {
             primary.lease_until = primary.lease_until.max(until);
@@ -304,18 +304,30 @@ impl Node {
         }
     }
 
+    /// Says whether this server takes in what comes: a stall of its own disk may keep it from that, and is no silence of the
+    /// other one's.
+    pub fn hear(&mut self, hears: bool) {
+        match hears {
+            true => self.hears_since = self.hears_since.or(Some(self.now)),
+            false => self.hears_since = None,
+        }
+    }
+
     pub(super) fn check_silence(&mut self) {
-        let timing = self.config.timing;
-        let now = self.now;
-        let lost = self.session().is_some_and(|session| {
-            let oldest = session.oldest();
-            let stalled = oldest.is_some_and(|since| now.since(since) >= timing.stall);
-            now.since(session.heard) >= timing.silence || stalled
-        });
-        if lost {
+        if self.is_standby_silent() {
             self.lose_session();
         }
         self.check_primary_silence();
+    }
+
+    fn is_standby_silent(&self) -> bool {
+        let (Some(session), Some(hears)) = (self.session(), self.hears_since) else {
+            return false;
+        };
+        let timing = self.config.timing;
+        let waited = |since: Moment| self.now.since(since.max(hears));
+        let stalled = session.oldest().is_some_and(|s| waited(s) >= timing.stall);
+        waited(session.heard) >= timing.silence || stalled
     }
 
     pub(super) fn ship_adoption(&mut self, witness: WitnessId) {

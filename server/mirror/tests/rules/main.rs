@@ -70,6 +70,30 @@ fn an_answer_that_comes_late_may_not_leave_before_it_is_certain_who_is_primary()
     assert!(pair.nodes[0].may_answer(Moment(pair.now)), "fenced");
 }
 
+/// The disk of the primary stalls, and what the standby says lies unread.
+#[test]
+fn a_server_that_cannot_listen_takes_nobody_for_lost() {
+    let mut pair = Pair::paired(true);
+    pair.pongs = false;
+    pair.nodes[0].hear(false);
+    pair.pass(15_000);
+    assert!(pair.nodes[0].status().paired);
+    assert!(!pair.noted(NodeId::A, Notice::PeerLost));
+    assert!(
+        !pair.nodes[0].may_answer(Moment(pair.now)),
+        "no promise was heard meanwhile"
+    );
+    pair.nodes[0].hear(true);
+    pair.pass(900);
+    pair.nodes[0].hear(true);
+    assert!(
+        pair.nodes[0].status().paired,
+        "it has not listened for long"
+    );
+    pair.pass(200);
+    assert!(pair.noted(NodeId::A, Notice::PeerLost), "and then counts");
+}
+
 #[test]
 fn a_lost_witness_stops_nothing() {
     let mut pair = Pair::paired(true);
