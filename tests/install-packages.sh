@@ -19,7 +19,7 @@ etcd-server gnutls-bin b3sum xxd
 case ${1:-} in
 full)
     packages="$packages shim-signed grub-efi-amd64-signed qemu-system-arm qemu-efi-aarch64"
-    packages="$packages pxelinux syslinux-common memtest86+"
+    packages="$packages pxelinux syslinux-common memtest86+ keepalived"
     ;;
 bench) packages="$packages nginx-light tftpd-hpa kea-dhcp4-server kea-admin" ;;
 esac

@@ -73,6 +73,8 @@ const BAD_DISK: [i32; 3] = [libc::EIO, libc::EBADMSG, libc::EUCLEAN];
 pub struct Error {
     kind: ErrorKind,
     context: String,
+    /// Of what lies below the overlay.
+    of_base: bool,
     #[source]
     source: Option<io::Error>,
 }
@@ -87,6 +89,7 @@ impl Error {
         Self {
             kind,
             context,
+            of_base: false,
             source: None,
         }
     }
@@ -97,6 +100,7 @@ impl Error {
         Self {
             kind: kind_of(&source),
             context,
+            of_base: false,
             source: Some(source),
         }
     }
@@ -114,10 +118,17 @@ impl Error {
         )
     }
 
-    /// Whether what is on disk is damaged, or the disk below it: to try again brings nothing.
+    /// Whether what the overlay has on disk is damaged, or the disk below it: to try again brings nothing. What its base
+    /// cannot read is no damage of the overlay's.
     pub fn is_damage(&self) -> bool {
-        let errno = self.source.as_ref().and_then(io::Error::raw_os_error);
-        self.kind == ErrorKind::Corrupt || errno.is_some_and(|errno| BAD_DISK.contains(&errno))
+        !self.of_base
+            && (self.kind == ErrorKind::Corrupt || self.source.as_ref().is_some_and(is_bad_disk))
+    }
+
+    /// This error, of what lies below an overlay.
+    pub(crate) fn of_base(mut self) -> Self {
+        self.of_base = true;
+        self
     }
 
     /// This error, of the thing `name`.
@@ -130,6 +141,13 @@ impl Error {
         self.kind = kind;
         self
     }
+}
+
+/// A file that ends before it should has lost something, too.
+fn is_bad_disk(error: &io::Error) -> bool {
+    let errno = error.raw_os_error();
+    error.kind() == io::ErrorKind::UnexpectedEof
+        || errno.is_some_and(|errno| BAD_DISK.contains(&errno))
 }
 
 fn kind_of(error: &io::Error) -> ErrorKind {

@@ -102,7 +102,7 @@ impl Stack {
     fn read_source(&self, source: Source, buf: &mut [u8], at: u64) -> Result<()> {
         match source {
             Source::Layer(layer) => self.layers[layer].read_data(buf, at),
-            Source::Base => self.base.read_at(buf, at),
+            Source::Base => self.base.read_at(buf, at).map_err(Error::of_base),
             Source::Zero => {
                 buf.fill(0);
                 Ok(())
@@ -113,7 +113,7 @@ impl Stack {
     fn try_read_source(&self, source: Source, buf: &mut [u8], at: u64) -> Result<Attempt> {
         match source {
             Source::Layer(layer) => self.layers[layer].try_read_data(buf, at),
-            Source::Base => self.base.try_read_at(buf, at),
+            Source::Base => self.base.try_read_at(buf, at).map_err(Error::of_base),
             Source::Zero => {
                 buf.fill(0);
                 Ok(Attempt::Done)

@@ -161,6 +161,21 @@ impl Blocks {
             .flat_map(|(&volume, set)| set.ranges().map(move |range| (volume, range)))
     }
 
+    /// The volumes that blocks of are in, with these.
+    pub fn volumes(&self) -> impl Iterator<Item = (VolumeId, &BlockSet)> {
+        self.0.iter().map(|(&volume, set)| (volume, set))
+    }
+
+    /// Whether any block of the volume is in.
+    pub fn has(&self, volume: VolumeId) -> bool {
+        self.0.contains_key(&volume)
+    }
+
+    /// Takes all blocks of a volume out.
+    pub fn take(&mut self, volume: VolumeId) -> BlockSet {
+        self.0.remove(&volume).unwrap_or_default()
+    }
+
     /// Number of blocks.
     pub fn len(&self) -> u64 {
         self.0.values().map(BlockSet::len).sum()

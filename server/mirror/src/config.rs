@@ -36,7 +36,7 @@ pub struct Config {
     pub region: u64,
     /// Blocks sent in one piece by a resync.
     pub chunk: u64,
-    /// Pieces of a resync under way at once.
+    /// Most pieces of a resync under way at once: with `chunk`, the memory that they take on each side.
     pub chunks: usize,
     /// Items that may be on their way to the standby.
     pub window: usize,
@@ -119,7 +119,7 @@ impl Default for Config {
             witness: true,
             region: 1024,
             chunk: 64,
-            chunks: 4,
+            chunks: 128,
             window: 1024,
             timing: Timing::default(),
         }

@@ -200,6 +200,13 @@ pub enum Notice {
         /// Whether everything is compared.
         compare: bool,
     },
+    /// Blocks could not be read here, for the first time on that volume: the standby gets everything else meanwhile.
+    Unreadable {
+        /// Which volume.
+        volume: VolumeId,
+        /// Where: not all of these need be damaged.
+        range: BlockRange,
+    },
     /// Both servers hold the same.
     Paired,
     /// Both servers have changes of their own: one must discard its own.

@@ -8,6 +8,7 @@
 //! thread but for that connection's own answers.
 
 mod actions;
+mod ear;
 mod gate;
 mod persist;
 mod requests;
@@ -38,9 +39,10 @@ use super::{
 };
 use crate::service::{Told, deliver_all, pool::Pool};
 use actions::Todo;
+use ear::Ear;
 use gate::Gate;
 
-pub use actions::say;
+pub use actions::{say, say_blocks};
 pub use gate::Deposed;
 pub use persist::Persister;
 pub use requests::{Attached, Change};
@@ -73,6 +75,7 @@ pub struct Reign {
 pub struct Mirror {
     core: Mutex<Core>,
     gate: Gate,
+    ear: Ear,
     store: Arc<PairStore>,
     pool: Arc<Pool>,
     outgoing: OnceLock<Arc<Outgoing>>,
@@ -103,6 +106,7 @@ impl Mirror {
         Arc::new(Self {
             core: Mutex::new(core),
             gate: Gate::default(),
+            ear: Ear::default(),
             store,
             pool: Pool::new(WORKERS, u64::MAX),
             outgoing: OnceLock::new(),
@@ -144,6 +148,7 @@ impl Mirror {
         const TICK: Duration = Duration::from_millis(50);
         while !self.stop.load(Relaxed) {
             thread::sleep(TICK);
+            self.core.lock().node.hear(self.ear.hears(clock::now()));
             self.feed(vec![Event::Tick]);
         }
     }
@@ -178,6 +183,26 @@ impl Mirror {
         self.core.lock().node.findings().cloned()
     }
 
+    /// What this primary could not read, so that the standby lacks it.
+    pub fn unread(&self) -> mirror::Blocks {
+        self.core.lock().node.unread().clone()
+    }
+
+    /// A notice in words, with what to do where that is anybody's.
+    pub fn say(&self, notice: Notice) -> String {
+        match notice {
+            Notice::Unreadable { volume, range } => {
+                let disk = self.store.volumes.name_of(volume);
+                format!(
+                    "{}: {disk}, {}",
+                    say(notice),
+                    say_blocks(range.start, range.blocks())
+                )
+            }
+            _ => say(notice),
+        }
+    }
+
     /// What this server knows to differ from the other one, or may.
     pub fn differing(&self) -> mirror::Blocks {
         self.core.lock().node.differing().clone()
@@ -185,6 +210,7 @@ impl Mirror {
 
     /// Messages of the other server.
     pub fn receive(self: &Arc<Self>, messages: Vec<Message>) {
+        let _busy = self.ear.busy(clock::now());
         self.feed(messages.into_iter().map(Event::Received).collect());
     }
 
@@ -327,6 +353,9 @@ impl Mirror {
 
     fn work(&self, ticket: Ticket, work: Work) -> Event {
         let volume = volume_of(&work);
+        // A resync tries what cannot be read again and again.
+        let known = matches!(work, Work::Read { .. } | Work::Sum { .. })
+            && volume.is_some_and(|volume| self.store.volumes.has_failed(volume));
         // A bug that panics is a failure of this work, which somebody waits for.
         let done = catch_unwind(AssertUnwindSafe(|| self.store.work(work)));
         let result =
@@ -337,7 +366,10 @@ impl Mirror {
             self.store.volumes.let_go(volume);
         }
         let result: Result<Yield, Fault> = result.map_err(|(fault, error)| {
-            tracing::error!("the pair's disk: {error:#}");
+            match known {
+                true => tracing::debug!("the pair's disk: {error:#}"),
+                false => tracing::error!("the pair's disk: {error:#}"),
+            }
             fault
         });
         Event::Done(ticket, result)

@@ -11,7 +11,7 @@ pub mod pair;
 pub mod secret;
 pub mod served;
 mod state;
-mod store;
+pub mod store;
 mod strangers;
 pub mod supplies;
 pub mod witness;

@@ -1,7 +1,8 @@
 //! Connections that have not shown yet who they are: few of them, and a newcomer takes the place of the oldest.
 //!
-//! So whoever opens connections and says nothing keeps nobody out: who has the secret is through in a moment. Only a flood
-//! from many addresses, of hundreds of connections within one handshake, does; a connection that stands does not mind it.
+//! So whoever opens connections and says nothing keeps nobody out: who has the secret is through in a moment. A flood from
+//! many addresses, of hundreds of connections within one handshake, could; so an address from which somebody has shown who
+//! he is, or from which the other server has to come, gives way only to its own. A connection that stands does not mind any of it.
 
 use std::{collections::VecDeque, net::IpAddr};
 
@@ -9,12 +10,16 @@ use std::{collections::VecDeque, net::IpAddr};
 const MOST: usize = 64;
 /// Of them from one address, or one network of IPv6.
 const FROM_ONE: usize = 8;
+/// Origins that are preferred: two servers, each with an address or two.
+const KNOWN: usize = 4;
 
 /// The strangers, each with a handle to send it away by.
 pub struct Strangers<H> {
     /// Oldest first.
     here: VecDeque<Stranger<H>>,
     last: u64,
+    /// Preferred, the last to have shown who it is at the end.
+    known: VecDeque<u128>,
 }
 
 struct Stranger<H> {
@@ -28,11 +33,20 @@ impl<H> Default for Strangers<H> {
         Self {
             here: VecDeque::new(),
             last: 0,
+            known: VecDeque::new(),
         }
     }
 }
 
 impl<H> Strangers<H> {
+    /// None are here; those from `address` are preferred.
+    pub fn preferring(address: IpAddr) -> Self {
+        Self {
+            known: [origin(address)].into(),
+            ..Self::default()
+        }
+    }
+
     /// Another one is here. Gives its number, and who has to go for it.
     pub fn enter(&mut self, from: IpAddr, handle: H) -> (u64, Option<H>) {
         let origin = origin(from);
@@ -41,7 +55,7 @@ impl<H> Strangers<H> {
         let same = self.here.iter().filter(|one| one.origin == origin).count();
         let gone = match (same >= FROM_ONE, self.here.len() >= MOST) {
             (true, _) => oldest.and_then(|at| self.here.remove(at)),
-            (false, true) => self.here.pop_front(),
+            (false, true) => self.here.remove(self.least()),
             (false, false) => None,
         };
         self.last += 1;
@@ -52,6 +66,30 @@ impl<H> Strangers<H> {
             handle,
         });
         (number, gone.map(|gone| gone.handle))
+    }
+
+    /// Who goes first: the oldest of those from anywhere.
+    fn least(&self) -> usize {
+        let mut here = self.here.iter();
+        let anybody = here.position(|one| !self.known.contains(&one.origin));
+        anybody.unwrap_or(0)
+    }
+
+    /// It has shown who it is: those that come from there are preferred from now on. Then it leaves.
+    pub fn prefer(&mut self, number: u64) {
+        let Some(origin) = self
+            .here
+            .iter()
+            .find(|one| one.number == number)
+            .map(|one| one.origin)
+        else {
+            return;
+        };
+        self.known.retain(|known| *known != origin);
+        if self.known.len() == KNOWN {
+            self.known.pop_front();
+        }
+        self.known.push_back(origin);
     }
 
     /// It has ended, or shown who it is. Whether it was still here.
@@ -100,6 +138,42 @@ mod tests {
         assert!(strangers.leave(numbers[1]) && !strangers.leave(numbers[1]));
         assert_eq!(strangers.enter(v4(201), 201).1, None);
         assert_eq!(strangers.enter(v4(202), 202).1, Some(2));
+    }
+
+    #[test]
+    fn a_flood_from_everywhere_sends_nobody_away_who_was_known() {
+        let flood = |strangers: &mut Strangers<u32>, more: u32| {
+            let all = (0..more).map(|n| IpAddr::from([10, 9, (n >> 8) as u8, n as u8]));
+            all.filter_map(|from| strangers.enter(from, 0).1)
+                .collect::<Vec<_>>()
+        };
+        let (peer, unseen) = (v4(1), v4(2));
+        let mut strangers = Strangers::preferring(peer);
+        strangers.enter(peer, 1);
+        let (number, _) = strangers.enter(unseen, 2);
+        assert!(flood(&mut strangers, 200).contains(&2), "it may be anybody");
+        strangers.prefer(number);
+        let (number, _) = strangers.enter(unseen, 3);
+        strangers.prefer(number);
+        strangers.leave(number);
+        strangers.enter(unseen, 4);
+        assert!(flood(&mut strangers, 1000).iter().all(|gone| *gone == 0));
+        for n in 10..10 + FROM_ONE as u32 {
+            strangers.enter(unseen, n);
+        }
+        assert!(flood(&mut strangers, 1000).iter().all(|gone| *gone == 0));
+        let (_, gone) = strangers.enter(unseen, 99);
+        assert_eq!(gone, Some(10), "its own, no more than from elsewhere");
+    }
+
+    #[test]
+    fn few_are_known_and_the_last_ones() {
+        let mut strangers = Strangers::<u8>::default();
+        for n in 0..10 {
+            let (number, _) = strangers.enter(v4(n), n);
+            strangers.prefer(number);
+        }
+        assert_eq!(strangers.known, [6, 7, 8, 9].map(|n| origin(v4(n))));
     }
 
     #[test]

@@ -160,7 +160,7 @@ impl Node {
         self.primary.as_ref()?.changes.ready_after(last)
     }
 
-    fn is_piece(&self, ticket: Ticket) -> bool {
+    pub(super) fn is_piece(&self, ticket: Ticket) -> bool {
         let change = self.primary.as_ref().and_then(|p| p.changes.get(ticket));
         change.is_some_and(Change::is_piece)
     }

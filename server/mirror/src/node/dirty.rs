@@ -9,6 +9,8 @@ use crate::{BlockRange, Blocks, Seq, VolumeId};
 pub(super) struct Dirty {
     /// Not sent, or sent in vain.
     pub(super) unsent: Blocks,
+    /// Not sent either: this server could not read them when they had their turn.
+    pub(super) unread: Blocks,
     /// Applied on both sides, not known to be on both disks.
     pub(super) sent: BTreeMap<VolumeId, Sent>,
 }
@@ -73,8 +75,41 @@ impl Dirty {
         }
     }
 
+    /// Whether the standby was sent everything.
+    pub(super) fn is_sent(&self) -> bool {
+        self.unsent.is_empty() && self.unread.is_empty()
+    }
+
+    /// How many blocks it was not sent.
+    pub(super) fn left(&self) -> u64 {
+        self.unsent.len() + self.unread.len()
+    }
+
+    /// Whether it was not sent some of these.
+    pub(super) fn lacks(&self, volume: VolumeId, range: BlockRange) -> bool {
+        self.unsent.touches(volume, range) || self.unread.touches(volume, range)
+    }
+
+    /// These cannot be read here for now.
+    pub(super) fn put_off(&mut self, volume: VolumeId, range: BlockRange) {
+        self.unsent.remove(volume, range);
+        self.unread.insert(volume, range);
+    }
+
+    /// Both sides hold the same of these. Where some could not be read before, the rest of that volume has its turn again.
+    pub(super) fn arrived(&mut self, volume: VolumeId, range: BlockRange) {
+        self.unsent.remove(volume, range);
+        if self.unread.touches(volume, range) {
+            self.unread.remove(volume, range);
+            for left in self.unread.take(volume).ranges() {
+                self.unsent.insert(volume, left);
+            }
+        }
+    }
+
     /// The session is over: nothing of what was sent is known to stay.
     pub(super) fn all_unsent(&mut self) {
+        self.unsent.merge(&std::mem::take(&mut self.unread));
         for (volume, sent) in std::mem::take(&mut self.sent) {
             self.put_back(volume, sent.list);
         }

@@ -173,7 +173,7 @@ impl Node {
     /// Tells the standby what it need no longer keep in mind. Not while something is still to be sent: the standby's
     /// list is all that is left of it if this server dies.
     fn confirm(&mut self, volume: VolumeId, upto: Seq) {
-        if self.is_paired() && self.dirty.unsent.is_empty() && upto > Seq(0) {
+        if self.is_paired() && self.dirty.is_sent() && upto > Seq(0) {
             self.ship(Item::Confirmed { volume, upto }, Purpose::Nothing);
         }
     }

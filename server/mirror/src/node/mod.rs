@@ -5,6 +5,8 @@ mod changes;
 mod dirty;
 mod flushing;
 mod gate;
+mod pace;
+mod pieces;
 mod primary;
 mod resync;
 mod seeking;
@@ -93,6 +95,8 @@ pub struct Node {
     hello_at: Moment,
     rest_until: Moment,
     prepared: bool,
+    /// Since when it hears what comes in; nothing while it does not.
+    hears_since: Option<Moment>,
     split_brain: bool,
     /// What the last comparison found.
     findings: Option<Findings>,
@@ -136,6 +140,7 @@ impl Node {
             hello_at: now,
             rest_until: Moment(0),
             prepared: true,
+            hears_since: Some(now),
             split_brain: false,
             findings: None,
             out: Vec::new(),

@@ -1,6 +1,6 @@
 //! The primary: when it may act, how it makes sure that nobody else does, and how it stops.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{Body, ConnectionId, Moment, Notice, PersistId, Ticket, VolumeId};
 
@@ -35,8 +35,10 @@ pub(super) struct Primary {
     pub(super) compare: bool,
     /// The standby is to take over: nothing new is begun.
     pub(super) yielding: bool,
-    /// No resync before this moment: a block could not be read.
+    /// No resync before this moment: a disk could not be flushed.
     pub(super) resync_at: Moment,
+    /// Volumes that could not be read somewhere: that was told.
+    pub(super) ill: BTreeSet<VolumeId>,
 }
 
 impl Primary {
@@ -58,6 +60,7 @@ impl Primary {
             compare: false,
             yielding: false,
             resync_at: Moment(0),
+            ill: BTreeSet::new(),
         }
     }
 
@@ -228,7 +231,7 @@ impl Node {
 
     /// Begins to make way for the standby, if both hold the same and the witness would let it.
     pub(super) fn hand_over(&mut self) {
-        let even = self.is_paired() && self.dirty.unsent.is_empty();
+        let even = self.is_paired() && self.dirty.is_sent();
         let ready = even && self.asker.want.is_none();
         match self.primary.as_mut() {
             Some(primary) if ready => primary.yielding = true,

@@ -11,6 +11,8 @@ use super::{
     After, Job, Node,
     asking::Want,
     changes::{Change, Content, Stage, Sum},
+    pace::Pace,
+    pieces::Retry,
     session::{Phase, Purpose},
 };
 
@@ -24,6 +26,10 @@ pub(super) struct Resync {
     surveys: (bool, bool),
     /// The standby has the metadata.
     metadata: bool,
+    /// Which of what cannot be read is tried next, and when.
+    pub(super) retry: Retry,
+    /// How many pieces are under way.
+    pub(super) pace: Pace,
     /// Flushes of what was sent, when all is sent.
     round: Option<BTreeSet<Ticket>>,
     /// Whose disks it flushes.
@@ -31,12 +37,14 @@ pub(super) struct Resync {
 }
 
 impl Resync {
-    pub(super) fn beginning(begun: Moment) -> Self {
+    pub(super) fn beginning(begun: Moment, most_pieces: usize) -> Self {
         Self {
             begun,
             done: 0,
             surveys: (false, false),
             metadata: false,
+            retry: Retry::default(),
+            pace: Pace::new(most_pieces),
             round: None,
             flushed: BTreeSet::new(),
         }
@@ -107,7 +115,7 @@ impl Node {
     /// Keeps some pieces under way.
     pub(super) fn resync(&mut self) {
         let ready = self.brings_up() && self.has_metadata();
-        let idle = self.dirty.unsent.is_empty() || !ready;
+        let idle = self.dirty.is_sent() || !ready;
         let rests = self.primary.as_ref().is_none_or(|p| self.now < p.resync_at);
         let surveyed = self
             .session()
@@ -120,32 +128,6 @@ impl Node {
             self.enqueue(Change::new(Content::Piece(volume, range), footprint));
         }
         self.start_changes();
-    }
-
-    fn next_pieces(&self) -> Vec<(VolumeId, BlockRange)> {
-        let changes = self.primary.iter().flat_map(|p| p.changes.values());
-        let under_way: Vec<_> = changes
-            .filter(|c| c.is_piece())
-            .filter_map(Change::blocks)
-            .collect();
-        let room = self.most_pieces().saturating_sub(under_way.len());
-        let size = self.config.chunk;
-        let taken = |(volume, range): &(VolumeId, BlockRange)| {
-            under_way
-                .iter()
-                .any(|(of, other)| of == volume && other.overlaps(*range))
-        };
-        let pieces = pieces(&self.dirty.unsent, size);
-        pieces.filter(|piece| !taken(piece)).take(room).collect()
-    }
-
-    /// One at a time while clients have changes under way: theirs come first.
-    fn most_pieces(&self) -> usize {
-        let mut changes = self.primary.iter().flat_map(|p| p.changes.values());
-        match changes.any(|change| !change.is_piece()) {
-            true => 1,
-            false => self.config.chunks,
-        }
     }
 
     /// A piece has its turn: nothing else touches these blocks until it is done.
@@ -242,7 +224,7 @@ impl Node {
         let Some((volume, range)) = self.end_piece(ticket) else {
             return;
         };
-        self.dirty.unsent.remove(volume, range);
+        self.piece_in_place(volume, range);
         if let Some(seq) = seq {
             self.dirty.push(volume, seq, range);
         }
@@ -254,19 +236,6 @@ impl Node {
     pub(super) fn end_piece(&mut self, ticket: Ticket) -> Option<(VolumeId, BlockRange)> {
         let change = self.primary.as_mut()?.changes.remove(ticket)?;
         change.blocks()
-    }
-
-    /// It could not be read here. The standby stays inconsistent until it can.
-    fn piece_failed(&mut self, ticket: Ticket) {
-        let later = self.now.after(self.config.timing.rest);
-        let Some(primary) = self.primary.as_mut() else {
-            return;
-        };
-        primary.resync_at = later;
-        let change = primary.changes.remove(ticket);
-        if change.is_some_and(|change| matches!(change.content, Content::Metadata)) {
-            self.lose_session();
-        }
     }
 
     /// When all is sent: flush it on both sides, make the generation shared, and tell the standby.
@@ -293,7 +262,7 @@ impl Node {
             .iter()
             .flat_map(|p| p.changes.values())
             .any(Change::is_piece);
-        let sent = self.dirty.unsent.is_empty() && !pieces;
+        let sent = self.dirty.is_sent() && !pieces;
         sent && session.resync.metadata
             && session.resync.surveys == (false, false)
             && self.brings_up()
@@ -387,16 +356,4 @@ impl Node {
         }
         self.note(Notice::Paired);
     }
-}
-
-/// `blocks` in pieces of at most `size`.
-pub(super) fn pieces(blocks: &Blocks, size: u64) -> impl Iterator<Item = (VolumeId, BlockRange)> {
-    blocks.ranges().flat_map(move |(volume, range)| {
-        (range.start..range.end)
-            .step_by(size as usize)
-            .map(move |start| {
-                let end = range.end.min(start + size);
-                (volume, BlockRange { start, end })
-            })
-    })
 }

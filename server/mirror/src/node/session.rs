@@ -63,7 +63,7 @@ pub(super) struct Session {
 }
 
 impl Session {
-    fn new(id: SessionId, with: Incarnation, empty: bool, now: Moment) -> Self {
+    fn new(id: SessionId, with: Incarnation, empty: bool, now: Moment, most_pieces: usize) -> Self {
         Self {
             id,
             with,
@@ -74,7 +74,7 @@ impl Session {
             heard: now,
             ping_at: now,
             pings: 0,
-            resync: Resync::beginning(now),
+            resync: Resync::beginning(now, most_pieces),
             adopting: None,
             verify: None,
         }
@@ -145,6 +145,7 @@ impl Node {
             to,
             hello.history.is_empty(),
             self.now,
+            self.config.chunks,
         ));
         self.send(Body::Open { session, to });
     }
@@ -217,10 +218,11 @@ impl Node {
         if !self.is_session(id) {
             return;
         }
-        self.hear();
+        self.heard_standby();
         let Some(pending) = self.session_mut().and_then(|s| s.pending.remove(&seq)) else {
             return;
         };
+        self.keep_pace(&pending);
         match (pending.purpose, answer) {
             (Purpose::Change(ticket), _) => self.change_acknowledged(ticket, seq),
             (Purpose::Flush(ticket), _) => self.flush_acknowledged(ticket),
@@ -236,7 +238,22 @@ impl Node {
         }
     }
 
-    fn hear(&mut self) {
+    /// How long a piece took says how many may be under way.
+    fn keep_pace(&mut self, answered: &Pending) {
+        let piece = match answered.purpose {
+            Purpose::Sum(_) => true,
+            Purpose::Change(ticket) => self.is_piece(ticket),
+            _ => false,
+        };
+        if piece {
+            let (took, under_way) = (self.now.since(answered.since), self.pieces_under_way());
+            if let Some(session) = self.session_mut() {
+                session.resync.pace.answered(took, under_way);
+            }
+        }
+    }
+
+    fn heard_standby(&mut self) {
         let now = self.now;
         if let Some(session) = self.session_mut() {
             session.heard = now;
@@ -273,7 +290,7 @@ impl Node {
         if !self.is_session(id) {
             return;
         }
-        self.hear();
+        self.heard_standby();
         let until = sent.after(self.config.timing.lease);
         if let Some(primary) = self.primary.as_mut() {
             primary.lease_until = primary.lease_until.max(until);
@@ -287,18 +304,30 @@ impl Node {
         }
     }
 
+    /// Says whether this server takes in what comes: a stall of its own disk may keep it from that, and is no silence of the
+    /// other one's.
+    pub fn hear(&mut self, hears: bool) {
+        match hears {
+            true => self.hears_since = self.hears_since.or(Some(self.now)),
+            false => self.hears_since = None,
+        }
+    }
+
     pub(super) fn check_silence(&mut self) {
-        let timing = self.config.timing;
-        let now = self.now;
-        let lost = self.session().is_some_and(|session| {
-            let oldest = session.oldest();
-            let stalled = oldest.is_some_and(|since| now.since(since) >= timing.stall);
-            now.since(session.heard) >= timing.silence || stalled
-        });
-        if lost {
+        if self.is_standby_silent() {
             self.lose_session();
         }
         self.check_primary_silence();
+    }
+
+    fn is_standby_silent(&self) -> bool {
+        let (Some(session), Some(hears)) = (self.session(), self.hears_since) else {
+            return false;
+        };
+        let timing = self.config.timing;
+        let waited = |since: Moment| self.now.since(since.max(hears));
+        let stalled = session.oldest().is_some_and(|s| waited(s) >= timing.stall);
+        waited(session.heard) >= timing.silence || stalled
     }
 
     pub(super) fn ship_adoption(&mut self, witness: WitnessId) {

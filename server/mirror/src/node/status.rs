@@ -31,6 +31,8 @@ pub struct Status {
     pub waits: Option<Wait>,
     /// Blocks that may differ between the servers and have to be sent.
     pub unsent: u64,
+    /// Primary: those of them that it could not read, see [`Node::unread`].
+    pub unread: u64,
     /// Items on their way to the standby.
     pub in_flight: usize,
     /// Bytes of content in them.
@@ -90,7 +92,8 @@ impl Node {
             term: self.term,
             paired: self.is_paired(),
             waits: self.waits(),
-            unsent: self.dirty.unsent.len(),
+            unsent: self.dirty.left(),
+            unread: self.dirty.unread.len(),
             in_flight: self.in_flight(),
             in_flight_bytes: session.map_or(0, Session::bytes_in_flight),
             oldest: session
@@ -112,6 +115,11 @@ impl Node {
     /// What this server knows to differ from the other one, or may: of a split brain, what it changed by itself.
     pub fn differing(&self) -> &Blocks {
         &self.dirty.unsent
+    }
+
+    /// What this primary could not read, so that the standby lacks it.
+    pub fn unread(&self) -> &Blocks {
+        &self.dirty.unread
     }
 
     pub(super) fn role(&self) -> Role {
@@ -141,7 +149,7 @@ impl Node {
         Some(Progress {
             compare: self.primary.as_ref().is_some_and(|p| p.compare),
             done: session.resync.done,
-            left: self.dirty.unsent.len(),
+            left: self.dirty.left(),
             since: self.now.since(session.resync.begun),
         })
     }

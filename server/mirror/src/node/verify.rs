@@ -9,7 +9,8 @@ use crate::{Blocks, Item, Moment, Notice, Seq, Ticket, Work, operation::Footprin
 use super::{
     Job, Node, Progress,
     changes::{Change, Content},
-    resync::pieces,
+    pace::FEWEST,
+    pieces::pieces,
     session::{Phase, Purpose, Session},
 };
 
@@ -77,12 +78,15 @@ impl Node {
         if !ready || !self.brings_up() {
             return;
         }
-        let room = self.config.chunks.saturating_sub(self.pieces_under_way());
+        let most = self.config.chunks.min(FEWEST);
+        let room = most.saturating_sub(self.pieces_under_way());
         let size = self.config.chunk;
         let Some(verify) = self.verifying() else {
             return;
         };
-        let next: Vec<_> = pieces(&verify.todo, size).take(room).collect();
+        let volumes = verify.todo.volumes();
+        let all = volumes.flat_map(|(of, set)| pieces(set, size).map(move |range| (of, range)));
+        let next: Vec<_> = all.take(room).collect();
         for &(volume, range) in &next {
             verify.todo.remove(volume, range);
         }
@@ -92,11 +96,6 @@ impl Node {
         }
         self.start_changes();
         self.end_verifying();
-    }
-
-    fn pieces_under_way(&self) -> usize {
-        let changes = self.primary.iter().flat_map(|p| p.changes.values());
-        changes.filter(|change| change.is_piece()).count()
     }
 
     fn end_verifying(&mut self) {
@@ -132,7 +131,7 @@ impl Node {
             return;
         };
         // A change that failed here has made it differ: that is known, and sent again anyway.
-        let known = self.dirty.unsent.touches(volume, range);
+        let known = self.dirty.lacks(volume, range);
         if !equal {
             self.dirty.unsent.insert(volume, range);
         } else if let Some(seq) = seq {

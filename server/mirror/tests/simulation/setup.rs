@@ -52,7 +52,7 @@ impl Setup {
             witness: true,
             region: 2,
             chunk: random.between(1, 3),
-            chunks: random.between(1, 3) as usize,
+            chunks: random.between(1, 8) as usize,
             window: random.between(2, 40) as usize,
             timing: TIMING,
         };

@@ -363,6 +363,11 @@ impl World {
             let ping = self.setup.config.timing.ping.0 * 1000;
             let delay = self.random.between(ping / 2, ping * 9 / 10);
             self.at(delay, Ev::Tick(id, life));
+            // Sometimes it cannot listen, as far as it can tell.
+            let hears = !self.active || !self.random.one_in(20);
+            if let Some(node) = self.hosts[id as usize].node.as_mut() {
+                node.hear(hears);
+            }
             self.input(id, Input::Event(Event::Tick));
         }
     }

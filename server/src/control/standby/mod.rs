@@ -4,7 +4,7 @@ pub mod model;
 mod problems;
 mod view;
 
-use std::time::SystemTime;
+use std::{sync::Arc, time::SystemTime};
 
 use axum::{
     Router,
@@ -19,7 +19,7 @@ use tokio::sync::broadcast::error::RecvError;
 use super::api::{Server, answer, failure, lines};
 use crate::{
     clients::error::{Error, ErrorKind},
-    mirror::pair::Pair,
+    mirror::{driver::Mirror, pair::Pair},
 };
 use model::{Asked, PromoteRequest};
 pub use view::line;
@@ -108,15 +108,17 @@ fn refusal(pair: &Pair, command: Command) -> Option<String> {
 }
 
 async fn events(State(server): State<Server>) -> Response {
-    let notices = match server.desk.pair() {
-        Ok(pair) => pair.mirror.notices(),
+    let mirror = match server.desk.pair() {
+        Ok(pair) => pair.mirror.clone(),
         Err(error) => return failure(&error),
     };
-    let next = async |(mut notices, stop): (tokio::sync::broadcast::Receiver<Notice>, _)| {
+    let notices = mirror.notices();
+    let next = async |(mirror, mut notices, stop): (Arc<Mirror>, _, _)| {
         let notice = next_notice(&mut notices, &stop).await?;
-        Some((view::event(SystemTime::now(), notice), (notices, stop)))
+        let event = view::event(SystemTime::now(), notice, mirror.say(notice));
+        Some((event, (mirror, notices, stop)))
     };
-    lines(stream::unfold((notices, server.stop.clone()), next))
+    lines(stream::unfold((mirror, notices, server.stop.clone()), next))
 }
 
 /// `None` at the end of the server.

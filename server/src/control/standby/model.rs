@@ -63,6 +63,12 @@ pub struct PairView {
     pub verify: Option<ProgressView>,
     /// The last comparison of both sides since this server started.
     pub last_verify: Option<VerifyView>,
+    /// Disks that this primary cannot read, somewhere; the standby has everything else of them, or gets it.
+    #[serde(default)]
+    pub unreadable: Vec<UnreadableView>,
+    /// Files of keys and certificates on this server that the other one does not get, each with the reason.
+    #[serde(default)]
+    pub left_out: Vec<String>,
     /// Both servers have changes of their own; the disks that this one changed by itself.
     pub split_brain: Option<Vec<DifferingView>>,
     /// Who decides; a person if none.
@@ -142,6 +148,28 @@ pub struct DifferingView {
     pub bytes: u64,
 }
 
+/// A disk that cannot be read somewhere.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnreadableView {
+    /// The overlay.
+    pub overlay: String,
+    /// Name of the machine, if it is known.
+    pub client: Option<String>,
+    /// Blocks of 4 KiB that could not be read, in pieces of up to 64: not all of these need be damaged.
+    pub blocks: u64,
+    /// The first of them.
+    pub ranges: Vec<RangeView>,
+}
+
+/// Blocks of 4 KiB in a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RangeView {
+    /// The first, counted from 0.
+    pub first: u64,
+    /// How many.
+    pub count: u64,
+}
+
 /// Who decides who is primary.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WitnessView {
@@ -193,6 +221,8 @@ pub enum EventKind {
     GoingAlone,
     /// The standby is being brought up.
     Resync,
+    /// A disk cannot be read.
+    Unreadable,
     /// Both servers hold the same.
     Paired,
     /// Both servers have changes of their own.

@@ -1,6 +1,7 @@
 //! What of a pair is not as it should be, in an admin's words.
 
-use super::model::{PairView, RoleView};
+use super::model::{PairView, RoleView, UnreadableView};
+use crate::mirror::driver::say_blocks;
 
 /// What is wrong, with what to do about it; nothing when both servers hold the same and the standby can take over.
 pub fn problems(view: &PairView) -> Vec<String> {
@@ -17,6 +18,12 @@ pub fn problems(view: &PairView) -> Vec<String> {
     if view.split_brain.is_none() && view.own_disks == 0 {
         found.extend(not_paired(view));
     }
+    found.extend(view.unreadable.iter().map(unreadable));
+    let left_out = view
+        .left_out
+        .iter()
+        .filter(|_| view.role == RoleView::Primary);
+    found.extend(left_out.map(|file| format!("the standby does not get {file}")));
     if view.own_disks > 0 {
         found.push(own_disks(view.own_disks));
     }
@@ -31,6 +38,26 @@ pub fn own_disks(count: usize) -> String {
     format!(
         "this server has {count} disks of its own from the time when it was alone, and they would be deleted if it became \
          the standby: `bootroom standby discard` if they are to go, `bootroom standby promote` if they are the ones that count"
+    )
+}
+
+/// A disk of which this server has the only copy, and cannot read it.
+fn unreadable(disk: &UnreadableView) -> String {
+    let first = disk.ranges.first();
+    let place = first.map_or_else(String::new, |first| say_blocks(first.first, first.count));
+    let more = match disk.ranges.len() {
+        0 | 1 => String::new(),
+        _ => format!(" and elsewhere, {} blocks in all", disk.blocks),
+    };
+    let of = disk.client.as_ref().map(|name| format!(" of {name}"));
+    let name = disk.client.as_deref().unwrap_or("NAME");
+    format!(
+        "the disk {}{} cannot be read on this server, which has the only copy: in {place}{more} (of 4 KiB). The standby gets \
+         everything else, and cannot take over before it has this too. It is tried again every few seconds. Look at the \
+         storage below (`dmesg`, SMART). If it stays so: write these blocks anew on that machine, or give its disk up with \
+         `bootroom client reset {name}`",
+        disk.overlay,
+        of.unwrap_or_default(),
     )
 }
 
@@ -140,6 +167,8 @@ mod tests {
             resync: None,
             verify: None,
             last_verify: None,
+            unreadable: Vec::new(),
+            left_out: Vec::new(),
             split_brain: None,
             witness: None,
             images: ImagesView::default(),
@@ -221,6 +250,47 @@ mod tests {
         assert!(by_hand.contains("`bootroom standby promote`"), "{by_hand}");
         let witnessed = seeking(|view| view.witness = Some(witness(None, false)));
         assert!(!witnessed.contains("promote"), "{witnessed}");
+    }
+
+    #[test]
+    fn a_disk_that_cannot_be_read_is_named_with_its_machine_and_blocks() {
+        use crate::control::standby::model::RangeView;
+        let range = |first, count| RangeView { first, count };
+        let named = |ranges: Vec<RangeView>, client: Option<&str>| {
+            problem(|view| {
+                view.unreadable.push(UnreadableView {
+                    overlay: "525400120001-debian".into(),
+                    client: client.map(str::to_owned),
+                    blocks: ranges.iter().map(|range| range.count).sum(),
+                    ranges,
+                });
+            })
+        };
+        let one = named(vec![range(64, 64)], Some("r12-01"));
+        assert!(
+            one.contains("525400120001-debian of r12-01")
+                && one.contains("in blocks 64 to 127 (of 4 KiB)")
+                && one.contains("`bootroom client reset r12-01`"),
+            "{one}"
+        );
+        let more = named(vec![range(7, 1), range(64, 64)], None);
+        assert!(
+            more.contains("in block 7 and elsewhere, 65 blocks in all"),
+            "{more}"
+        );
+    }
+
+    #[test]
+    fn a_file_that_the_standby_does_not_get_is_a_problem_of_the_primary() {
+        let file = "pki/endless.pem: it is longer than 4 MiB";
+        let text = problem(|view| view.left_out.push(file.into()));
+        assert!(text.ends_with(file), "{text}");
+        let standby = PairView {
+            role: RoleView::Standby,
+            left_out: vec![file.into()],
+            ..well()
+        };
+        assert_eq!(problems(&standby), [""; 0]);
     }
 
     #[test]

@@ -8,10 +8,12 @@ use std::{
 
 use mirror::{Alone, BLOCK, Blocks, Mode, NodeId, Notice, Progress, Role, Status, VolumeId, Wait};
 
+use overlay::OverlayId;
+
 use super::{
     model::{
         DifferingView, EventKind, EventView, ImagesView, LagView, PairLine, PairView, ProgressView,
-        RoleView, VerifyView, WitnessView,
+        RangeView, RoleView, UnreadableView, VerifyView, WitnessView,
     },
     problems::{problems, warnings},
 };
@@ -19,7 +21,7 @@ use crate::{
     clients::{disks::owner, registry::Record},
     config::standby::Standby,
     control::desk::Desk,
-    mirror::{asking::WitnessPlace, driver::say, pair::Pair, secret::PairSecret},
+    mirror::{asking::WitnessPlace, pair::Pair, secret::PairSecret, store::files},
 };
 
 impl From<Role> for RoleView {
@@ -40,6 +42,7 @@ impl From<Notice> for EventKind {
             Notice::PeerLost => Self::PeerLost,
             Notice::GoingAlone => Self::GoingAlone,
             Notice::Resync { .. } => Self::Resync,
+            Notice::Unreadable { .. } => Self::Unreadable,
             Notice::Paired => Self::Paired,
             Notice::SplitBrain => Self::SplitBrain,
             Notice::StrangeWitness => Self::StrangeWitness,
@@ -104,6 +107,11 @@ fn without_witness(desk: &Desk, pair: &Pair) -> PairView {
         resync: status.resync.map(progress),
         verify: status.verify.map(progress),
         last_verify: verified(pair),
+        unreadable: match status.unread {
+            0 => Vec::new(),
+            _ => unreadable(pair, &pair.mirror.unread()),
+        },
+        left_out: files::left_out(&pair.mirror.store().data).unwrap_or_default(),
         split_brain: status
             .split_brain
             .then(|| differing(pair, &pair.mirror.differing())),
@@ -187,22 +195,62 @@ pub fn differing(pair: &Pair, blocks: &Blocks) -> Vec<DifferingView> {
     for (volume, range) in blocks.ranges() {
         *by_volume.entry(volume).or_default() += range.blocks() * BLOCK;
     }
-    let names = names(pair);
-    let specs = pair.mirror.store().volumes.specs();
-    let of = |volume: VolumeId| specs.iter().find(|(known, _)| *known == volume);
+    let disks = Disks::of(pair);
     let view = |(volume, bytes)| {
-        let overlay = of(volume).map(|(_, spec)| spec.overlay.clone());
-        let mac = overlay.as_ref().and_then(owner);
+        let (overlay, client) = disks.names(volume);
         DifferingView {
-            overlay: overlay.map_or_else(
-                || format!("volume {}, which is gone", volume.0),
-                |id| id.to_string(),
-            ),
-            client: mac.and_then(|mac| names.get(&mac.hex()).cloned()),
+            overlay,
+            client,
             bytes,
         }
     };
     by_volume.into_iter().map(view).collect()
+}
+
+/// Disks that cannot be read here.
+fn unreadable(pair: &Pair, blocks: &Blocks) -> Vec<UnreadableView> {
+    /// So much is enough to look at.
+    const MOST: usize = 16;
+    let disks = Disks::of(pair);
+    let view = |(volume, set): (VolumeId, &mirror::BlockSet)| {
+        let (overlay, client) = disks.names(volume);
+        let ranges = set.ranges().take(MOST).map(|range| RangeView {
+            first: range.start,
+            count: range.blocks(),
+        });
+        UnreadableView {
+            overlay,
+            client,
+            blocks: set.len(),
+            ranges: ranges.collect(),
+        }
+    };
+    blocks.volumes().map(view).collect()
+}
+
+/// Who is who among the disks.
+struct Disks<'a> {
+    pair: &'a Pair,
+    clients: BTreeMap<String, String>,
+    overlays: BTreeMap<VolumeId, OverlayId>,
+}
+
+impl<'a> Disks<'a> {
+    fn of(pair: &'a Pair) -> Self {
+        let specs = pair.mirror.store().volumes.specs().into_iter();
+        Self {
+            pair,
+            clients: names(pair),
+            overlays: specs.map(|(volume, spec)| (volume, spec.overlay)).collect(),
+        }
+    }
+
+    /// The overlay, and the machine if it is known.
+    fn names(&self, volume: VolumeId) -> (String, Option<String>) {
+        let mac = self.overlays.get(&volume).and_then(owner);
+        let client = mac.and_then(|mac| self.clients.get(&mac.hex()).cloned());
+        (self.pair.mirror.store().volumes.name_of(volume), client)
+    }
 }
 
 /// Names of the machines by their addresses, as far as they can be read.
@@ -260,16 +308,16 @@ fn recent(pair: &Pair) -> Vec<EventView> {
     let recent = pair.mirror.chronicle().recent();
     recent
         .into_iter()
-        .map(|(when, notice)| event(when, notice))
+        .map(|(when, notice)| event(when, notice, pair.mirror.say(notice)))
         .collect()
 }
 
 /// A notice for whoever follows the events.
-pub fn event(when: SystemTime, notice: Notice) -> EventView {
+pub fn event(when: SystemTime, notice: Notice, text: String) -> EventView {
     EventView {
         time_ms: millis(when),
         event: notice.into(),
-        text: say(notice),
+        text,
     }
 }
 
@@ -284,6 +332,7 @@ mod tests {
     use mirror::Millis;
 
     use super::*;
+    use crate::mirror::driver::say;
 
     #[test]
     fn progress_has_a_speed_and_a_time_left() {
@@ -314,13 +363,11 @@ mod tests {
 
     #[test]
     fn events_have_a_name_for_programs_and_a_text_for_people() {
-        let event = event(
-            UNIX_EPOCH,
-            Notice::Verified {
-                blocks: 9,
-                differing: 2,
-            },
-        );
+        let notice = Notice::Verified {
+            blocks: 9,
+            differing: 2,
+        };
+        let event = event(UNIX_EPOCH, notice, say(notice));
         let json = serde_json::to_value(&event).unwrap();
         assert_eq!(json["event"], "verified");
         assert_eq!(json["time_ms"], 0);

@@ -57,19 +57,19 @@ impl Mirror {
     }
 
     fn note(&self, notice: Notice) {
+        let text = self.say(notice);
         match notice {
-            Notice::SplitBrain | Notice::StrangeWitness | Notice::StandbyFailed => {
-                tracing::error!("{}", say(notice));
-            }
+            Notice::SplitBrain
+            | Notice::StrangeWitness
+            | Notice::StandbyFailed
+            | Notice::Unreadable { .. } => tracing::error!("{text}"),
             Notice::Verified { differing: 1.., .. }
             | Notice::VerifyStopped
             | Notice::PeerLost
             | Notice::Deposed(_)
             | Notice::NotPromotable(_)
-            | Notice::NotHandedOver => {
-                tracing::warn!("{}", say(notice));
-            }
-            _ => tracing::info!("{}", say(notice)),
+            | Notice::NotHandedOver => tracing::warn!("{text}"),
+            _ => tracing::info!("{text}"),
         }
         self.chronicle.note(notice);
         let _ = self.notices.send(notice);
@@ -82,6 +82,14 @@ pub(super) fn lane_of(work: &Work) -> String {
         (Some(volume), _) => format!("volume {}", volume.0),
         (None, Work::Survey) => "survey".into(),
         (None, _) => "metadata".into(),
+    }
+}
+
+/// Blocks in words.
+pub fn say_blocks(first: u64, count: u64) -> String {
+    match count {
+        1 => format!("block {first}"),
+        _ => format!("blocks {first} to {}", first + count.saturating_sub(1)),
     }
 }
 
@@ -98,6 +106,9 @@ pub fn say(notice: Notice) -> String {
         Notice::Resync { compare: true, .. } => {
             "bringing the standby up: everything is compared".into()
         }
+        Notice::Unreadable { .. } => "a disk cannot be read on this server, the only one that has all of it; the standby gets \
+             everything else. `bootroom standby status` says what to do"
+            .into(),
         Notice::Paired => "both servers hold the same".into(),
         Notice::SplitBrain => "both servers have changes of their own: look at `bootroom standby status` on both, and say \
              `bootroom standby discard` on the one whose changes are to be given up"

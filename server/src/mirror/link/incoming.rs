@@ -46,11 +46,12 @@ pub fn listen(place: SocketAddr, ends: Ends, doors: Arc<dyn Doors>) -> anyhow::R
     let listener = TcpListener::bind(place);
     let listener = listener
         .with_context(|| format!("cannot listen on {place} for the other server of the pair"))?;
+    let strangers = Strangers::preferring(ends.peer.ip());
     let hall = Arc::new(Hall {
         ends,
         doors,
         current: Mutex::default(),
-        strangers: Mutex::default(),
+        strangers: Mutex::new(strangers),
     });
     let thread = thread::Builder::new().name("pair-accept".into());
     thread.spawn(move || hall.accept_all(&listener))?;
@@ -104,7 +105,12 @@ impl Hall {
 
     fn serve(&self, socket: TcpStream, number: u64) -> anyhow::Result<()> {
         let welcomed = self.welcome(socket);
-        self.strangers.lock().leave(number);
+        let mut strangers = self.strangers.lock();
+        if welcomed.is_ok() {
+            strangers.prefer(number);
+        }
+        strangers.leave(number);
+        drop(strangers);
         match welcomed? {
             (Purpose::Images, stream) => self.doors.images(stream),
             (Purpose::Messages, stream) => self.listen_to(stream),

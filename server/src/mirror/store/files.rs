@@ -1,7 +1,8 @@
 //! Keys and certificates below the data directory that both servers have: `identity/` and `pki/`.
 
 use std::{
-    fs, io,
+    fs::{self, Metadata},
+    io,
     os::unix::fs::MetadataExt,
     path::{Component, Path, PathBuf},
 };
@@ -9,23 +10,40 @@ use std::{
 use pxe::Mac;
 
 use super::record::{PrivateFile, Record};
-use crate::files::{private_folder, write_whole};
+use crate::{
+    config::units::ByteSize,
+    files::{private_folder, write_whole},
+};
 
 /// What is looked at, below the data directory.
 const FOLDERS: [&str; 2] = ["identity", "pki"];
-/// A file longer than this is no key. Bytes.
-const LONGEST: u64 = 256 << 10;
+/// A file longer than this does not go into a message with everything else. Bytes: a list of some 70,000 revoked certificates.
+const LONGEST: u64 = 4 << 20;
+/// All of them together. Bytes: half of a message, which has the machines and their leases too.
+const ALL: u64 = 16 << 20;
 
 /// Every such file.
 ///
 /// # Errors
-/// A folder cannot be read.
+/// A folder or a file cannot be read.
 pub fn all(data: &Path) -> io::Result<Vec<Record>> {
-    let mut records = Vec::new();
+    Ok(find_all(data)?.records)
+}
+
+/// Those that the other server does not get, and why.
+///
+/// # Errors
+/// A folder or a file cannot be read.
+pub fn left_out(data: &Path) -> io::Result<Vec<String>> {
+    Ok(find_all(data)?.left_out)
+}
+
+fn find_all(data: &Path) -> io::Result<Found> {
+    let mut entries = Vec::new();
     for folder in FOLDERS {
-        gather(data, &data.join(folder), &mut records)?;
+        gather(&data.join(folder), &mut entries)?;
     }
-    Ok(records)
+    read_all(data, entries)
 }
 
 /// Those of one machine.
@@ -33,12 +51,12 @@ pub fn all(data: &Path) -> io::Result<Vec<Record>> {
 /// # Errors
 /// One of them cannot be read.
 pub fn of_machine(data: &Path, mac: Mac, name: &str) -> io::Result<Vec<Record>> {
-    let mut records = Vec::new();
-    gather(data, &data.join(folder_of(mac)), &mut records)?;
+    let mut entries = Vec::new();
+    gather(&data.join(folder_of(mac)), &mut entries)?;
     for path in certificates_of(name) {
-        add(data, &data.join(path), &mut records)?;
+        add(&data.join(path), &mut entries)?;
     }
-    Ok(records)
+    Ok(read_all(data, entries)?.records)
 }
 
 /// Whether a file is one of those.
@@ -57,28 +75,37 @@ fn certificates_of(name: &str) -> [String; 2] {
     ["key", "pem"].map(|ending| format!("pki/clients/{name}.{ending}"))
 }
 
-fn gather(data: &Path, folder: &Path, records: &mut Vec<Record>) -> io::Result<()> {
-    let entries = match fs::read_dir(folder) {
+/// What is there, the shortest first.
+type Entry = (u64, PathBuf, Metadata);
+
+/// What became of it.
+#[derive(Default)]
+struct Found {
+    records: Vec<Record>,
+    left_out: Vec<String>,
+}
+
+fn gather(folder: &Path, entries: &mut Vec<Entry>) -> io::Result<()> {
+    let inside = match fs::read_dir(folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        entries => entries?,
+        inside => inside?,
     };
-    for entry in entries {
-        let path = entry?.path();
-        add(data, &path, records)?;
+    for entry in inside {
+        add(&entry?.path(), entries)?;
     }
     Ok(())
 }
 
 /// Adds a file, or what is in a folder; nothing if there is neither.
-fn add(data: &Path, path: &Path, records: &mut Vec<Record>) -> io::Result<()> {
+fn add(path: &Path, entries: &mut Vec<Entry>) -> io::Result<()> {
     let about = match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         about => about?,
     };
-    if about.is_dir() {
-        gather(data, path, records)?;
-    } else if about.is_file() && about.len() <= LONGEST && !is_half(path) {
-        records.extend(record(data, path, about.mode() & 0o777)?);
+    match about.is_dir() {
+        true => gather(path, entries)?,
+        false if is_half(path) => {}
+        false => entries.push((about.len(), path.to_owned(), about)),
     }
     Ok(())
 }
@@ -88,14 +115,48 @@ fn is_half(path: &Path) -> bool {
     path.extension().is_some_and(|ending| ending == "new")
 }
 
-fn record(data: &Path, path: &Path, mode: u32) -> io::Result<Option<Record>> {
-    let (Ok(below), Ok(text)) = (path.strip_prefix(data), String::from_utf8(fs::read(path)?))
-    else {
-        return Ok(None);
+/// Reads them, short ones first: a long list keeps no machine's key out.
+fn read_all(data: &Path, mut entries: Vec<Entry>) -> io::Result<Found> {
+    entries.sort_unstable_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
+    let (mut found, mut room) = (Found::default(), ALL);
+    for (length, path, about) in entries {
+        match read(data, &path, &about, room)? {
+            Ok(record) => {
+                room = room.saturating_sub(length);
+                found.records.push(record);
+            }
+            Err(why) => found.left_out.push(format!("{}: {why}", path.display())),
+        }
+    }
+    Ok(found)
+}
+
+/// A file as a record, or why it can be none.
+fn read(
+    data: &Path,
+    path: &Path,
+    about: &Metadata,
+    room: u64,
+) -> io::Result<Result<Record, String>> {
+    if !about.is_file() {
+        return Ok(Err("it is no file".into()));
+    }
+    if about.len() > LONGEST {
+        return Ok(Err(format!("it is longer than {}", ByteSize(LONGEST))));
+    }
+    if about.len() > room {
+        return Ok(Err(format!("all of them are more than {}", ByteSize(ALL))));
+    }
+    let below = path.strip_prefix(data).ok().and_then(Path::to_str);
+    let (Some(below), Ok(text)) = (below, String::from_utf8(fs::read(path)?)) else {
+        return Ok(Err("it is no text".into()));
     };
-    Ok(below.to_str().map(|below| Record::File {
+    Ok(Ok(Record::File {
         path: below.to_owned(),
-        file: Some(PrivateFile { mode, text }),
+        file: Some(PrivateFile {
+            mode: about.mode() & 0o777,
+            text,
+        }),
     }))
 }
 
@@ -163,5 +224,42 @@ mod tests {
             };
             assert!(apply(two.path(), bad, Some(&file)).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn what_cannot_go_over_is_named_and_keeps_nothing_else_from_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let pki = dir.path().join("pki");
+        private_folder(&pki).unwrap();
+        let put = |name: &str, content: &[u8]| fs::write(pki.join(name), content).unwrap();
+        put("server.key", b"key");
+        put("revoked.pem", &vec![b'x'; 600 << 10]);
+        let paths = |records: Vec<Record>| -> Vec<_> {
+            let keys = records.iter().map(Record::key);
+            keys.map(|key| format!("{key:?}")).collect()
+        };
+        assert_eq!(paths(all(dir.path()).unwrap()).len(), 2, "a long list too");
+        assert_eq!(left_out(dir.path()).unwrap(), [""; 0]);
+        put("endless.pem", &vec![b'x'; LONGEST as usize + 1]);
+        put("server.der", &[0xff, 0xfe]);
+        std::os::unix::fs::symlink("server.key", pki.join("link")).unwrap();
+        let left = left_out(dir.path()).unwrap().join("\n");
+        for (name, why) in [
+            ("endless.pem", "longer than 4 MiB"),
+            ("server.der", "no text"),
+            ("link", "no file"),
+        ] {
+            assert!(left.contains(&format!("pki/{name}: it is {why}")), "{left}");
+        }
+        assert_eq!(paths(all(dir.path()).unwrap()).len(), 2);
+        for n in 0..5 {
+            put(&format!("long{n}.pem"), &vec![b'x'; LONGEST as usize]);
+        }
+        let left = left_out(dir.path()).unwrap().join("\n");
+        assert!(
+            left.contains("long4.pem: all of them are more than 16 MiB"),
+            "{left}"
+        );
+        assert!(paths(all(dir.path()).unwrap())[0].contains("server.key"));
     }
 }

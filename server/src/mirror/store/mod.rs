@@ -50,6 +50,15 @@ impl PairStore {
     /// # Errors
     /// What the disk said.
     pub fn work(&self, work: Work) -> Result<Yield, Failure> {
+        let volume = volume_of(&work);
+        let done = self.try_work(work);
+        if let (Some(volume), Err((_, error))) = (volume, &done) {
+            self.volumes.note_failure(volume, error);
+        }
+        done
+    }
+
+    fn try_work(&self, work: Work) -> Result<Yield, Failure> {
         match work {
             Work::Apply(op) => self.apply(op),
             Work::Restore {
@@ -194,6 +203,9 @@ impl PairStore {
 
     /// All metadata.
     fn gather(&self) -> anyhow::Result<Bytes> {
+        for file in files::left_out(&self.data)? {
+            tracing::error!("the other server does not get {file}");
+        }
         Ok(encode(&self.records()?)?)
     }
 

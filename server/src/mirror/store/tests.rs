@@ -258,6 +258,47 @@ fn a_damaged_disk_of_a_standby_is_put_aside_and_made_afresh_once_that_is_noted()
     }
 }
 
+/// As a bad sector would: the file ends too early, under an open disk.
+#[test]
+fn a_disk_that_fails_while_it_is_in_use_is_put_aside_and_made_afresh() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(dir.path());
+    meta(&store, &[made(5, None)]);
+    write(&store, 5, 4096, vec![9; 4096]).unwrap();
+    store.work(Work::Flush(VolumeId(5))).unwrap();
+    let all = store.gather().unwrap();
+    spoil(dir.path(), ".data");
+    assert!(matches!(replace(&store, &all), Yield::Nothing), "unseen");
+    let (volume, range) = (VolumeId(5), blocks(0, 2));
+    let (fault, _) = store.work(Work::Sum { volume, range }).unwrap_err();
+    assert_eq!(fault, Fault::Broken);
+    assert!(store.volumes.has_failed(volume));
+    let Yield::Lost(blocks) = replace(&store, &all) else {
+        panic!("relied on all the same")
+    };
+    assert!(blocks.contains(volume, self::blocks(0, SIZE / BLOCK)));
+    assert!(matches!(replace(&store, &all), Yield::Nothing));
+    assert_eq!(read(&store, 5, range)[..], [1; 8192], "empty");
+    write(&store, 5, 4096, vec![8; 4096]).unwrap();
+    assert!(matches!(replace(&store, &all), Yield::Nothing), "once");
+    assert_eq!(read(&store, 5, range)[4096..], [8; 4096]);
+}
+
+/// To make the disk afresh would not mend it.
+#[test]
+fn a_disk_whose_image_cannot_be_read_is_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(dir.path());
+    meta(&store, &[made(5, None)]);
+    write(&store, 5, 0, vec![9; 4096]).unwrap();
+    let all = store.gather().unwrap();
+    std::fs::write(dir.path().join("image"), "short").unwrap();
+    let (volume, range) = (VolumeId(5), blocks(0, 2));
+    assert!(store.work(Work::Read { volume, range }).is_err());
+    assert!(matches!(replace(&store, &all), Yield::Nothing));
+    assert_eq!(read(&store, 5, blocks(0, 1))[..], [9; 4096]);
+}
+
 /// A crash between the making of a fresh overlay and the writing of its row.
 #[test]
 fn a_volume_whose_overlay_is_another_one_by_now_is_lost_and_not_taken_for_it() {

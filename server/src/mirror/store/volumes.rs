@@ -44,6 +44,8 @@ pub struct Volumes {
     open: Mutex<HashMap<VolumeId, Arc<Attachment>>>,
     /// Damaged ones that were put aside: their rows are still here.
     pub(super) aside: Mutex<Lost>,
+    /// Those whose files failed since this server was started.
+    pub(super) failed: Mutex<HashSet<VolumeId>>,
     /// One overlay is opened at a time.
     opening: Mutex<()>,
     /// One change of the table at a time.
@@ -78,6 +80,7 @@ impl Volumes {
             rows: Mutex::new(rows),
             open: Mutex::default(),
             aside: Mutex::default(),
+            failed: Mutex::default(),
             opening: Mutex::default(),
             changing: Mutex::default(),
         };
@@ -156,6 +159,15 @@ impl Volumes {
     pub fn specs(&self) -> Vec<(VolumeId, VolumeSpec)> {
         let rows = self.rows.lock();
         rows.iter().map(|(v, row)| (*v, row.spec.clone())).collect()
+    }
+
+    /// The overlay of a volume, for people.
+    pub fn name_of(&self, volume: VolumeId) -> String {
+        let rows = self.rows.lock();
+        match rows.get(&volume) {
+            Some(row) => row.spec.overlay.to_string(),
+            None => format!("volume {}, which is gone", volume.0),
+        }
     }
 
     /// The volume that an overlay is.

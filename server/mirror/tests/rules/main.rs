@@ -1,248 +1,14 @@
 //! Single rules, driven by hand: what the simulation meets too rarely, and what needs an operator.
 
-use std::collections::VecDeque;
+mod pair;
+mod unreadable;
 
-use bytes::Bytes;
 use mirror::{
-    Action, Ask, Body, Command, Config, ConnectionId, Durable, Event, Incarnation, Message, Moment,
-    Node, NodeId, Notice, Op, Reply, Request, RequestId, Role, VolumeId, WhyNot, Witness,
-    WitnessId, WitnessState, Work, Yield,
+    Ask, Body, Command, Config, Event, Incarnation, Message, Moment, NodeId, Notice, Op, Reply,
+    Role, WhyNot, Witness, WitnessId, WitnessState, Yield,
 };
 
-/// Two servers whose disks work at once, and wires that a test cuts.
-struct Pair {
-    nodes: [Node; 2],
-    now: u64,
-    witness: Option<Witness>,
-    /// Messages between the servers arrive.
-    linked: bool,
-    /// Messages to the witness arrive.
-    witnessed: bool,
-    /// Pongs arrive.
-    pongs: bool,
-    todo: VecDeque<(NodeId, Event)>,
-    replies: Vec<(RequestId, Reply)>,
-    notices: Vec<(NodeId, Notice)>,
-    durable: [Durable; 2],
-    sent: Vec<Message>,
-    /// Questions to the witness.
-    asked: u64,
-    /// Blocks that each disk has of its own.
-    own: u64,
-    /// What each disk gives as a checksum; held back until a test gives one.
-    sums: [Option<Yield>; 2],
-    held: Vec<(NodeId, mirror::Ticket)>,
-    /// Whose changes are held back as well.
-    slow: Option<NodeId>,
-    /// What the standby lacks, found when it is given all metadata next time.
-    lost: mirror::Blocks,
-    /// The disks' own blocks are very many, and apart.
-    sparse: bool,
-}
-
-const V: VolumeId = VolumeId(1);
-
-fn config(witness: bool) -> Config {
-    Config {
-        witness,
-        ..Config::default()
-    }
-}
-
-impl Pair {
-    fn new(config: Config) -> Self {
-        let witness = config.witness;
-        let start = |id, run| {
-            let durable = Durable::default();
-            Node::start(
-                id,
-                config.clone(),
-                durable,
-                false,
-                Incarnation(run),
-                Moment(0),
-            )
-        };
-        Self {
-            nodes: [start(NodeId::A, 1), start(NodeId::B, 2)],
-            now: 0,
-            witness: witness.then(|| Witness::new(WitnessState::new(WitnessId(9)))),
-            linked: true,
-            witnessed: true,
-            pongs: true,
-            todo: VecDeque::new(),
-            replies: Vec::new(),
-            notices: Vec::new(),
-            durable: Default::default(),
-            sent: Vec::new(),
-            asked: 0,
-            own: 0,
-            sums: [Some(Yield::Sum(0)), Some(Yield::Sum(0))],
-            held: Vec::new(),
-            slow: None,
-            lost: mirror::Blocks::default(),
-            sparse: false,
-        }
-    }
-
-    /// A pair in which A is primary and B in sync.
-    fn paired(witness: bool) -> Self {
-        Self::paired_with(config(witness))
-    }
-
-    fn paired_with(config: Config) -> Self {
-        let mut pair = Self::new(config);
-        pair.tell(NodeId::A, Event::Command(Command::Promote { force: false }));
-        pair.pass(6000);
-        assert!(
-            pair.nodes[0].status().paired,
-            "{:?}",
-            pair.nodes[0].status()
-        );
-        pair
-    }
-
-    fn tell(&mut self, id: NodeId, event: Event) {
-        self.todo.push_back((id, event));
-        while let Some((id, event)) = self.todo.pop_front() {
-            for action in self.nodes[id as usize].handle(Moment(self.now), event) {
-                self.act(id, action);
-            }
-        }
-    }
-
-    fn act(&mut self, id: NodeId, action: Action) {
-        match action {
-            Action::Send(message) => self.carry(message),
-            Action::Ask(request) if self.witnessed => {
-                self.asked += 1;
-                let answer = self.witness.as_mut().map(|witness| witness.handle(request));
-                self.todo
-                    .extend(answer.map(|answer| (id, Event::Witness(answer))));
-            }
-            Action::Disk(ticket, Work::Apply(_)) if self.slow == Some(id) => {
-                self.held.push((id, ticket));
-            }
-            Action::Disk(ticket, work) => {
-                let result = match work {
-                    Work::ReadMetadata | Work::Read { .. } => Yield::Data(Bytes::new()),
-                    Work::Sum { .. } => match self.sums[id as usize].clone() {
-                        Some(sum) => sum,
-                        None => return self.held.push((id, ticket)),
-                    },
-                    Work::Survey => Yield::Blocks(self.survey()),
-                    Work::ReplaceMetadata(_) if !self.lost.is_empty() => {
-                        Yield::Lost(std::mem::take(&mut self.lost))
-                    }
-                    _ => Yield::Nothing,
-                };
-                self.todo.push_back((id, Event::Done(ticket, Ok(result))));
-            }
-            Action::Persist(persist, state) => {
-                self.durable[id as usize] = *state;
-                self.todo.push_back((id, Event::Persisted(persist)));
-            }
-            Action::Reply(request, reply) => self.replies.push((request, reply)),
-            Action::Note(notice) => self.notices.push((id, notice)),
-            Action::Ask(_) | Action::CloseClients => {}
-        }
-    }
-
-    fn survey(&self) -> mirror::Blocks {
-        let (start, end) = (0, self.own);
-        let mut blocks = mirror::Blocks::default();
-        blocks.insert(V, mirror::BlockRange { start, end });
-        for start in (0..u64::from(self.sparse) * (1 << 21)).map(|n| n * 8) {
-            let end = start + 1;
-            blocks.insert(V, mirror::BlockRange { start, end });
-        }
-        blocks
-    }
-
-    /// Ends what was held back.
-    fn sum_up(&mut self, sum: u64) {
-        for (id, ticket) in std::mem::take(&mut self.held) {
-            self.tell(id, Event::Done(ticket, Ok(Yield::Sum(sum))));
-        }
-    }
-
-    fn restores(&self) -> usize {
-        let restore = |message: &&Message| {
-            matches!(
-                message.body,
-                Body::Ship {
-                    item: mirror::Item::Restore { .. },
-                    ..
-                }
-            )
-        };
-        self.sent.iter().filter(restore).count()
-    }
-
-    fn carry(&mut self, message: Message) {
-        self.sent.push(message.clone());
-        let stopped = matches!(message.body, Body::Pong { .. }) && !self.pongs;
-        if self.linked && !stopped {
-            self.todo
-                .push_back((message.from.peer(), Event::Received(message)));
-        }
-    }
-
-    fn pass(&mut self, millis: u64) {
-        for _ in 0..millis / 50 {
-            self.now += 50;
-            self.tell(NodeId::A, Event::Tick);
-            self.tell(NodeId::B, Event::Tick);
-        }
-    }
-
-    fn restart(&mut self, id: NodeId, power_lost: bool) {
-        let with = config(self.witness.is_some());
-        let run = Incarnation(100 + self.now);
-        let durable = self.durable[id as usize].clone();
-        self.nodes[id as usize] = Node::start(id, with, durable, power_lost, run, Moment(self.now));
-    }
-
-    fn ask(&mut self, id: NodeId, request: u64, ask: Ask) {
-        let from = Some((V, ConnectionId(1)));
-        let id_of = RequestId(request);
-        self.tell(
-            id,
-            Event::Request(Request {
-                id: id_of,
-                from,
-                ask,
-            }),
-        );
-    }
-
-    fn write(&mut self, id: NodeId, request: u64) {
-        let data = Bytes::from_static(&[1; 8]);
-        let op = Op::Write {
-            volume: V,
-            offset: 0,
-            length: 4096,
-            data,
-        };
-        self.ask(id, request, Ask::Change(op));
-    }
-
-    fn reply(&self, request: u64) -> Option<Reply> {
-        let found = self
-            .replies
-            .iter()
-            .find(|(id, _)| *id == RequestId(request));
-        found.map(|(_, reply)| *reply)
-    }
-
-    fn role(&self, id: NodeId) -> Role {
-        self.nodes[id as usize].status().role
-    }
-
-    fn noted(&self, id: NodeId, notice: Notice) -> bool {
-        self.notices.contains(&(id, notice))
-    }
-}
+use pair::{Pair, V, config};
 
 #[test]
 fn a_lease_alone_attaches_nobody() {
@@ -302,6 +68,30 @@ fn an_answer_that_comes_late_may_not_leave_before_it_is_certain_who_is_primary()
     pair.witnessed = true;
     pair.pass(600);
     assert!(pair.nodes[0].may_answer(Moment(pair.now)), "fenced");
+}
+
+/// The disk of the primary stalls, and what the standby says lies unread.
+#[test]
+fn a_server_that_cannot_listen_takes_nobody_for_lost() {
+    let mut pair = Pair::paired(true);
+    pair.pongs = false;
+    pair.nodes[0].hear(false);
+    pair.pass(15_000);
+    assert!(pair.nodes[0].status().paired);
+    assert!(!pair.noted(NodeId::A, Notice::PeerLost));
+    assert!(
+        !pair.nodes[0].may_answer(Moment(pair.now)),
+        "no promise was heard meanwhile"
+    );
+    pair.nodes[0].hear(true);
+    pair.pass(900);
+    pair.nodes[0].hear(true);
+    assert!(
+        pair.nodes[0].status().paired,
+        "it has not listened for long"
+    );
+    pair.pass(200);
+    assert!(pair.noted(NodeId::A, Notice::PeerLost), "and then counts");
 }
 
 #[test]
