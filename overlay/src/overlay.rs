@@ -65,6 +65,10 @@ pub struct Overlay {
     /// Tells a long change of layers to give way.
     pub(crate) hurry: AtomicBool,
     group: Group,
+    /// Each [`crate::View`] has a share of it. Given out with the gate held.
+    pub(crate) reading: Arc<()>,
+    /// Bytes that a fold moves at a time.
+    pub(crate) portion: u64,
 }
 
 impl Inside {
@@ -106,6 +110,7 @@ impl Overlay {
         pool: Arc<Pool>,
         manifest: Manifest,
         stack: Stack,
+        portion: u64,
     ) -> Self {
         let space = new_space(&id, &manifest, &stack, &pool);
         let inside = Inside {
@@ -125,6 +130,8 @@ impl Overlay {
             changing: Mutex::new(()),
             hurry: AtomicBool::new(false),
             group: Group::default(),
+            reading: Arc::default(),
+            portion,
         }
     }
 

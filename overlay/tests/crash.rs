@@ -34,6 +34,8 @@ fn open_store(sim: &Arc<Sim>) -> Store {
     let options = Options {
         host,
         background: false,
+        // So that folds have steps.
+        portion: 16 * 4096,
         ..Options::default()
     };
     Store::open(Path::new("/store"), options).unwrap()
@@ -70,7 +72,11 @@ fn record_alone(seed: u64) -> Recording {
             0..8 => take(&sim, &overlay, epoch, round),
             8..16 => drop_one(&sim, &overlay, epoch, &mut dice),
             16..18 => disk = overlay.attach(),
-            18..20 => {
+            18..21 => {
+                revert(&sim, &overlay, epoch, &mut dice);
+                disk = overlay.attach();
+            }
+            21..23 => {
                 let next = reset(&sim, &store, epoch, number);
                 epochs.push(next);
                 disk = overlay.attach();
@@ -112,25 +118,52 @@ fn take(sim: &Sim, overlay: &Overlay, epoch: &mut Epoch, round: u64) {
         begin,
         end,
         dropped: (NEVER, NEVER),
+        folded: false,
         tags,
     });
 }
 
-fn drop_one(sim: &Sim, overlay: &Overlay, epoch: &mut Epoch, dice: &mut Dice) {
+/// One of the snapshots that are there.
+fn pick<'a>(epoch: &'a mut Epoch, dice: &mut Dice) -> Option<(SnapshotName, &'a mut Taken)> {
     let mut there: Vec<_> = epoch
         .snapshots
         .iter_mut()
         .filter(|s| s.dropped.0 == NEVER)
         .collect();
-    if there.is_empty() {
+    let chosen = dice.below(there.len().max(1) as u64) as usize;
+    let taken = (chosen < there.len()).then(|| there.swap_remove(chosen))?;
+    Some((SnapshotName::new(taken.name.clone()).unwrap(), taken))
+}
+
+/// Drops a snapshot in one direction or the other.
+fn drop_one(sim: &Sim, overlay: &Overlay, epoch: &mut Epoch, dice: &mut Dice) {
+    let Some((name, taken)) = pick(epoch, dice) else {
         return;
-    }
-    let chosen = dice.below(there.len() as u64) as usize;
+    };
     let begin = sim.mark();
-    overlay
-        .drop_snapshot(&SnapshotName::new(there[chosen].name.clone()).unwrap())
-        .unwrap();
-    there[chosen].dropped = (begin, sim.mark());
+    taken.folded = dice.below(2) == 0;
+    match taken.folded {
+        false => overlay.drop_snapshot(&name).unwrap(),
+        true => overlay.fold_snapshot(&name).unwrap(),
+    }
+    taken.dropped = (begin, sim.mark());
+}
+
+/// Goes back to a snapshot: what it held is what was written last, and durable.
+fn revert(sim: &Sim, overlay: &Overlay, epoch: &mut Epoch, dice: &mut Dice) {
+    let Some((name, taken)) = pick(epoch, dice) else {
+        return;
+    };
+    let (tags, first) = (taken.tags.clone(), taken.begin);
+    let begin = sim.mark();
+    overlay.revert(&name).unwrap();
+    let end = sim.mark();
+    for (used, tag) in tags.into_iter().enumerate() {
+        epoch.wrote(used..used + 1, tag, begin, end, true);
+    }
+    let gone = epoch.snapshots.iter_mut().filter(|s| s.dropped.0 == NEVER);
+    gone.filter(|s| s.begin >= first)
+        .for_each(|s| s.dropped = (begin, end));
 }
 
 fn reset(sim: &Sim, store: &Store, epoch: &mut Epoch, number: usize) -> Epoch {
@@ -282,6 +315,11 @@ impl Recording {
         dice: &mut Dice,
     ) {
         let Some(disk) = disk else { return };
+        let found = read_used(|buf, at| disk.read(buf, at).unwrap());
+        disk.overlay().fold_hidden(None).unwrap();
+        if read_used(|buf, at| disk.read(buf, at).unwrap()) != found {
+            self.complain(what, Fate::Kill, "a fold after recovery changed the disk");
+        }
         let epoch = Mutex::new(Epoch::new(0, (0, 0)));
         let mut worker = Worker {
             sim,
@@ -344,7 +382,8 @@ fn judge_snapshots(epoch: &Epoch, overlay: &Overlay, crash: Crash) -> Result<(),
         if must && !is || must_not && is {
             return Err(format!("snapshot {} is there: {is}", taken.name));
         }
-        if is {
+        let folding = taken.folded && taken.dropped.0 < crash.at;
+        if is && !folding {
             let view = overlay
                 .snapshot_view(&SnapshotName::new(taken.name.clone()).unwrap())
                 .unwrap();
