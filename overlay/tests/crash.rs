@@ -29,13 +29,13 @@ struct Recording {
     epochs: Vec<Epoch>,
 }
 
-fn open_store(sim: &Arc<Sim>) -> Store {
+/// `seed` decides whether folds have several steps, or are done at once.
+fn open_store(sim: &Arc<Sim>, seed: u64) -> Store {
     let host: Arc<dyn Storage> = sim.clone();
     let options = Options {
         host,
         background: false,
-        // So that folds have steps.
-        portion: 16 * 4096,
+        portion: [16, 16 * 20][seed as usize % 2] * 4096,
         ..Options::default()
     };
     Store::open(Path::new("/store"), options).unwrap()
@@ -60,7 +60,7 @@ fn record_alone(seed: u64) -> Recording {
     let sim = Arc::new(Sim::new(Image::default(), 1));
     let mut dice = Dice(seed);
     let begin = sim.mark();
-    let store = open_store(&sim);
+    let store = open_store(&sim, seed);
     let overlay = store.create(&id("pc"), spec(0)).unwrap();
     let mut epochs = vec![Epoch::new(0, (begin, sim.mark()))];
     let mut disk = overlay.attach();
@@ -180,7 +180,7 @@ fn reset(sim: &Sim, store: &Store, epoch: &mut Epoch, number: usize) -> Epoch {
 fn record_together(seed: u64) -> Recording {
     let sim = Arc::new(Sim::new(Image::default(), 1));
     let begin = sim.mark();
-    let store = open_store(&sim);
+    let store = open_store(&sim, seed);
     let disk = store.create(&id("pc"), spec(0)).unwrap().attach();
     let epoch = Mutex::new(Epoch::new(0, (begin, sim.mark())));
     thread::scope(|scope| {
@@ -223,7 +223,7 @@ fn read_used(read: impl Fn(&mut [u8], u64)) -> Vec<u8> {
 impl Recording {
     /// Opens what a crash left and says what is wrong with it.
     fn judge(&self, sim: &Arc<Sim>, crash: Crash) -> Result<Option<Attachment>, String> {
-        let store = open_store(sim);
+        let store = open_store(sim, self.seed);
         let overlay = match store.open_overlay(&id("pc"), &resolve) {
             Ok(overlay) => overlay,
             Err(e) if e.kind() == ErrorKind::NotFound && self.epochs[0].made.1 >= crash.at => {
@@ -335,7 +335,9 @@ impl Recording {
         let before = read_used(|buf, at| disk.read(buf, at).unwrap());
         let image = story.crash(&sim.log(), Fate::DropAll, dice);
         let sim = Arc::new(Sim::new(image, 9));
-        let overlay = open_store(&sim).open_overlay(&id("pc"), &resolve).unwrap();
+        let overlay = open_store(&sim, self.seed)
+            .open_overlay(&id("pc"), &resolve)
+            .unwrap();
         let disk = overlay.attach();
         if read_used(|buf, at| disk.read(buf, at).unwrap()) != before {
             self.complain(what, Fate::DropAll, "work after recovery was lost");
