@@ -228,7 +228,7 @@ impl Store {
         Ok(overlay)
     }
 
-    fn load_manifest(&self, id: &OverlayId) -> Result<Manifest> {
+    pub(crate) fn load_manifest(&self, id: &OverlayId) -> Result<Manifest> {
         if !self.exists(id)? {
             return Err(Error::new(ErrorKind::NotFound, format!("overlay {id}")));
         }

@@ -10,8 +10,8 @@ use mirror::{Alone, BLOCK, Blocks, Mode, NodeId, Notice, Progress, Role, Status,
 
 use super::{
     model::{
-        DifferingView, EventKind, EventView, ImagesView, LagView, PairLine, PairView, ProgressView,
-        RoleView, VerifyView, WitnessView,
+        DifferingView, EventKind, EventView, ImagesView, KeptView, LagView, PairLine, PairView,
+        ProgressView, RoleView, VerifyView, WitnessView,
     },
     problems::{problems, warnings},
 };
@@ -48,6 +48,7 @@ impl From<Notice> for EventKind {
             Notice::Verified { .. } => Self::Verified,
             Notice::VerifyStopped => Self::VerifyStopped,
             Notice::StandbyFailed => Self::StandbyFailed,
+            Notice::KeptNoLonger => Self::KeptNoLonger,
         }
     }
 }
@@ -95,6 +96,7 @@ fn without_witness(desk: &Desk, pair: &Pair) -> PairView {
         heard_seconds: status.heard.map(|span| seconds(span.0)),
         paired: is_paired(&status),
         consistent: status.consistent,
+        kept: status.kept.then(|| kept(pair)),
         empty: status.empty,
         rolled_back: status.rolled_back,
         suspended: status
@@ -121,6 +123,14 @@ fn without_witness(desk: &Desk, pair: &Pair) -> PairView {
 /// A standby tells by its own data whether it was brought up.
 fn is_paired(status: &Status) -> bool {
     status.paired || (status.role == Role::Standby && status.consistent)
+}
+
+fn kept(pair: &Pair) -> KeptView {
+    let times = pair.mirror.store().kept.times();
+    KeptView {
+        begun: times.map(|(begun, _)| begun),
+        last_change: times.and_then(|(_, last)| last),
+    }
 }
 
 fn letter(node: NodeId) -> String {

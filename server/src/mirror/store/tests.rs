@@ -14,12 +14,12 @@ const BASE: BaseId = BaseId {
 };
 
 /// A server's half: its store, and what was lost at its start.
-fn open(dir: &Path) -> (PairStore, volumes::Lost) {
+fn open(dir: &Path) -> (Arc<PairStore>, volumes::Lost) {
     let (store, amiss) = open_amiss(dir);
     (store, amiss.lost)
 }
 
-fn open_amiss(dir: &Path) -> (PairStore, volumes::Amiss) {
+fn open_amiss(dir: &Path) -> (Arc<PairStore>, volumes::Amiss) {
     let image = dir.join("image");
     std::fs::write(&image, vec![1; SIZE as usize]).unwrap();
     let base = Arc::new(FileBase::open(&image, BASE).unwrap());
@@ -34,8 +34,9 @@ fn open_amiss(dir: &Path) -> (PairStore, volumes::Amiss) {
         leases: RedbLeases::open(dir.join("leases.redb")).unwrap(),
         volumes,
         half_old: AtomicBool::new(false),
+        kept: Kept::nothing(dir),
     };
-    (store, amiss)
+    (Arc::new(store), amiss)
 }
 
 fn spec(quota: Option<u64>) -> VolumeSpec {
@@ -56,7 +57,7 @@ fn made(volume: u64, quota: Option<u64>) -> Record {
     }
 }
 
-fn meta(store: &PairStore, records: &[Record]) {
+fn meta(store: &Arc<PairStore>, records: &[Record]) {
     let record = encode(records).unwrap();
     let op = Op::Meta {
         volume: None,
@@ -65,7 +66,12 @@ fn meta(store: &PairStore, records: &[Record]) {
     store.work(Work::Apply(op)).unwrap();
 }
 
-fn write(store: &PairStore, volume: u64, offset: u64, data: Vec<u8>) -> Result<Yield, Failure> {
+fn write(
+    store: &Arc<PairStore>,
+    volume: u64,
+    offset: u64,
+    data: Vec<u8>,
+) -> Result<Yield, Failure> {
     store.work(Work::Apply(Op::Write {
         volume: VolumeId(volume),
         offset,
@@ -78,7 +84,7 @@ fn blocks(start: u64, end: u64) -> BlockRange {
     BlockRange { start, end }
 }
 
-fn read(store: &PairStore, volume: u64, range: BlockRange) -> Bytes {
+fn read(store: &Arc<PairStore>, volume: u64, range: BlockRange) -> Bytes {
     let volume = VolumeId(volume);
     match store.work(Work::Read { volume, range }).unwrap() {
         Yield::Data(data) => data,
@@ -86,7 +92,7 @@ fn read(store: &PairStore, volume: u64, range: BlockRange) -> Bytes {
     }
 }
 
-fn surveyed(store: &PairStore) -> Blocks {
+fn surveyed(store: &Arc<PairStore>) -> Blocks {
     match store.work(Work::Survey).unwrap() {
         Yield::Blocks(blocks) => blocks,
         other => panic!("{other:?}"),
@@ -181,7 +187,7 @@ fn limits_change_and_the_content_stays() {
     assert_eq!(fault, Fault::NoSpace);
 }
 
-fn replace(store: &PairStore, all: &Bytes) -> Yield {
+fn replace(store: &Arc<PairStore>, all: &Bytes) -> Yield {
     store.work(Work::ReplaceMetadata(all.clone())).unwrap()
 }
 
