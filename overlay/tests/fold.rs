@@ -1,0 +1,262 @@
+//! Snapshots folded into what came after them, and gone back to; overlays put away and brought back.
+#![allow(missing_docs)]
+
+mod support;
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use overlay::{
+    Attachment, Base, Durability, ErrorKind, HostDisk, Options, Overlay, SnapshotName, Storage,
+    Store, View,
+};
+use support::hooked::{Call, Hooked};
+use support::*;
+
+const SIZE: u64 = 8 << 20;
+const PROCESS: Durability = Durability::Process;
+
+struct World {
+    dir: tempfile::TempDir,
+    base: Arc<dyn Base>,
+    overlay: Arc<Overlay>,
+    disk: Attachment,
+    store: Store,
+}
+
+/// A store whose folds move half a megabyte at a time.
+fn open(dir: &Path, host: Arc<dyn Storage>) -> Store {
+    let options = Options {
+        host,
+        portion: 512 << 10,
+        ..Options::default()
+    };
+    Store::open(&dir.join("overlays"), options).unwrap()
+}
+
+fn world_on(host: Arc<dyn Storage>) -> World {
+    let dir = tempfile::tempdir().unwrap();
+    let base = file_base(dir.path(), &pattern(4 << 20, 1));
+    let store = open(dir.path(), host);
+    let overlay = store.create(&id("pc"), spec(SIZE, &base)).unwrap();
+    let disk = overlay.attach();
+    World {
+        dir,
+        base,
+        overlay,
+        disk,
+        store,
+    }
+}
+
+fn world() -> World {
+    world_on(Arc::new(HostDisk))
+}
+
+fn name(text: &str) -> SnapshotName {
+    SnapshotName::new(text).unwrap()
+}
+
+fn hidden() -> SnapshotName {
+    SnapshotName::hidden("test", uuid::Uuid::from_u128(1))
+}
+
+fn all(disk: &Attachment) -> Vec<u8> {
+    let mut buf = vec![0; SIZE as usize];
+    disk.read(&mut buf, 0).unwrap();
+    buf
+}
+
+fn all_of(view: &View) -> Vec<u8> {
+    let mut buf = vec![0; SIZE as usize];
+    view.read(&mut buf, 0).unwrap();
+    buf
+}
+
+fn data_files(world: &World) -> Vec<u64> {
+    let folder = fs::read_dir(world.dir.path().join("overlays/pc")).unwrap();
+    let files = folder.map(|entry| entry.unwrap());
+    let data = files.filter(|file| file.path().extension().is_some_and(|e| e == "data"));
+    data.map(|file| file.metadata().unwrap().blocks() * 512)
+        .collect()
+}
+
+/// A disk of 6 MiB of its own, a hidden snapshot of it, and 2 MiB of changes since.
+fn changed(world: &World) {
+    world.disk.write(&vec![1; 6 << 20], 0, PROCESS).unwrap();
+    world.overlay.snapshot(&hidden(), 1).unwrap();
+    world
+        .disk
+        .write(&vec![2; 1 << 20], 3 << 20, PROCESS)
+        .unwrap();
+    world
+        .disk
+        .write(&vec![3; 1 << 20], 6 << 20, PROCESS)
+        .unwrap();
+    world.disk.trim(0..1 << 20, PROCESS).unwrap();
+}
+
+#[test]
+fn a_fold_changes_nothing_and_gives_the_space_back() {
+    let world = world();
+    changed(&world);
+    let now = all(&world.disk);
+    assert_eq!(world.overlay.usage().used, 8 << 20);
+    assert!(world.overlay.snapshots().is_empty(), "it is hidden");
+    assert!(world.overlay.snapshot_ids().is_empty());
+    world.overlay.fold_hidden(Some(&hidden())).unwrap();
+    assert_eq!(
+        world.overlay.hidden_snapshots(),
+        [hidden()],
+        "that is needed"
+    );
+    world.overlay.fold_hidden(None).unwrap();
+    assert!(world.overlay.hidden_snapshots().is_empty());
+    assert!(all(&world.disk) == now);
+    assert_eq!(world.overlay.usage().used, 6 << 20);
+    let files = data_files(&world);
+    assert_eq!(files.len(), 1);
+    assert!(files[0] <= (6 << 20) + 65536, "{files:?}");
+    world.disk.write(&[9; 5000], 100, PROCESS).unwrap();
+    world.disk.flush().unwrap();
+    let now = all(&world.disk);
+    let World {
+        dir,
+        base,
+        overlay,
+        disk,
+        store,
+    } = world;
+    drop((overlay, disk, store));
+    let store = open(dir.path(), Arc::new(HostDisk));
+    assert!(all(&reopen(&store, "pc", &base).attach()) == now);
+}
+
+#[test]
+fn a_fold_costs_what_was_written_since() {
+    let written = Arc::new(AtomicU64::new(0));
+    let count = written.clone();
+    let world = world_on(Hooked::host(move |call, path| {
+        let data = path.extension().is_some_and(|e| e == "data");
+        count.fetch_add(u64::from(call == Call::Write && data), Ordering::Relaxed);
+        Ok(())
+    }));
+    changed(&world);
+    written.store(0, Ordering::Relaxed);
+    world.overlay.fold_hidden(None).unwrap();
+    // Of 128 KiB each.
+    assert_eq!(written.load(Ordering::Relaxed), 2 * 8);
+}
+
+#[test]
+fn snapshots_before_and_after_a_folded_one_stay_as_they_are() {
+    let world = world();
+    let World { overlay, disk, .. } = &world;
+    disk.write(&[7; 8192], 0, PROCESS).unwrap();
+    overlay.snapshot(&name("older"), 1).unwrap();
+    let older = all(disk);
+    changed(&world);
+    overlay.snapshot(&name("newer"), 2).unwrap();
+    let newer = all(disk);
+    disk.write(&vec![5; 3 << 20], 1 << 20, PROCESS).unwrap();
+    let now = all(disk);
+    let view = overlay.snapshot_view(&name("newer")).unwrap();
+    assert_eq!(view.older().len(), 1, "but for the hidden one");
+    overlay.fold_hidden(None).unwrap();
+    assert!(all_of(&view) == newer, "a view is read on");
+    let names: Vec<_> = overlay.snapshots().into_iter().map(|s| s.name).collect();
+    assert_eq!(names, [name("older"), name("newer")]);
+    for (of, content) in [("older", &older), ("newer", &newer)] {
+        assert!(all_of(&overlay.snapshot_view(&name(of)).unwrap()) == *content);
+    }
+    assert!(all(disk) == now);
+}
+
+#[test]
+fn a_fold_that_finds_no_room_goes_on_later() {
+    let full = Arc::new(AtomicBool::new(false));
+    let is_full = full.clone();
+    let world = world_on(Hooked::host(move |call, path| {
+        let data = path.extension().is_some_and(|e| e == "data");
+        match call == Call::Write && data && is_full.load(Ordering::Relaxed) {
+            true => Err(io::ErrorKind::StorageFull.into()),
+            false => Ok(()),
+        }
+    }));
+    changed(&world);
+    let now = all(&world.disk);
+    full.store(true, Ordering::Relaxed);
+    let error = world.overlay.fold_hidden(None).unwrap_err();
+    assert!(error.is_no_space(), "{error}");
+    assert!(all(&world.disk) == now);
+    full.store(false, Ordering::Relaxed);
+    world.overlay.fold_hidden(None).unwrap();
+    assert!(all(&world.disk) == now);
+    assert_eq!(world.overlay.usage().used, 6 << 20);
+}
+
+#[test]
+fn going_back_brings_all_of_it_back() {
+    let world = world();
+    let World { overlay, disk, .. } = &world;
+    disk.write(&[7; 5000], 300, PROCESS).unwrap();
+    overlay.snapshot(&name("one"), 1).unwrap();
+    let one = all(disk);
+    changed(&world);
+    overlay.snapshot(&name("two"), 2).unwrap();
+    overlay.revert(&name("one")).unwrap();
+    let kind = disk.write(&[1; 512], 0, PROCESS).unwrap_err().kind();
+    assert_eq!(kind, ErrorKind::Evicted);
+    let disk = overlay.attach();
+    assert!(all(&disk) == one);
+    assert!(overlay.snapshots().is_empty() && overlay.hidden_snapshots().is_empty());
+    assert_eq!(overlay.usage().used, 8192);
+    assert_eq!(data_files(&world).len(), 1);
+    disk.write(&[8; 512], 0, PROCESS).unwrap();
+    let now = all(&disk);
+    let missing = overlay.revert(&name("one")).unwrap_err().kind();
+    assert_eq!(missing, ErrorKind::NotFound);
+    drop(disk);
+    let World {
+        dir,
+        base,
+        overlay,
+        disk,
+        store,
+    } = world;
+    drop((overlay, disk, store));
+    let store = open(dir.path(), Arc::new(HostDisk));
+    assert!(all(&reopen(&store, "pc", &base).attach()) == now);
+}
+
+#[test]
+fn what_is_put_away_makes_room_for_another_and_comes_back() {
+    let world = world();
+    let World {
+        store, disk, base, ..
+    } = &world;
+    disk.write(&[7; 5000], 300, PROCESS).unwrap();
+    let before = all(disk);
+    store.put_away(&id("pc")).unwrap();
+    assert_eq!(disk.flush().unwrap_err().kind(), ErrorKind::NotFound);
+    store.put_away(&id("pc")).unwrap();
+    assert!(store.ids().unwrap().is_empty());
+    let other = store.create(&id("pc"), spec(SIZE, base)).unwrap();
+    let kind = store.put_away(&id("pc")).unwrap_err().kind();
+    assert_eq!(kind, ErrorKind::Exists);
+    assert!(
+        other.attach().write(&[1; 512], 0, PROCESS).is_ok(),
+        "it is where it was"
+    );
+    store.bring_back(&id("pc")).unwrap();
+    store.bring_back(&id("pc")).unwrap();
+    assert!(all(&reopen(store, "pc", base).attach()) == before);
+    store.put_away(&id("pc")).unwrap();
+    store.drop_away().unwrap();
+    store.bring_back(&id("pc")).unwrap();
+    assert!(store.ids().unwrap().is_empty());
+}
