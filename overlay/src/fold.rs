@@ -106,6 +106,7 @@ impl Overlay {
         let taken_over = next.layers[at].snapshot.clone();
         let sure = self.commit(next, inside.stack.top())?;
         inside.stack.layers.remove(at + 1);
+        self.heed_hidden(&inside);
         drop(inside);
         if sure {
             self.remove_layer(newer.uuid);
@@ -249,6 +250,7 @@ impl Overlay {
                 self.remove_layer(gone.uuid);
             }
         }
+        self.heed_hidden(inside);
         Ok(())
     }
 }

@@ -145,6 +145,10 @@ impl Manifest {
         names.filter(|name| name.is_hidden()).cloned().collect()
     }
 
+    pub(crate) fn has_hidden(&self) -> bool {
+        !self.hidden_snapshots().is_empty()
+    }
+
     /// Names and identities of the snapshots, oldest first, but for the hidden ones.
     pub(crate) fn snapshot_ids(&self) -> Vec<(SnapshotName, SnapshotId)> {
         self.snapshot_ids_below(self.layers.len())

@@ -118,7 +118,9 @@ mod tests {
             lanes.runs(1).collect::<Vec<_>>()
         };
         assert_eq!(runs(&[]), []);
-        assert_eq!(runs(&[0..99]), [32..64]);
-        assert_eq!(runs(&[32..33, 40..42, 63..64]), [32..33, 40..42, 63..64]);
+        for whole in [[32..33, 40..42, 63..64], [32..40, 41..42, 43..64]] {
+            assert_eq!(runs(&whole), whole);
+        }
+        assert_eq!(runs(&[0..33, 63..99]), [32..33, 63..64]);
     }
 }

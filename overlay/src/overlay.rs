@@ -217,6 +217,12 @@ impl Overlay {
         }
     }
 
+    /// What hidden snapshots hold is not the client's doing. To be called when the layers have changed.
+    pub(crate) fn heed_hidden(&self, inside: &Inside) {
+        let hidden = self.manifest.lock().has_hidden();
+        inside.space.set_lenient(hidden);
+    }
+
     /// Begins a change of layers.
     pub(crate) fn change_layers(&self) -> MutexGuard<'_, ()> {
         self.changing.lock()
@@ -315,7 +321,9 @@ impl Overlay {
 fn new_space(id: &OverlayId, manifest: &Manifest, stack: &Stack, pool: &Arc<Pool>) -> Arc<Space> {
     let used = stack.layers.iter().map(|layer| layer.data_blocks()).sum();
     let limits = manifest.limits();
-    Arc::new(Space::new(id.clone(), used, limits, pool.clone()))
+    let space = Space::new(id.clone(), used, limits, pool.clone());
+    space.set_lenient(manifest.has_hidden());
+    Arc::new(space)
 }
 
 pub(crate) fn info(

@@ -53,6 +53,7 @@ impl Overlay {
         top.sync().inspect_err(|_| self.heed(&inside))?;
         self.commit(next, &layer)?;
         inside.stack.layers.push(Arc::new(layer));
+        self.heed_hidden(&inside);
         Ok(snapshot)
     }
 

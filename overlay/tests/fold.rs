@@ -11,8 +11,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use overlay::{
-    Attachment, Base, Durability, ErrorKind, HostDisk, Options, Overlay, SnapshotName, Storage,
-    Store, View,
+    Attachment, Base, Durability, ErrorKind, HostDisk, Limits, Options, Overlay, Retention,
+    SnapshotName, Storage, Store, View,
 };
 use support::hooked::{Call, Hooked};
 use support::*;
@@ -197,6 +197,22 @@ fn a_fold_that_finds_no_room_goes_on_later() {
     world.overlay.fold_hidden(None).unwrap();
     assert!(all(&world.disk) == now);
     assert_eq!(world.overlay.usage().used, 6 << 20);
+}
+
+#[test]
+fn what_is_hidden_is_not_held_against_the_client() {
+    let world = world();
+    let limits = Limits {
+        quota: Some(7 << 20),
+        retention: Retention::Keep,
+    };
+    world.overlay.set_limits(limits).unwrap();
+    changed(&world);
+    assert_eq!(world.overlay.usage().used, 8 << 20);
+    world.overlay.fold_hidden(None).unwrap();
+    world.disk.write(&vec![1; 1 << 20], 0, PROCESS).unwrap();
+    let error = world.disk.write(&[1; 512], 7 << 20, PROCESS).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::QuotaFull);
 }
 
 #[test]

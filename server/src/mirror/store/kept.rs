@@ -57,6 +57,7 @@ pub struct Kept {
     saved: Mutex<Option<Arc<Saved>>>,
     /// Disks that may be changed now: their snapshots are taken.
     taken: Mutex<HashMap<VolumeId, Arc<Mutex<bool>>>>,
+    beginning: Mutex<()>,
     folding: Mutex<()>,
 }
 
@@ -87,6 +88,7 @@ impl Kept {
             wanted: AtomicBool::new(false),
             saved: Mutex::default(),
             taken: Mutex::default(),
+            beginning: Mutex::default(),
             folding: Mutex::default(),
         }
     }
@@ -170,11 +172,19 @@ impl Saved {
 
 impl PairStore {
     /// Sees to it that what is here of the metadata can be gone back to.
-    pub(super) fn begin_to_keep(&self) -> anyhow::Result<()> {
+    pub(super) fn begin_to_keep(&self) -> Result<(), Failure> {
+        self.save().map_err(|error| match is_no_space(&error) {
+            true => (Fault::NoSpace, error),
+            false => broken(error),
+        })
+    }
+
+    fn save(&self) -> anyhow::Result<()> {
         let kept = &self.kept;
         let Some(name) = *kept.name.lock() else {
             return Ok(());
         };
+        let _alone = kept.beginning.lock();
         if kept.saved().is_some() {
             return Ok(());
         }
@@ -199,7 +209,7 @@ impl PairStore {
     pub(super) fn keep_what(&self, op: &Op) -> Result<(), Failure> {
         match op {
             Op::Write { volume, .. } | Op::Zero { volume, .. } => self.keep(*volume),
-            Op::Meta { .. } => self.begin_to_keep().map_err(broken),
+            Op::Meta { .. } => self.begin_to_keep(),
         }
     }
 
@@ -224,7 +234,7 @@ impl PairStore {
     }
 
     fn take(&self, volume: VolumeId) -> Result<(), Failure> {
-        self.begin_to_keep().map_err(broken)?;
+        self.begin_to_keep()?;
         let (Some(saved), Some(name)) = (self.kept.saved(), self.kept.snapshot()) else {
             return Ok(());
         };
@@ -325,7 +335,7 @@ impl PairStore {
         match fs::remove_file(&kept.path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
             Err(_) => {}
-            Ok(()) => sync_folder(kept.path.parent().unwrap_or(&self.data))?,
+            Ok(()) => sync_folder(&kept.path)?,
         }
         *kept.saved.lock() = None;
         self.volumes.store.drop_away()?;
@@ -380,6 +390,26 @@ fn revert_overlay(overlay: &Overlay, row: &Row, name: &SnapshotName) -> overlay:
     })
 }
 
+fn is_no_space(error: &anyhow::Error) -> bool {
+    use io::ErrorKind::{QuotaExceeded, StorageFull};
+    let io = error.downcast_ref::<io::Error>();
+    io.is_some_and(|io| matches!(io.kind(), StorageFull | QuotaExceeded))
+}
+
 fn is_gone(error: &overlay::Error) -> bool {
     matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Evicted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_told_from_a_bad_one() {
+        let failure = |kind: io::ErrorKind| Err::<(), _>(io::Error::from(kind)).context("kept");
+        assert!(is_no_space(
+            &failure(io::ErrorKind::StorageFull).unwrap_err()
+        ));
+        assert!(!is_no_space(&failure(io::ErrorKind::Other).unwrap_err()));
+    }
 }

@@ -61,7 +61,10 @@ impl PairStore {
                 range,
                 data,
             } => self.restore(volume, range, &data),
-            Work::ReplaceMetadata(all) => self.replace(&all).map_err(broken),
+            Work::ReplaceMetadata(all) => {
+                self.begin_to_keep()?;
+                self.replace(&all).map_err(broken)
+            }
             Work::ReadMetadata => self.gather().map(Yield::Data).map_err(broken),
             Work::GoBack => self.go_back().map(|()| Yield::Nothing).map_err(broken),
             Work::Forget => self.forget_kept().map(|()| Yield::Nothing).map_err(broken),
@@ -259,7 +262,6 @@ impl PairStore {
         if !lost.is_empty() {
             return Ok(Yield::Lost(blocks_of(&lost)));
         }
-        self.begin_to_keep()?;
         let steps = difference(&self.records()?, &new);
         for step in &steps {
             match step {
