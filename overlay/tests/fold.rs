@@ -4,7 +4,7 @@
 mod support;
 
 use std::fs;
-use std::io;
+use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -15,6 +15,7 @@ use overlay::{
     SnapshotName, Storage, Store, View,
 };
 use support::hooked::{Call, Hooked};
+use support::image::Dice;
 use support::*;
 
 const SIZE: u64 = 8 << 20;
@@ -174,6 +175,66 @@ fn snapshots_before_and_after_a_folded_one_stay_as_they_are() {
         assert!(all_of(&overlay.snapshot_view(&name(of)).unwrap()) == *content);
     }
     assert!(all(disk) == now);
+}
+
+/// What is lent to system calls, as one of them finds it.
+fn lent(disk: &Attachment, at: u64, len: u64) -> Option<Vec<u8>> {
+    let own = disk.own(at..at + len).unwrap()?;
+    // The fold gets on meanwhile.
+    std::thread::yield_now();
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_vectored(&[own.bytes()]).unwrap();
+    file.rewind().unwrap();
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes).unwrap();
+    Some(bytes)
+}
+
+#[test]
+fn who_reads_beside_folds_finds_what_was_written() {
+    let world = world();
+    let content = pattern(SIZE as usize, 9);
+    world.disk.write(&content, 0, PROCESS).unwrap();
+    let over = AtomicBool::new(false);
+    let (disk, content) = (&world.disk, &content);
+    let check = |found: &[u8], at: u64| {
+        let at = at as usize;
+        assert!(found == &content[at..at + found.len()], "at {at}");
+    };
+    std::thread::scope(|scope| {
+        for number in 0..2 {
+            let over = &over;
+            scope.spawn(move || {
+                let mut dice = Dice(number);
+                let mut buf = vec![0; 64 << 10];
+                while !over.load(Ordering::Relaxed) {
+                    let at = dice.below(SIZE / 4096 - 16) * 4096;
+                    disk.read(&mut buf, at).unwrap();
+                    check(&buf, at);
+                    assert!(
+                        disk.mapped(at..at + 4096).unwrap().is_none(),
+                        "not the base's"
+                    );
+                    if let Some(found) = lent(disk, at, 32 << 10) {
+                        check(&found, at);
+                    }
+                }
+            });
+        }
+        let mut dice = Dice(77);
+        for round in 0..30 {
+            let name = SnapshotName::hidden("test", uuid::Uuid::from_u128(round));
+            world.overlay.snapshot(&name, 1).unwrap();
+            for _ in 0..20 {
+                let at = dice.below(SIZE / 4096 - 64) as usize * 4096;
+                disk.write(&content[at..at + (256 << 10)], at as u64, PROCESS)
+                    .unwrap();
+            }
+            world.overlay.fold_hidden(None).unwrap();
+        }
+        over.store(true, Ordering::Relaxed);
+    });
+    assert_eq!(world.overlay.usage().used, SIZE);
 }
 
 #[test]
