@@ -183,7 +183,8 @@ fn lent(disk: &Attachment, at: u64, len: u64) -> Option<Vec<u8>> {
     // The fold gets on meanwhile.
     std::thread::yield_now();
     let mut file = tempfile::tempfile().unwrap();
-    file.write_vectored(&[own.bytes()]).unwrap();
+    let written = file.write_vectored(&[own.bytes()]).unwrap();
+    assert_eq!(written as u64, len);
     file.rewind().unwrap();
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes).unwrap();
