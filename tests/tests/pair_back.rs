@@ -98,11 +98,15 @@ fn nothing_is_kept(pair: &Pair) {
     }
 }
 
-fn pair_with_a_disk() -> (Pair, Line, Seat) {
-    let room = format!(
+fn room() -> String {
+    format!(
         "[clients.one]\nmac = {:?}\nimage = \"tiny\"\nretention = \"keep\"\n",
         mac(1)
-    );
+    )
+}
+
+fn pair_with_a_disk() -> (Pair, Line, Seat) {
+    let room = room();
     let mut pair = Pair::unstarted(&Plan {
         room: &room,
         ..Plan::default()
@@ -197,4 +201,25 @@ fn nothing_is_kept_of_what_was_there_before_a_resync_that_has_ended() {
         .host(B)
         .standby(&["promote", "--force", "--before-resync", "--yes"]);
     assert!(back.status.success(), "it is the primary already");
+}
+
+#[test]
+fn a_standby_with_little_room_is_brought_up_all_the_same_and_keeps_nothing() {
+    let room = room();
+    let mut pair = Pair::new(&Plan {
+        room: &room,
+        small: true,
+        ..Plan::default()
+    });
+    let seat = pair.seat(1);
+    seat.lease();
+    fill(&seat, 1);
+    // Below the mark, and enough for what comes.
+    pair.host(B).leave_room(Some(256 << 20));
+    part(&mut pair, &seat, 101);
+    pair.wait_paired(A);
+    let recent = status(&pair, B)["recent"].to_string();
+    assert!(recent.contains("kept-no-longer"), "{recent}");
+    assert_eq!(status(&pair, B)["kept"], Value::Null);
+    pair.compare(A);
 }
