@@ -76,6 +76,21 @@ macro_rules! name {
 name!(OverlayId, "overlay name");
 name!(SnapshotName, "snapshot name");
 
+/// How names begin that no list of snapshots has.
+const HIDDEN: &str = "--";
+
+impl SnapshotName {
+    /// The name of a snapshot that is taken for the server's own purposes: [`crate::Overlay::snapshots`] leaves it out.
+    pub fn hidden(purpose: &str, number: Uuid) -> Self {
+        Self(format!("{HIDDEN}{purpose}-{}", number.simple()))
+    }
+
+    /// Whether it is such a name. Nobody else may give one.
+    pub fn is_hidden(&self) -> bool {
+        self.0.starts_with(HIDDEN)
+    }
+}
+
 fn well_formed(name: &str) -> bool {
     let legal = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
     (1..=64).contains(&name.len()) && name.bytes().all(legal)

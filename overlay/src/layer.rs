@@ -182,6 +182,11 @@ impl Layer {
         self.failing("reading", offset, self.data.read_at(buf, offset))
     }
 
+    /// Writes to the data file, whatever the map says.
+    pub(crate) fn write_data(&self, data: &[u8], offset: u64) -> Result<()> {
+        self.failing("writing", offset, self.data.write_at(data, offset))
+    }
+
     /// As [`Layer::read_data`] without waiting.
     pub(crate) fn try_read_data(&self, buf: &mut [u8], offset: u64) -> Result<Attempt> {
         self.failing("reading", offset, self.data.try_read_at(buf, offset))
@@ -205,7 +210,21 @@ impl Layer {
 
     /// Gives back what reading from memory took: page tables of up to 1/512 of what was read.
     pub(crate) fn unmap(&self) {
-        *self.pages.lock() = None;
+        let mut pages = self.pages.lock();
+        if pages
+            .as_ref()
+            .is_some_and(|pages| Arc::strong_count(pages) == 1)
+        {
+            *pages = None;
+        }
+    }
+
+    /// Whether somebody may be about to read what [`Layer::lend`] lent.
+    pub(crate) fn is_lent(&self) -> bool {
+        let pages = self.pages.lock();
+        pages
+            .as_ref()
+            .is_some_and(|pages| Arc::strong_count(pages) > 1)
     }
 
     /// Writes. Blocks already in the data file are overwritten in place, without a lock; the map stays as it is.
@@ -213,7 +232,7 @@ impl Layer {
         self.usable()?;
         let range = offset..offset + data.len() as u64;
         if self.map.all(&blocks_of(&range), State::Data) {
-            self.failing("writing", offset, self.data.write_at(data, offset))?;
+            self.write_data(data, offset)?;
         } else {
             self.write_fresh(data, offset, around)?;
         }
@@ -222,7 +241,7 @@ impl Layer {
     }
 
     /// Notes that a flush has something to sync. Who sees the mark set already is covered by the sync that clears it.
-    fn note_data(&self) {
+    pub(crate) fn note_data(&self) {
         if !self.unsynced.load(Ordering::Acquire) {
             self.unsynced.store(true, Ordering::Release);
         }
@@ -242,7 +261,7 @@ impl Layer {
         Ok(())
     }
 
-    fn stripe(&self, word: u64) -> &Mutex<()> {
+    pub(crate) fn stripe(&self, word: u64) -> &Mutex<()> {
         &self.stripes[word as usize % STRIPES]
     }
 
@@ -264,7 +283,7 @@ impl Layer {
     }
 
     /// Gives back the space of blocks that were written in part and are in no map. Failure costs space only.
-    fn discard(&self, word: u64, fresh: Lanes) {
+    pub(crate) fn discard(&self, word: u64, fresh: Lanes) {
         let first = word * WORD_BLOCKS;
         for block in (first..first + WORD_BLOCKS).filter(|b| {
             let lane = Lanes::of(word, &(*b..*b + 1));
@@ -297,7 +316,7 @@ impl Layer {
         if body.is_empty() {
             return Ok(());
         }
-        self.failing("writing", at, self.data.write_at(body, at))
+        self.write_data(body, at)
     }
 
     /// Copy-up: writes the whole block that `part` is a part of, in one call, so that no reader of the block, after
@@ -312,10 +331,10 @@ impl Layer {
         let start = (at % BLOCK) as usize;
         whole[start..start + part.len()].copy_from_slice(part);
         let start = block * BLOCK;
-        self.failing("writing", start, self.data.write_at(&whole, start))
+        self.write_data(&whole, start)
     }
 
-    fn set_word(&self, word: u64, old: Word, new: Word) -> Result<()> {
+    pub(crate) fn set_word(&self, word: u64, old: Word, new: Word) -> Result<()> {
         if old == new {
             return Ok(());
         }
@@ -392,53 +411,13 @@ impl Layer {
         }
     }
 
-    fn punch(&self, blocks: &Range<u64>) -> Result<()> {
+    pub(crate) fn punch(&self, blocks: &Range<u64>) -> Result<()> {
         let bytes = bytes_of(blocks);
         match self.data.punch(bytes.clone()) {
             // The map says zero already; such a filesystem only keeps the space.
             Err(e) if e.kind() == io::ErrorKind::Unsupported => Ok(()),
             result => self.failing("punching", bytes.start, result),
         }
-    }
-
-    /// Takes over from an older layer the blocks of `word` that this one does not hold; `older` stays as it is.
-    /// What the overlay reads is the same before and after.
-    pub(crate) fn adopt(&self, word: u64, older: &Layer, around: &dyn Around) -> Result<()> {
-        let _lock = self.stripe(word).lock();
-        let old = self.map.word(word);
-        let theirs = older.map.word(word);
-        let missing = old.lanes(State::Below);
-        let data = missing.and(theirs.lanes(State::Data));
-        let zero = missing.and(theirs.lanes(State::Zero));
-        around.reserve(data.count())?;
-        let adopted = self.copy_lanes(word, data, older).and_then(|()| {
-            self.set_word(
-                word,
-                old,
-                old.with(data, State::Data).with(zero, State::Zero),
-            )
-        });
-        if adopted.is_err() {
-            around.release(data.count());
-            self.discard(word, data);
-        }
-        self.note_data();
-        adopted
-    }
-
-    fn copy_lanes(&self, word: u64, lanes: Lanes, older: &Layer) -> Result<()> {
-        let first = word * WORD_BLOCKS;
-        let mut buf: BlockBuf = [0; BLOCK as usize];
-        for block in first..first + WORD_BLOCKS {
-            let lane = Lanes::of(word, &(block..block + 1));
-            if lanes.and(lane).0 == 0 {
-                continue;
-            }
-            older.read_data(&mut buf, block * BLOCK)?;
-            let at = block * BLOCK;
-            self.failing("writing", at, self.data.write_at(&buf, at))?;
-        }
-        Ok(())
     }
 
     /// Makes everything answered so far durable. Order: note what changed in the map, sync the data, write what was

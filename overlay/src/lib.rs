@@ -23,6 +23,7 @@ mod check;
 pub mod decoders;
 mod disk;
 mod error;
+mod fold;
 mod group;
 mod ids;
 mod layer;
@@ -32,6 +33,7 @@ mod map;
 mod mapfile;
 #[allow(unsafe_code)]
 mod mapped;
+mod merge;
 mod overlay;
 mod pages;
 mod residency;

@@ -126,22 +126,42 @@ impl Manifest {
         (self.quota, self.retention) = (limits.quota, limits.retention);
     }
 
-    /// The snapshots, oldest first.
+    /// The snapshots, oldest first, but for the hidden ones.
     pub(crate) fn snapshots(&self) -> Vec<Snapshot> {
-        let snapshots = self
+        let all = self
             .layers
             .iter()
-            .filter_map(|layer| layer.snapshot.clone());
-        snapshots.collect()
+            .filter_map(|layer| layer.snapshot.as_ref());
+        all.filter(|one| !one.name.is_hidden()).cloned().collect()
     }
 
-    /// Names and identities of the snapshots, oldest first.
+    /// Names of the hidden snapshots, oldest first.
+    pub(crate) fn hidden_snapshots(&self) -> Vec<SnapshotName> {
+        let all = self
+            .layers
+            .iter()
+            .filter_map(|layer| layer.snapshot.as_ref());
+        let names = all.map(|one| &one.name);
+        names.filter(|name| name.is_hidden()).cloned().collect()
+    }
+
+    pub(crate) fn has_hidden(&self) -> bool {
+        !self.hidden_snapshots().is_empty()
+    }
+
+    /// Names and identities of the snapshots, oldest first, but for the hidden ones.
     pub(crate) fn snapshot_ids(&self) -> Vec<(SnapshotName, SnapshotId)> {
+        self.snapshot_ids_below(self.layers.len())
+    }
+
+    /// Those of the layers before that number.
+    pub(crate) fn snapshot_ids_below(&self, number: usize) -> Vec<(SnapshotName, SnapshotId)> {
         let id = |layer: &LayerEntry| {
             let snapshot = layer.snapshot.as_ref()?;
-            Some((snapshot.name.clone(), SnapshotId(layer.uuid)))
+            let shown = !snapshot.name.is_hidden();
+            shown.then(|| (snapshot.name.clone(), SnapshotId(layer.uuid)))
         };
-        self.layers.iter().filter_map(id).collect()
+        self.layers[..number].iter().filter_map(id).collect()
     }
 
     /// Number of the layer that `name` froze.

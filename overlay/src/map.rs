@@ -77,6 +77,10 @@ impl Lanes {
     pub(crate) fn without(self, other: Self) -> Self {
         Self(self.0 & !other.0)
     }
+
+    pub(crate) fn or(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
 }
 
 impl Word {

@@ -65,6 +65,10 @@ pub struct Overlay {
     /// Tells a long change of layers to give way.
     pub(crate) hurry: AtomicBool,
     group: Group,
+    /// Each [`crate::View`] has a share of it. Given out with the gate held.
+    pub(crate) reading: Arc<()>,
+    /// Bytes that a fold moves at a time.
+    pub(crate) portion: u64,
 }
 
 impl Inside {
@@ -106,6 +110,7 @@ impl Overlay {
         pool: Arc<Pool>,
         manifest: Manifest,
         stack: Stack,
+        portion: u64,
     ) -> Self {
         let space = new_space(&id, &manifest, &stack, &pool);
         let inside = Inside {
@@ -125,6 +130,8 @@ impl Overlay {
             changing: Mutex::new(()),
             hurry: AtomicBool::new(false),
             group: Group::default(),
+            reading: Arc::default(),
+            portion,
         }
     }
 
@@ -208,6 +215,12 @@ impl Overlay {
                 tracing::error!(overlay = %self.id, %error, "cannot note that a sync failed");
             }
         }
+    }
+
+    /// What hidden snapshots hold is not the client's doing. To be called when the layers have changed.
+    pub(crate) fn heed_hidden(&self, inside: &Inside) {
+        let hidden = self.manifest.lock().has_hidden();
+        inside.space.set_lenient(hidden);
     }
 
     /// Begins a change of layers.
@@ -308,7 +321,9 @@ impl Overlay {
 fn new_space(id: &OverlayId, manifest: &Manifest, stack: &Stack, pool: &Arc<Pool>) -> Arc<Space> {
     let used = stack.layers.iter().map(|layer| layer.data_blocks()).sum();
     let limits = manifest.limits();
-    Arc::new(Space::new(id.clone(), used, limits, pool.clone()))
+    let space = Space::new(id.clone(), used, limits, pool.clone());
+    space.set_lenient(manifest.has_hidden());
+    Arc::new(space)
 }
 
 pub(crate) fn info(

@@ -26,6 +26,11 @@ impl Overlay {
         // Most of what there is to sync is synced while requests go on.
         self.flush()?;
         let _change = self.change_layers();
+        self.freeze_as(name, taken)
+    }
+
+    /// [`Overlay::snapshot`], within a change of layers.
+    pub(crate) fn freeze_as(&self, name: &SnapshotName, taken: u64) -> Result<Snapshot> {
         check_new(&self.manifest.lock(), name)?;
         let uuid = self.host.fresh_uuid();
         let frozen = self.freeze(name, taken, uuid);
@@ -48,10 +53,11 @@ impl Overlay {
         top.sync().inspect_err(|_| self.heed(&inside))?;
         self.commit(next, &layer)?;
         inside.stack.layers.push(Arc::new(layer));
+        self.heed_hidden(&inside);
         Ok(snapshot)
     }
 
-    fn remove_layer(&self, uuid: Uuid) {
+    pub(crate) fn remove_layer(&self, uuid: Uuid) {
         let names = Names::of(&self.dir, uuid);
         for path in [names.data, names.live, names.durable] {
             // What stays is cleared away at the next open.
@@ -59,7 +65,7 @@ impl Overlay {
         }
     }
 
-    /// The snapshots, oldest first.
+    /// The snapshots, oldest first, but for those with a name of [`SnapshotName::hidden`].
     pub fn snapshots(&self) -> Vec<Snapshot> {
         self.manifest.lock().snapshots()
     }
@@ -131,16 +137,20 @@ impl Overlay {
         let at = self.manifest.lock().find(name)?;
         let mut stack = inside.stack.clone();
         stack.layers.truncate(at + 1);
-        let mut older = self.manifest.lock().snapshot_ids();
-        older.truncate(at);
-        Ok(View::new(stack, older))
+        let older = self.manifest.lock().snapshot_ids_below(at);
+        Ok(View::new(stack, older, self.reading.clone()))
     }
 
     /// The disk as it is, for reading at rest: evicts its attachment. [`View::copy_to`] fails if one is made meanwhile.
     pub fn view_at_rest(self: &Arc<Self>) -> View {
         let mut inside = self.gate.write();
         inside.generation += 1;
-        View::at_rest(inside.stack.clone(), self.clone(), inside.generation)
+        View::at_rest(
+            inside.stack.clone(),
+            self.clone(),
+            inside.generation,
+            self.reading.clone(),
+        )
     }
 }
 

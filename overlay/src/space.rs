@@ -141,6 +141,8 @@ pub(crate) struct Space {
     /// Bytes; `u64::MAX` for none.
     quota: AtomicU64,
     keep: AtomicBool,
+    /// The quota refuses nothing for now.
+    lenient: AtomicBool,
     warned: AtomicBool,
     pool: Arc<Pool>,
 }
@@ -153,6 +155,7 @@ impl Space {
             used: AtomicU64::new(used),
             quota: AtomicU64::new(u64::MAX),
             keep: AtomicBool::new(false),
+            lenient: AtomicBool::new(false),
             warned: AtomicBool::new(false),
             pool,
         };
@@ -168,6 +171,11 @@ impl Space {
             .store(limits.quota.unwrap_or(u64::MAX), Ordering::Relaxed);
         self.warned.store(false, Ordering::Relaxed);
         self.warn(self.used.load(Ordering::Relaxed));
+    }
+
+    /// Whether the overlay holds what the client did not ask for, so that its quota is no measure.
+    pub(crate) fn set_lenient(&self, lenient: bool) {
+        self.lenient.store(lenient, Ordering::Relaxed);
     }
 
     fn keeps(&self) -> bool {
@@ -223,6 +231,9 @@ impl Space {
     }
 
     fn fits(&self, used: u64) -> Result<()> {
+        if self.lenient.load(Ordering::Relaxed) {
+            return Ok(());
+        }
         match self.quota() {
             Some(quota) if used > quota / BLOCK && !self.pool.is_admitted() => {
                 let text = format!("overlay {} with a quota of {quota} bytes", self.id);

@@ -204,7 +204,8 @@ impl Stack {
     pub(crate) fn is_base(&self, range: &Range<u64>) -> bool {
         let blocks = blocks_of(range);
         let below = |layer: &Arc<Layer>| layer.map.all(&blocks, State::Below);
-        range.end <= self.size.min(self.base.size()) && self.layers.iter().all(below)
+        // From the top down, as everywhere: a fold gives blocks to the older layer before the newer one lets go of them.
+        range.end <= self.size.min(self.base.size()) && self.layers.iter().rev().all(below)
     }
 
     /// The layer whose data all of `range` (bytes, not empty) is.

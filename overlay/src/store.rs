@@ -29,6 +29,8 @@ pub struct Options {
     pub low_water: u64,
     /// Remove what was deleted on a thread of its own; otherwise [`Store::empty_trash`] must be called.
     pub background: bool,
+    /// Bytes that [`Overlay::fold_snapshot`] moves between two syncs; a sixteenth of it may move with requests waiting.
+    pub portion: u64,
     /// The host.
     pub host: Arc<dyn Storage>,
 }
@@ -38,6 +40,7 @@ impl Default for Options {
         Self {
             low_water: 0,
             background: true,
+            portion: 64 << 20,
             host: Arc::new(HostDisk),
         }
     }
@@ -64,6 +67,7 @@ pub struct Store {
     pool: Arc<Pool>,
     slots: Mutex<HashMap<OverlayId, Slot>>,
     pub(crate) background: bool,
+    portion: u64,
     pub(crate) emptying: Arc<Mutex<Emptying>>,
     _lock: Box<dyn Send + Sync>,
 }
@@ -84,6 +88,7 @@ impl Store {
             pool: Arc::new(pool),
             slots: Mutex::default(),
             background: options.background,
+            portion: options.portion,
             emptying: Arc::default(),
             host,
         };
@@ -223,7 +228,7 @@ impl Store {
         Ok(overlay)
     }
 
-    fn load_manifest(&self, id: &OverlayId) -> Result<Manifest> {
+    pub(crate) fn load_manifest(&self, id: &OverlayId) -> Result<Manifest> {
         if !self.exists(id)? {
             return Err(Error::new(ErrorKind::NotFound, format!("overlay {id}")));
         }
@@ -273,6 +278,7 @@ impl Store {
             pool,
             manifest,
             stack,
+            self.portion,
         )))
     }
 

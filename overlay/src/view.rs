@@ -37,24 +37,33 @@ pub struct View {
     older: Vec<(SnapshotName, SnapshotId)>,
     /// For a view of the disk itself: it holds as long as the generation does.
     at_rest: Option<(Arc<Overlay>, u64)>,
+    /// Tells the overlay that somebody reads what no request does.
+    _reading: Arc<()>,
 }
 
 impl View {
-    pub(crate) fn new(stack: Stack, older: Vec<(SnapshotName, SnapshotId)>) -> Self {
-        let at_rest = None;
+    pub(crate) fn new(
+        stack: Stack,
+        older: Vec<(SnapshotName, SnapshotId)>,
+        reading: Arc<()>,
+    ) -> Self {
         Self {
             stack,
             older,
-            at_rest,
+            at_rest: None,
+            _reading: reading,
         }
     }
 
-    pub(crate) fn at_rest(stack: Stack, overlay: Arc<Overlay>, generation: u64) -> Self {
-        let at_rest = Some((overlay, generation));
+    pub(crate) fn at_rest(
+        stack: Stack,
+        overlay: Arc<Overlay>,
+        generation: u64,
+        reading: Arc<()>,
+    ) -> Self {
         Self {
-            stack,
-            older: Vec::new(),
-            at_rest,
+            at_rest: Some((overlay, generation)),
+            ..Self::new(stack, Vec::new(), reading)
         }
     }
 

@@ -29,11 +29,13 @@ struct Recording {
     epochs: Vec<Epoch>,
 }
 
-fn open_store(sim: &Arc<Sim>) -> Store {
+/// `seed` decides whether folds have several steps, or are done at once.
+fn open_store(sim: &Arc<Sim>, seed: u64) -> Store {
     let host: Arc<dyn Storage> = sim.clone();
     let options = Options {
         host,
         background: false,
+        portion: [16, 16 * 20][seed as usize % 2] * 4096,
         ..Options::default()
     };
     Store::open(Path::new("/store"), options).unwrap()
@@ -58,7 +60,7 @@ fn record_alone(seed: u64) -> Recording {
     let sim = Arc::new(Sim::new(Image::default(), 1));
     let mut dice = Dice(seed);
     let begin = sim.mark();
-    let store = open_store(&sim);
+    let store = open_store(&sim, seed);
     let overlay = store.create(&id("pc"), spec(0)).unwrap();
     let mut epochs = vec![Epoch::new(0, (begin, sim.mark()))];
     let mut disk = overlay.attach();
@@ -70,7 +72,11 @@ fn record_alone(seed: u64) -> Recording {
             0..8 => take(&sim, &overlay, epoch, round),
             8..16 => drop_one(&sim, &overlay, epoch, &mut dice),
             16..18 => disk = overlay.attach(),
-            18..20 => {
+            18..21 => {
+                revert(&sim, &overlay, epoch, &mut dice);
+                disk = overlay.attach();
+            }
+            21..23 => {
                 let next = reset(&sim, &store, epoch, number);
                 epochs.push(next);
                 disk = overlay.attach();
@@ -112,25 +118,52 @@ fn take(sim: &Sim, overlay: &Overlay, epoch: &mut Epoch, round: u64) {
         begin,
         end,
         dropped: (NEVER, NEVER),
+        folded: false,
         tags,
     });
 }
 
-fn drop_one(sim: &Sim, overlay: &Overlay, epoch: &mut Epoch, dice: &mut Dice) {
+/// One of the snapshots that are there.
+fn pick<'a>(epoch: &'a mut Epoch, dice: &mut Dice) -> Option<(SnapshotName, &'a mut Taken)> {
     let mut there: Vec<_> = epoch
         .snapshots
         .iter_mut()
         .filter(|s| s.dropped.0 == NEVER)
         .collect();
-    if there.is_empty() {
+    let chosen = dice.below(there.len().max(1) as u64) as usize;
+    let taken = (chosen < there.len()).then(|| there.swap_remove(chosen))?;
+    Some((SnapshotName::new(taken.name.clone()).unwrap(), taken))
+}
+
+/// Drops a snapshot in one direction or the other.
+fn drop_one(sim: &Sim, overlay: &Overlay, epoch: &mut Epoch, dice: &mut Dice) {
+    let Some((name, taken)) = pick(epoch, dice) else {
         return;
-    }
-    let chosen = dice.below(there.len() as u64) as usize;
+    };
     let begin = sim.mark();
-    overlay
-        .drop_snapshot(&SnapshotName::new(there[chosen].name.clone()).unwrap())
-        .unwrap();
-    there[chosen].dropped = (begin, sim.mark());
+    taken.folded = dice.below(2) == 0;
+    match taken.folded {
+        false => overlay.drop_snapshot(&name).unwrap(),
+        true => overlay.fold_snapshot(&name).unwrap(),
+    }
+    taken.dropped = (begin, sim.mark());
+}
+
+/// Goes back to a snapshot: what it held is what was written last, and durable.
+fn revert(sim: &Sim, overlay: &Overlay, epoch: &mut Epoch, dice: &mut Dice) {
+    let Some((name, taken)) = pick(epoch, dice) else {
+        return;
+    };
+    let (tags, first) = (taken.tags.clone(), taken.begin);
+    let begin = sim.mark();
+    overlay.revert(&name).unwrap();
+    let end = sim.mark();
+    for (used, tag) in tags.into_iter().enumerate() {
+        epoch.wrote(used..used + 1, tag, begin, end, true);
+    }
+    let gone = epoch.snapshots.iter_mut().filter(|s| s.dropped.0 == NEVER);
+    gone.filter(|s| s.begin >= first)
+        .for_each(|s| s.dropped = (begin, end));
 }
 
 fn reset(sim: &Sim, store: &Store, epoch: &mut Epoch, number: usize) -> Epoch {
@@ -147,7 +180,7 @@ fn reset(sim: &Sim, store: &Store, epoch: &mut Epoch, number: usize) -> Epoch {
 fn record_together(seed: u64) -> Recording {
     let sim = Arc::new(Sim::new(Image::default(), 1));
     let begin = sim.mark();
-    let store = open_store(&sim);
+    let store = open_store(&sim, seed);
     let disk = store.create(&id("pc"), spec(0)).unwrap().attach();
     let epoch = Mutex::new(Epoch::new(0, (begin, sim.mark())));
     thread::scope(|scope| {
@@ -190,7 +223,7 @@ fn read_used(read: impl Fn(&mut [u8], u64)) -> Vec<u8> {
 impl Recording {
     /// Opens what a crash left and says what is wrong with it.
     fn judge(&self, sim: &Arc<Sim>, crash: Crash) -> Result<Option<Attachment>, String> {
-        let store = open_store(sim);
+        let store = open_store(sim, self.seed);
         let overlay = match store.open_overlay(&id("pc"), &resolve) {
             Ok(overlay) => overlay,
             Err(e) if e.kind() == ErrorKind::NotFound && self.epochs[0].made.1 >= crash.at => {
@@ -282,6 +315,11 @@ impl Recording {
         dice: &mut Dice,
     ) {
         let Some(disk) = disk else { return };
+        let found = read_used(|buf, at| disk.read(buf, at).unwrap());
+        disk.overlay().fold_hidden(None).unwrap();
+        if read_used(|buf, at| disk.read(buf, at).unwrap()) != found {
+            self.complain(what, Fate::Kill, "a fold after recovery changed the disk");
+        }
         let epoch = Mutex::new(Epoch::new(0, (0, 0)));
         let mut worker = Worker {
             sim,
@@ -297,7 +335,9 @@ impl Recording {
         let before = read_used(|buf, at| disk.read(buf, at).unwrap());
         let image = story.crash(&sim.log(), Fate::DropAll, dice);
         let sim = Arc::new(Sim::new(image, 9));
-        let overlay = open_store(&sim).open_overlay(&id("pc"), &resolve).unwrap();
+        let overlay = open_store(&sim, self.seed)
+            .open_overlay(&id("pc"), &resolve)
+            .unwrap();
         let disk = overlay.attach();
         if read_used(|buf, at| disk.read(buf, at).unwrap()) != before {
             self.complain(what, Fate::DropAll, "work after recovery was lost");
@@ -344,7 +384,8 @@ fn judge_snapshots(epoch: &Epoch, overlay: &Overlay, crash: Crash) -> Result<(),
         if must && !is || must_not && is {
             return Err(format!("snapshot {} is there: {is}", taken.name));
         }
-        if is {
+        let folding = taken.folded && taken.dropped.0 < crash.at;
+        if is && !folding {
             let view = overlay
                 .snapshot_view(&SnapshotName::new(taken.name.clone()).unwrap())
                 .unwrap();

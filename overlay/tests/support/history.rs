@@ -111,6 +111,8 @@ pub struct Taken {
     pub end: usize,
     /// Begin and end of its drop.
     pub dropped: (usize, usize),
+    /// It is dropped by a fold: what it reads while that goes on is nothing that anybody wants.
+    pub folded: bool,
     pub tags: Vec<u64>,
 }
 

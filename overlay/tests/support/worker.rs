@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Mutex;
 
-use overlay::{Attachment, Durability, SnapshotName};
+use overlay::{Attachment, Durability, ErrorKind, SnapshotName};
 
 use super::history::{self, Epoch, NEVER, Taken, USED, place};
 use super::image::{Dice, SECTOR};
@@ -102,8 +102,10 @@ impl Worker<'_> {
 impl Worker<'_> {
     /// A snapshot beside other work holds some of it; its content is not known.
     pub fn step_or_snapshot(&mut self, round: u64) {
-        if self.dice.below(10) != 0 {
-            return self.step();
+        match self.dice.below(10) {
+            0 => {}
+            1 => return self.fold(round),
+            _ => return self.step(),
         }
         let name = format!("s{}-{round}", self.tags.start);
         let snapshot = SnapshotName::new(name.clone()).unwrap();
@@ -116,8 +118,25 @@ impl Worker<'_> {
             begin,
             end,
             dropped,
+            folded: false,
             tags: Vec::new(),
         });
+    }
+}
+
+impl Worker<'_> {
+    /// A snapshot that nobody sees, and its fold, beside other work: changes nothing.
+    fn fold(&mut self, round: u64) {
+        let overlay = self.disk.overlay();
+        let number = uuid::Uuid::from_u64_pair(self.tags.start, round);
+        let name = SnapshotName::hidden("test", number);
+        let flush = self.timed(|| drop(overlay.snapshot(&name, 0).unwrap()));
+        self.epoch.lock().unwrap().flushes.push(flush);
+        match overlay.fold_hidden(None) {
+            // Others write all the time.
+            Err(e) if e.kind() == ErrorKind::Busy => {}
+            folded => folded.unwrap(),
+        }
     }
 }
 

@@ -27,6 +27,8 @@ pub struct Durable {
     pub shared: bool,
     /// A resync into this server was begun and not finished.
     pub inconsistent: bool,
+    /// What the target of that resync held before is kept under this name, and was whole.
+    pub kept: Option<Generation>,
     /// What may differ between the servers is kept in memory only; a restart forgets it.
     pub paired: bool,
     /// `marks`, with what is in memory, cover everything that may differ, as far as this server caused it or knew of it.

@@ -99,6 +99,8 @@ pub enum Command {
         /// Although it may lose something.
         force: bool,
     },
+    /// Become primary as by force, with what this server held before the resync that has not ended.
+    GoBack,
     /// Primary: let the standby take over, as soon as nothing is under way.
     HandOver,
     /// Take the witness that answers for the one that counts, though it is not the agreed one.
@@ -151,6 +153,10 @@ pub enum Work {
     ReplaceMetadata(Bytes),
     /// All metadata. Brings [`Yield::Data`].
     ReadMetadata,
+    /// Everything as it was before the resync that has not ended. Durable when done. May be done in part and again.
+    GoBack,
+    /// What was kept of that is not needed any more.
+    Forget,
     /// Everything that was done to this volume before, to disk.
     Flush(VolumeId),
     /// Content of blocks. Brings [`Yield::Data`] or [`Yield::Gone`].
@@ -177,7 +183,11 @@ impl Work {
     pub(crate) fn changes(&self) -> bool {
         matches!(
             self,
-            Self::Apply(_) | Self::Restore { .. } | Self::ReplaceMetadata(_)
+            Self::Apply(_)
+                | Self::Restore { .. }
+                | Self::ReplaceMetadata(_)
+                | Self::GoBack
+                | Self::Forget
         )
     }
 }
@@ -228,6 +238,8 @@ pub enum Notice {
     VerifyStopped,
     /// The disk failed the session with the primary.
     StandbyFailed,
+    /// What this server held before the resync is not kept any more: there is no room for both.
+    KeptNoLonger,
 }
 
 /// Why a server is not promoted.
@@ -243,4 +255,8 @@ pub enum WhyNot {
     Lagging,
     /// It never had data.
     Empty,
+    /// Nothing is kept from before a resync.
+    NothingKept,
+    /// The disk did not go back to what it held before the resync.
+    NotBack,
 }

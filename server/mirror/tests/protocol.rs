@@ -69,6 +69,7 @@ fn every_lie_is_on_the_page() {
 fn every_command_is_on_the_page() {
     let all = [
         Command::Promote { force: false },
+        Command::GoBack,
         Command::HandOver,
         Command::AcceptWitness,
         Command::Discard,
@@ -78,6 +79,7 @@ fn every_command_is_on_the_page() {
         match command {
             // A new one belongs into the list above.
             Command::Promote { .. }
+            | Command::GoBack
             | Command::HandOver
             | Command::AcceptWitness
             | Command::Discard

@@ -242,7 +242,7 @@ proptest! {
     #[test]
     fn durable_states_come_back(
         term in any::<u64>(), witness in option::of(any::<u64>()), history in history(), marks in blocks(),
-        flags in any::<(bool, bool, bool, bool, bool, bool)>(),
+        flags in any::<(bool, bool, bool, bool, bool, bool)>(), kept in option::of(any::<(u64, u64)>()),
     ) {
         let state = Durable {
             term: Term(term),
@@ -250,6 +250,7 @@ proptest! {
             history,
             shared: flags.0,
             inconsistent: flags.1,
+            kept: kept.map(|(of, number)| Generation { of: Incarnation(of), number }),
             paired: flags.2,
             complete: flags.3,
             rolled_back: flags.4,

@@ -122,7 +122,8 @@ fn pair_line(pair: &PairLine) -> String {
     format!("{role} in term {}, with {}; {how}", pair.term, pair.peer)
 }
 
-fn duration(seconds: u64) -> String {
+/// Seconds for people.
+pub(super) fn duration(seconds: u64) -> String {
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
     match (days, hours, minutes) {
         (0, 0, 0) => format!("{seconds} s"),

@@ -39,7 +39,15 @@ fn dropped(name: SnapshotName) -> SnapshotView {
 
 /// A name as it came in a path.
 fn named(name: &str) -> Result<SnapshotName> {
-    SnapshotName::new(name).map_err(|error| Error::new(ErrorKind::Refused, error.to_string()))
+    let name = SnapshotName::new(name)
+        .map_err(|error| Error::new(ErrorKind::Refused, error.to_string()))?;
+    match name.is_hidden() {
+        true => Err(Error::new(
+            ErrorKind::Refused,
+            format!("{name} is a name that the server needs itself: choose another"),
+        )),
+        false => Ok(name),
+    }
 }
 
 /// What is asked about the machines of a room.

@@ -310,6 +310,7 @@ impl Mirror {
         self.store
             .half_old
             .store(!core.node.is_consistent(), Relaxed);
+        self.store.kept.set(core.node.keeps());
         self.store.volumes.set_admitted(core.node.is_standby());
         self.gate.set(until);
         let ours = until.0 > 0;
@@ -340,7 +341,7 @@ impl Mirror {
         while bytes < PORTION
             && let Some((ticket, work)) = works.pop_front()
         {
-            match PairStore::quick_bytes(&work) {
+            match self.store.quick_bytes(&work) {
                 Some(more) => {
                     bytes += more;
                     ended.push(self.work(ticket, work));

@@ -24,6 +24,7 @@ use super::{
     state::{Found, StateFile},
     store::{
         PairStore, damaged,
+        kept::Kept,
         volumes::{Amiss, Lost, Volumes},
     },
     supplies::{Supplies, SuppliesView},
@@ -86,9 +87,14 @@ impl Pair {
                 .with_context(|| format!("cannot open {}", leases.display()))?,
             volumes,
             half_old: AtomicBool::new(found.durable.inconsistent),
+            kept: open_kept(&folder, &mut found.durable, &state)?,
         };
+        let store = Arc::new(store);
+        if found.durable.kept.is_none() {
+            store.forget_kept()?;
+        }
         let node = start_node(settings, found)?;
-        let mirror = Mirror::new(node, Arc::new(store), Persister::new(state));
+        let mirror = Mirror::new(node, store, Persister::new(state));
         let pair = Arc::new(Self {
             mirror,
             overlays,
@@ -190,6 +196,22 @@ fn open_volumes(
     let versions = versions.clone();
     let bases = move |id: BaseId, size| base(&versions, id, size);
     Volumes::open(&folder.join("volumes.redb"), overlays, Box::new(bases))
+}
+
+/// What is kept from before a resync that has not ended. Without the metadata of that time it is of no use.
+fn open_kept(folder: &Path, durable: &mut Durable, state: &StateFile) -> anyhow::Result<Kept> {
+    let Some(name) = durable.kept else {
+        return Ok(Kept::nothing(folder));
+    };
+    if let Some(kept) = Kept::open(folder, name)? {
+        return Ok(kept);
+    }
+    tracing::error!("what was kept from before the resync is damaged, and not kept any more");
+    durable.kept = None;
+    state
+        .save(durable)
+        .context("cannot write the state of the pair")?;
+    Ok(Kept::nothing(folder))
 }
 
 /// The version below an overlay; it may still be on its way from the other server.

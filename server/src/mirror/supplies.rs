@@ -111,9 +111,10 @@ impl Supplies {
         let mut stream = connect(&self.ends, Purpose::Images)?;
         patient(&stream)?;
         let volumes = self.pair.mirror.store().volumes.specs();
-        let bound: HashSet<_> = volumes
-            .into_iter()
-            .map(|(_, spec)| VersionId::from_uuid(spec.base.version))
+        let kept = self.pair.mirror.store().kept.specs();
+        let specs = volumes.into_iter().map(|(_, spec)| spec).chain(kept);
+        let bound: HashSet<_> = specs
+            .map(|spec| VersionId::from_uuid(spec.base.version))
             .collect();
         let cancel = Cancel::new()?;
         *self.pair.fetching.lock() = Some(cancel.clone());

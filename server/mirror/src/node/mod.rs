@@ -5,6 +5,7 @@ mod changes;
 mod dirty;
 mod flushing;
 mod gate;
+mod kept;
 mod pace;
 mod pieces;
 mod primary;
@@ -46,6 +47,10 @@ enum Job {
     Survey(SessionId),
     /// An item on the standby.
     Item(SessionId, crate::Seq),
+    /// Going back to what was kept.
+    Back,
+    /// Forgetting it.
+    Forget,
 }
 
 /// What follows once a state is durable.
@@ -94,6 +99,8 @@ pub struct Node {
     promise_until: Moment,
     hello_at: Moment,
     rest_until: Moment,
+    /// Nothing is kept from before a resync any more, as of this replacement of the durable state; the disk is to be told.
+    unkept: Option<(PersistId, Generation)>,
     prepared: bool,
     /// Since when it hears what comes in; nothing while it does not.
     hears_since: Option<Moment>,
@@ -139,6 +146,7 @@ impl Node {
             promise_until: now.after(config.timing.promise),
             hello_at: now,
             rest_until: Moment(0),
+            unkept: None,
             prepared: true,
             hears_since: Some(now),
             split_brain: false,
@@ -168,6 +176,7 @@ impl Node {
 
     /// Whatever can go on now, goes on.
     fn go_on(&mut self) {
+        self.forget_kept();
         self.accept_open();
         self.settle();
         self.raise_above_peer();
@@ -243,6 +252,7 @@ impl Node {
     fn command(&mut self, command: Command) {
         match command {
             Command::Promote { force } => self.promote(force),
+            Command::GoBack => self.go_back(),
             Command::HandOver => self.hand_over(),
             Command::Discard => self.discard(),
             Command::AcceptWitness => self.accept_witness(),
@@ -293,6 +303,8 @@ impl Node {
             Job::Flush(flush) => self.flush_done(flush, result),
             Job::Survey(session) => self.survey_done(session, result),
             Job::Item(session, seq) => self.item_done(session, seq, result),
+            Job::Back => self.gone_back(result),
+            Job::Forget => {}
         }
     }
 

@@ -17,6 +17,8 @@ use super::{
 pub(super) struct Primary {
     /// What it did as standby has ended, and its state is durable.
     pub(super) settled: bool,
+    /// Before that it goes back to what was kept from before a resync.
+    pub(super) back: bool,
     /// The step from tracking in memory to tracking durably is under way.
     pub(super) branching: Option<PersistId>,
     /// The witness has the other server down as outdated, and was not asked to change that.
@@ -43,9 +45,10 @@ pub(super) struct Primary {
 
 impl Primary {
     /// One that has just won its term; the other server was declared outdated with it.
-    pub(super) fn new() -> Self {
+    pub(super) fn new(back: bool) -> Self {
         Self {
             settled: false,
+            back,
             branching: None,
             witness_fenced: true,
             peer_fenced: false,

@@ -13,13 +13,26 @@ pub(super) struct Seeking {
     claim: Option<Claim>,
     /// A primary asked for a session; accepted as soon as the disk is quiet.
     open: Option<(Term, SessionId)>,
-    /// The operator wants this server promoted, with force or not.
-    demand: Option<bool>,
+    /// The operator wants this server promoted.
+    demand: Option<Demand>,
+}
+
+/// How the operator wants it promoted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Demand {
+    /// If nothing is lost by it.
+    Careful,
+    /// Whatever is lost.
+    Forced,
+    /// The same, with what it held before the resync that has not ended.
+    Back,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Claim {
     force: bool,
+    /// What was kept from before a resync is gone back to.
+    back: bool,
     by_hand: bool,
     /// The replacement of the durable state that holds the term to be used.
     raising: Option<PersistId>,
@@ -28,10 +41,12 @@ struct Claim {
 }
 
 impl Claim {
-    fn new(by_hand: bool, force: bool) -> Self {
+    /// By hand if there is a demand.
+    fn new(demand: Option<Demand>) -> Self {
         Self {
-            force,
-            by_hand,
+            force: demand.is_some_and(|demand| demand != Demand::Careful),
+            back: demand == Some(Demand::Back),
+            by_hand: demand.is_some(),
             raising: None,
             seen: None,
         }
@@ -152,10 +167,9 @@ impl Node {
         if busy || !over {
             return;
         }
-        if let Some(force) = self.seeking.demand.take() {
-            self.begin_claim(Claim::new(true, force));
-        } else if self.may_seek() {
-            self.begin_claim(Claim::new(false, false));
+        let demand = self.seeking.demand.take();
+        if demand.is_some() || self.may_seek() {
+            self.begin_claim(Claim::new(demand));
         }
     }
 
@@ -324,16 +338,17 @@ impl Node {
         self.seeking.open = None;
         self.term = self.durable.term;
         self.dirty.all_unsent();
-        self.primary = Some(Primary::new());
+        self.primary = Some(Primary::new(claim.back));
         self.note(Notice::Primary(self.term));
     }
 
     /// A fresh primary begins as one that lost its standby, once what it did as standby has ended.
     pub(super) fn settle(&mut self) {
         let unsettled = self.primary.as_ref().is_some_and(|p| !p.settled);
-        if !unsettled || !self.quiet() {
+        if !unsettled || !self.quiet() || self.goes_back() {
             return;
         }
+        self.keep_no_longer();
         self.durable.last_primary = true;
         self.durable.rolled_back = false;
         self.durable.inconsistent = false;
@@ -341,16 +356,23 @@ impl Node {
     }
 
     pub(super) fn promote(&mut self, force: bool) {
+        self.demand(match force {
+            true => Demand::Forced,
+            false => Demand::Careful,
+        });
+    }
+
+    pub(super) fn demand(&mut self, demand: Demand) {
         if self.primary.is_some() {
             return;
         }
         self.seeking.claim = None;
-        if self.standby.is_some() && !force {
+        if self.standby.is_some() && demand == Demand::Careful {
             self.note(Notice::NotPromotable(WhyNot::Outdated));
             return;
         }
         self.leave_standby();
-        self.seeking.demand = Some(force); // Begins once no promise holds it back.
+        self.seeking.demand = Some(demand); // Begins once no promise holds it back.
     }
 
     pub(super) fn may_adopt_by_hand(&self) -> bool {
@@ -365,6 +387,7 @@ impl Node {
         if self.role() != Role::Seeking {
             return;
         }
+        self.keep_no_longer();
         self.durable.history.clear();
         self.durable.inconsistent = true;
         self.durable.complete = false;
@@ -397,13 +420,14 @@ impl Node {
 
     /// Opens the session once nothing of an older one is under way on the disk.
     pub(super) fn accept_open(&mut self) {
-        if !self.quiet() {
+        if !self.quiet() || self.unkept.is_some() {
             return;
         }
         let Some((term, session)) = self.seeking.open.take() else {
             return;
         };
         self.dirty.all_unsent();
+        self.keep();
         self.durable.term = term;
         self.durable.inconsistent = true;
         self.durable.paired = false;

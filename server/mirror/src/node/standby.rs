@@ -173,6 +173,7 @@ impl Node {
     ) {
         self.dirty.unsent = Blocks::default();
         self.durable.marks = Blocks::default();
+        self.keep_no_longer();
         self.durable.history = history;
         self.durable.shared = true;
         self.durable.paired = true;
@@ -191,7 +192,10 @@ impl Node {
             return;
         }
         let answer = match result {
-            Err(fault) => return self.fail_standby(session, fault),
+            Err(fault) => {
+                self.make_room(fault);
+                return self.fail_standby(session, fault);
+            }
             Ok(Yield::Lost(_)) => return self.fail_standby(session, Fault::Broken),
             Ok(Yield::Sum(sum)) => ItemAnswer::Sum(sum),
             Ok(Yield::Blocks(blocks)) => ItemAnswer::Blocks(self.sayable(&blocks)),

@@ -45,6 +45,8 @@ pub struct Status {
     pub verify: Option<Progress>,
     /// Whether its data may be served after a promotion.
     pub consistent: bool,
+    /// What it held before a resync that has not ended is kept.
+    pub kept: bool,
     /// It never had data of the pair, or gave them up.
     pub empty: bool,
     /// It lost power, and answered writes that nobody flushed may be gone.
@@ -104,6 +106,7 @@ impl Node {
                 .and_then(|s| s.verify.as_ref())
                 .map(|verify| verify.progress(self.now)),
             consistent: !self.durable.inconsistent,
+            kept: self.durable.kept.is_some(),
             empty: self.durable.history.is_empty(),
             rolled_back: self.durable.rolled_back,
             split_brain: self.split_brain,

@@ -4,12 +4,14 @@ use bytes::Bytes;
 
 use super::{Put, Take, framed, unknown};
 use crate::{
-    Durable, NodeId, Record, Result, Revision, Swap, Term, WitnessAnswer, WitnessId,
-    WitnessRequest, WitnessState,
+    Durable, Generation, Incarnation, NodeId, Record, Result, Revision, Swap, Term, WitnessAnswer,
+    WitnessId, WitnessRequest, WitnessState,
 };
 
 /// Version of both durable states.
 const FORMAT: u8 = 1;
+/// That of a server's state while something is kept from before a resync.
+const FORMAT_KEPT: u8 = 2;
 
 impl WitnessRequest {
     /// Appends this request as a frame.
@@ -146,7 +148,11 @@ impl WitnessState {
 impl Durable {
     /// This state as bytes. The caller guards them with a checksum.
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = vec![FORMAT];
+        // A release that knows nothing of what is kept must not go on from there.
+        let mut out = vec![match self.kept {
+            Some(_) => FORMAT_KEPT,
+            None => FORMAT,
+        }];
         out.put_u64(self.term.0);
         out.put_option(self.witness.map(|witness| witness.0));
         out.put_history(&self.history);
@@ -161,14 +167,23 @@ impl Durable {
             out.put_flag(flag);
         }
         out.put_blocks(&self.marks);
+        if let Some(kept) = self.kept {
+            out.put_u64(kept.of.0);
+            out.put_u64(kept.number);
+        }
         out
     }
 
     /// Reads what [`Durable::encode`] wrote.
     pub fn decode(bytes: Bytes) -> Result<Self> {
         let mut take = Take::new(bytes);
-        check_format(&mut take)?;
-        let state = Self {
+        let kept = match take.u8()? {
+            FORMAT => false,
+            FORMAT_KEPT => true,
+            _ => return Err(other_format()),
+        };
+        let mut state = Self {
+            kept: None,
             term: Term(take.u64()?),
             witness: take.option()?.map(WitnessId),
             history: take.history()?,
@@ -180,6 +195,12 @@ impl Durable {
             last_primary: take.flag()?,
             marks: take.blocks()?,
         };
+        if kept {
+            state.kept = Some(Generation {
+                of: Incarnation(take.u64()?),
+                number: take.u64()?,
+            });
+        }
         take.end(state)
     }
 }
@@ -187,8 +208,10 @@ impl Durable {
 fn check_format(take: &mut Take) -> Result<()> {
     match take.u8()? {
         FORMAT => Ok(()),
-        _ => Err(unknown(
-            "a durable state of another format: written by a newer release?",
-        )),
+        _ => Err(other_format()),
     }
+}
+
+fn other_format() -> crate::Error {
+    unknown("a durable state of another format: written by a newer release?")
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use mirror::{BLOCK, BlockRange, Blocks, Op, VolumeId, Work, Yield};
+use mirror::{BLOCK, BlockRange, Blocks, Generation, Op, VolumeId, Work, Yield};
 
 use crate::random::Random;
 
@@ -24,7 +24,20 @@ pub struct Disk {
     loose: BTreeMap<(VolumeId, usize), Vec<u64>>,
     /// Metadata: durable at once.
     pub metadata: BTreeMap<u64, u64>,
+    /// Kept from before a resync.
+    pub kept: Kept,
 }
+
+/// What was there before it was changed for the first time; durable at once.
+#[derive(Clone, Default)]
+pub struct Kept {
+    name: Option<Generation>,
+    volumes: BTreeMap<VolumeId, Volume>,
+    metadata: Option<BTreeMap<u64, u64>>,
+}
+
+/// All that a disk holds.
+pub type Content = (BTreeMap<VolumeId, Volume>, BTreeMap<u64, u64>);
 
 /// What a flush found when it began.
 pub type Snapshot = (VolumeId, Vec<(usize, u64)>);
@@ -95,9 +108,75 @@ impl Disk {
         }
     }
 
-    /// The effect of a work, which may be anywhere between its start and its end.
-    pub fn work(&mut self, work: &Work) -> Yield {
+    /// Keeps under `name` what a work is about to change.
+    fn keep(&mut self, name: Generation, work: &Work) {
+        if self.kept.name != Some(name) {
+            self.kept = Kept {
+                name: Some(name),
+                ..Kept::default()
+            };
+        }
         match work {
+            Work::Apply(Op::Meta { .. }) | Work::ReplaceMetadata(_) => {
+                let metadata = &self.metadata;
+                self.kept.metadata.get_or_insert_with(|| metadata.clone());
+            }
+            Work::Apply(Op::Write { volume, .. } | Op::Zero { volume, .. })
+            | Work::Restore { volume, .. } => self.keep_volume(*volume),
+            _ => {}
+        }
+    }
+
+    /// A snapshot is on the platter.
+    fn keep_volume(&mut self, volume: VolumeId) {
+        if self.kept.volumes.contains_key(&volume) {
+            return;
+        }
+        let content = self.cache[&volume];
+        self.kept.volumes.insert(volume, content);
+        self.platter.insert(volume, content);
+        self.loose.retain(|(of, _), _| *of != volume);
+    }
+
+    /// What would be there after going back to what is kept under `name`.
+    pub fn before(&self, name: Generation) -> Content {
+        let (mut volumes, mut metadata) = (self.cache.clone(), self.metadata.clone());
+        if self.kept.name == Some(name) {
+            volumes.extend(self.kept.volumes.clone());
+            metadata = self.kept.metadata.clone().unwrap_or(metadata);
+        }
+        (volumes, metadata)
+    }
+
+    pub fn forget(&mut self) {
+        self.kept = Kept::default();
+    }
+
+    /// Whether something is kept.
+    pub fn keeps(&self) -> bool {
+        self.kept.name.is_some()
+    }
+
+    /// Goes back, by volumes.
+    fn go_back(&mut self) {
+        for (volume, content) in self.kept.volumes.clone() {
+            self.cache.insert(volume, content);
+            self.platter.insert(volume, content);
+            self.loose.retain(|(of, _), _| *of != volume);
+        }
+        if let Some(metadata) = &self.kept.metadata {
+            self.metadata = metadata.clone();
+        }
+    }
+
+    /// The effect of a work, which may be anywhere between its start and its end. Under `keeps` is kept what it changes.
+    pub fn work(&mut self, work: &Work, keeps: Option<Generation>) -> Yield {
+        if let Some(name) = keeps {
+            self.keep(name, work);
+        }
+        match work {
+            Work::GoBack => self.go_back(),
+            Work::Forget => self.forget(),
             Work::Apply(op) => self.apply(op),
             Work::Restore {
                 volume,

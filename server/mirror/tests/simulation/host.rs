@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use mirror::{
-    Action, Blocks, ConnectionId, Durable, Event, Fault, Incarnation, Moment, Node, NodeId, Notice,
-    PersistId, Reply, RequestId, Status, Ticket, VolumeId, Work, Yield,
+    Action, Blocks, ConnectionId, Durable, Event, Fault, Generation, Incarnation, Moment, Node,
+    NodeId, Notice, PersistId, Reply, RequestId, Status, Ticket, VolumeId, Work, Yield,
 };
 
 use crate::{
-    disk::{Disk, Snapshot},
+    disk::{Content, Disk, Snapshot},
     lies::Lie,
     random::Random,
     world::{Ev, Found, World},
@@ -64,6 +64,8 @@ pub struct Host {
     pub power_lost: bool,
     /// Lost power since its data were last known to be good.
     pub lacks: bool,
+    /// What is to be found by going back, as long as something is kept: under which name, and what it is.
+    pub before: Option<(Generation, Content)>,
 }
 
 /// A monotonic clock that runs a little wrong, and stands still while the machine is stopped.
@@ -105,6 +107,32 @@ impl Host {
             failing: false,
             power_lost: false,
             lacks: false,
+            before: None,
+        }
+    }
+
+    /// The name under which the process has what it changes kept.
+    fn keeps(&self) -> Option<Generation> {
+        self.node.as_ref().and_then(Node::keeps)
+    }
+
+    /// The durable state was replaced: something may be kept from now on, or not any more.
+    fn note_kept(&mut self) {
+        let known = self.before.as_ref().map(|(name, _)| *name);
+        if known != self.durable.kept {
+            let now = |name: Generation| (name, self.disk.before(name));
+            self.before = self.durable.kept.map(now);
+        }
+    }
+
+    /// What the disk would go back to is what was there when it began to keep it.
+    fn check_kept(&self) -> Result<(), String> {
+        match &self.before {
+            Some((name, content)) if self.disk.before(*name) != *content => Err(format!(
+                "kept as {name:?} is {:?} and not {content:?}",
+                self.disk.before(*name)
+            )),
+            _ => Ok(()),
         }
     }
 
@@ -114,6 +142,7 @@ impl Host {
 
     /// The process dies: of what it had asked of the kernel, some was done.
     fn stop(&mut self, random: &mut Random) {
+        let keeps = self.keeps();
         self.node = None;
         self.life += 1;
         self.frozen = false;
@@ -122,7 +151,7 @@ impl Host {
         self.told_damage = false;
         for (_, (work, snapshot)) in std::mem::take(&mut self.works) {
             if snapshot.is_none() && random.one_in(2) {
-                self.disk.work(&work);
+                self.disk.work(&work, keeps);
             }
         }
         let done = random.below(self.persists.len() as u64 + 1) as usize;
@@ -133,6 +162,7 @@ impl Host {
         {
             self.durable = state;
             self.power_lost = false;
+            self.note_kept();
         }
     }
 }
@@ -151,6 +181,9 @@ impl World {
         let host = self.host(id);
         if host.node.is_some() {
             return;
+        }
+        if host.durable.kept.is_none() {
+            host.disk.forget();
         }
         let power_lost = host.power_lost && lie != Lie::PowerCutUnseen;
         host.clock = Clock {
@@ -191,6 +224,9 @@ impl World {
             host.stop(&mut random);
         }
         host.disk.power_cut(&mut random);
+        // What nobody had flushed is as gone there as here.
+        host.before = None;
+        host.note_kept();
         host.power_lost = true;
         host.lacks = true;
         if !other_good {
@@ -297,7 +333,7 @@ impl World {
                     self.fail(format!("two primaries in {term}"));
                 }
             }
-            Notice::SplitBrain => {
+            Notice::SplitBrain if !self.over => {
                 self.fail(format!("{id:?} sees a split brain that nobody forced"))
             }
             Notice::Resync { compare: true, .. } => self.counts.compares += 1,
@@ -336,6 +372,8 @@ impl World {
         let lost = host.damaged?;
         host.told_damage = true;
         let blocks = host.disk.lose(lost);
+        host.before = None;
+        host.note_kept();
         self.log(|| format!("{id:?} finds {lost:?} damaged"));
         Some(blocks)
     }
@@ -343,6 +381,7 @@ impl World {
     pub fn end_work(&mut self, id: NodeId, life: u64, ticket: Ticket) {
         let unlucky = self.random.one_in(8);
         let half = self.random.one_in(2);
+        let lie = self.lie;
         let host = self.host(id);
         if host.life != life {
             return;
@@ -356,6 +395,7 @@ impl World {
             return self.input(id, Input::Event(done));
         }
         let host = self.host(id);
+        let keeps = host.keeps().filter(|_| lie != Lie::NothingKept);
         let writes = matches!(
             work,
             Work::Apply(mirror::Op::Write { .. }) | Work::Restore { .. }
@@ -364,17 +404,19 @@ impl World {
             Err(Fault::NoSpace)
         } else if host.failing && unlucky {
             if half && snapshot.is_none() {
-                host.disk.work(&work);
+                host.disk.work(&work, keeps);
             }
             Err(Fault::Broken)
         } else if let Some(snapshot) = snapshot {
             host.disk.end_flush(snapshot);
             Ok(Yield::Nothing)
         } else {
-            Ok(host.disk.work(&work))
+            Ok(host.disk.work(&work, keeps))
         };
+        let kept = host.check_kept();
+        self.check(kept.map_err(|what| format!("{id:?}: {what}")));
         let result = match result {
-            Ok(Yield::Sum(_)) if self.lie == Lie::SumsAgree => Ok(Yield::Sum(1)),
+            Ok(Yield::Sum(_)) if lie == Lie::SumsAgree => Ok(Yield::Sum(1)),
             result => result,
         };
         self.input(id, Input::Event(Event::Done(ticket, result)));
@@ -413,6 +455,7 @@ impl World {
                 host.durable.inconsistent = false;
             }
             host.lacks = host.durable.rolled_back;
+            host.note_kept();
         }
         if had && host.durable.inconsistent && peer_lacks {
             self.lose_unflushed(); // Became the target of a resync from one that lost power meanwhile.

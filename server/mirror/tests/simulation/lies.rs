@@ -27,10 +27,12 @@ pub enum Lie {
     NeverInconsistent,
     /// Checksums are the same for whatever they are of.
     SumsAgree,
+    /// The disk keeps nothing of what a resync overwrites.
+    NothingKept,
 }
 
 /// Those that must be caught.
-pub const LIES: [Lie; 11] = [
+pub const LIES: [Lie; 12] = [
     Lie::NoLease,
     Lie::ShipWithoutWaiting,
     Lie::FlushWithoutWaiting,
@@ -42,4 +44,5 @@ pub const LIES: [Lie; 11] = [
     Lie::PersistLater,
     Lie::NeverInconsistent,
     Lie::SumsAgree,
+    Lie::NothingKept,
 ];

@@ -2,6 +2,7 @@
 //!
 //! `BOOTROOM_SIM_SEED=n cargo test -p mirror --test simulation one -- --nocapture` tells the story of one seed.
 
+mod back;
 mod client;
 mod disk;
 mod faults;
@@ -41,6 +42,7 @@ fn add(sum: &mut Counts, one: &Counts) {
     sum.by_hand += one.by_hand;
     sum.verifies += one.verifies;
     sum.repairs += one.repairs;
+    sum.returns += one.returns;
 }
 
 /// Runs seeds on all processors; what failed comes first.
@@ -95,6 +97,10 @@ fn many_seeds() {
     assert!(
         sum.verifies > count && sum.repairs > count,
         "and be found out"
+    );
+    assert!(
+        sum.returns > count / 4,
+        "and some resyncs must be broken off"
     );
 }
 

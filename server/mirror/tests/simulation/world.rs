@@ -63,6 +63,7 @@ pub struct Counts {
     pub by_hand: u64,
     pub verifies: u64,
     pub repairs: u64,
+    pub returns: u64,
 }
 
 pub struct World {
@@ -92,6 +93,8 @@ pub struct World {
     pub verifies: bool,
     /// Clients go on though nothing is broken.
     pub busy: bool,
+    /// The pair has gone back to an older state: what clients were told counts no more.
+    pub over: bool,
     /// What comparisons since the last peace have found.
     pub found: Option<Found>,
     pub counts: Counts,
@@ -123,6 +126,7 @@ impl World {
             active: false,
             verifies: true,
             busy: false,
+            over: false,
             found: None,
             counts: Counts::default(),
             violation: None,
@@ -201,7 +205,8 @@ impl World {
         if self.verifies {
             self.spoil_and_verify()?;
         }
-        self.review()
+        self.review()?;
+        self.break_resync_and_go_back()
     }
 
     /// The same without comparisons, as all seeds were once.
@@ -299,7 +304,7 @@ impl World {
         }
     }
 
-    fn until(
+    pub fn until(
         &mut self,
         most: u64,
         what: &str,
@@ -336,6 +341,8 @@ impl World {
 
     fn happen(&mut self, event: Ev) {
         match event {
+            // Nobody looks any more. The reader's event keeps the time going.
+            Ev::Client(_) | Ev::Answer(..) | Ev::Closed(..) | Ev::Fault(_) if self.over => {}
             Ev::Tick(id, life) => self.tick(id, life),
             Ev::Input(id, input) => self.input(id, input),
             Ev::Disk(id, life, ticket) => self.end_work(id, life, ticket),
@@ -535,7 +542,7 @@ impl World {
         }
     }
 
-    fn paired(&mut self) -> bool {
+    pub fn paired(&mut self) -> bool {
         let [a, b] = [self.hosts[0].status(), self.hosts[1].status()];
         let (Some(a), Some(b)) = (a, b) else {
             return false;

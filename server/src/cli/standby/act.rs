@@ -7,6 +7,7 @@ use serde_json::json;
 use super::{
     AskedOptions, HandOverOptions, PromoteOptions,
     outcome::{Outcome, view},
+    status::kept as kept_text,
 };
 use crate::{
     cli::{Exit, Target, ask, output},
@@ -71,6 +72,7 @@ pub async fn promote(options: &PromoteOptions) -> anyhow::Result<Exit> {
     if first || options.force || asks(&before) {
         let reason = match first {
             true => first_promotion(&control, &before).await?,
+            false if options.before_resync => lost_by_going_back(&before)?,
             false => may_be_lost(&before, options.force),
         };
         tell_on_stderr(&reason);
@@ -78,7 +80,10 @@ pub async fn promote(options: &PromoteOptions) -> anyhow::Result<Exit> {
     }
     let mut outcome = Outcome::listen(&control).await?;
     control
-        .post(&format!("/v1/standby/promote?force={}", options.force))
+        .post(&format!(
+            "/v1/standby/promote?force={}&before_resync={}",
+            options.force, options.before_resync
+        ))
         .await?;
     let ended = outcome.wait(promoted_event, follows).await?;
     let ended = match ended {
@@ -111,6 +116,22 @@ fn tell_on_stderr(reason: &str) {
     eprintln!("{reason}");
 }
 
+/// What is lost by going back to what was here before a resync.
+fn lost_by_going_back(view: &PairView) -> anyhow::Result<String> {
+    let Some(kept) = &view.kept else {
+        bail!("nothing is kept here from before a resync");
+    };
+    let lost = format!(
+        "The disks, machines and leases of this server become what they were before the resync: {}. All that the other server, \
+         {}, answered since this one was its standby last is lost here, flushed or not, and so is what of it the resync has \
+         brought. The other server's data can be taken up again only as a whole, by `bootroom standby discard` here.",
+        kept_text(kept),
+        view.peer
+    );
+    let no_witness = may_be_lost(view, false);
+    Ok([no_witness, lost].join("\n").trim().to_owned())
+}
+
 /// What a promotion may cost, as far as this server knows.
 fn may_be_lost(view: &PairView, force: bool) -> String {
     let mut lines = Vec::new();
@@ -137,6 +158,11 @@ fn forced(view: &PairView) -> Vec<String> {
         lines.push(
             "This server was being brought up: its disks are half old and half new, and machines may find broken file systems."
                 .into(),
+        );
+    }
+    if view.kept.is_some() {
+        lines.push(
+            "What it held before is kept now, and is not after this: `--before-resync` goes back to it instead.".into(),
         );
     }
     if view.rolled_back {
@@ -356,6 +382,16 @@ mod tests {
         let empty = view(json!({ "empty": true, "consistent": false }));
         assert!(may_be_lost(&empty, true).contains("all that the other one has is lost"));
         assert!(!may_be_lost(&view(witness()), true).contains("no witness"));
+    }
+
+    #[test]
+    fn what_going_back_costs_is_said() {
+        assert!(lost_by_going_back(&view(json!({ "consistent": false }))).is_err());
+        let kept = json!({ "consistent": false, "kept": { "begun": 0, "last_change": 0 } });
+        let text = lost_by_going_back(&view(kept)).unwrap();
+        for part in ["no witness", "last changed", "10.0.0.1:7012", "lost"] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
     }
 
     #[test]

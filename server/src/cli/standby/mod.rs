@@ -60,6 +60,9 @@ pub struct PromoteOptions {
     /// Although the other server may have what this one lacks: that is lost then
     #[arg(long)]
     force: bool,
+    /// With what this server held before the resync that the other one did not finish: all that came since is lost
+    #[arg(long, requires = "force")]
+    before_resync: bool,
     /// Do not ask
     #[arg(long)]
     yes: bool,

@@ -6,11 +6,11 @@ use clap::Args;
 
 use super::{act::disk_line, outcome::view, verify::sentence};
 use crate::{
-    cli::{Exit, Target, block_on, output},
+    cli::{Exit, Target, block_on, output, status::duration},
     config::units::ByteSize,
     control::{
         client::Control,
-        standby::model::{EventView, PairView, ProgressView, RoleView, VerifyView},
+        standby::model::{EventView, KeptView, PairView, ProgressView, RoleView, VerifyView},
     },
 };
 
@@ -64,6 +64,11 @@ fn lines(view: &PairView) -> Vec<String> {
         format!("other    {}, {}", view.peer, reached(view)),
         format!("data     {}", data(view)),
     ];
+    lines.extend(
+        view.kept
+            .as_ref()
+            .map(|one| format!("kept     {}", kept(one))),
+    );
     if view.role == RoleView::Primary && view.paired {
         lines.push(format!("lag      {}", lag(view)));
     }
@@ -134,6 +139,25 @@ fn lag(view: &PairView) -> String {
             lag.seconds
         ),
     }
+}
+
+/// What is kept from before a resync, in words.
+pub fn kept(kept: &KeptView) -> String {
+    let begun = match kept.begun {
+        Some(begun) => format!("began {} ago", since(begun)),
+        None => "has changed nothing yet".into(),
+    };
+    let last = kept.last_change;
+    let last = last.map_or(String::new(), |last| {
+        format!(", last changed {} ago", since(last))
+    });
+    format!("what was here before the resync, which {begun}{last}")
+}
+
+/// How long that is ago, which is given in seconds since 1970.
+fn since(then: u64) -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    duration(now.unwrap_or_default().as_secs().saturating_sub(then))
 }
 
 fn verified(found: &VerifyView) -> String {

@@ -23,6 +23,15 @@ fn each_verb_is_read() {
         panic!("{promote:?}");
     };
     assert!(force && yes);
+    let back = parse("promote --force --before-resync");
+    let Ok(StandbyCommand::Promote(PromoteOptions { before_resync, .. })) = back else {
+        panic!("{back:?}");
+    };
+    assert!(before_resync);
+    assert!(
+        parse("promote --before-resync").is_err(),
+        "never by the way"
+    );
     assert!(matches!(
         parse("status -w --json"),
         Ok(StandbyCommand::Status(_))

@@ -41,8 +41,15 @@ async fn show(State(server): State<Server>) -> Response {
 }
 
 async fn promote(State(server): State<Server>, Query(request): Query<PromoteRequest>) -> Response {
-    let force = request.force;
-    demand(server, Command::Promote { force }).await
+    let PromoteRequest {
+        force,
+        before_resync,
+    } = request;
+    let command = match before_resync {
+        true => Command::GoBack,
+        false => Command::Promote { force },
+    };
+    demand(server, command).await
 }
 
 async fn hand_over(State(server): State<Server>) -> Response {
@@ -81,7 +88,8 @@ fn refusal(pair: &Pair, command: Command) -> Option<String> {
     let status = pair.mirror.status();
     let peer = pair.settings.peer.value;
     let text = match (command, status.role) {
-        (Command::Promote { .. }, Role::Primary) => "this server is the primary already".into(),
+        (Command::Promote { .. } | Command::GoBack, Role::Primary) => "this server is the primary already".into(),
+        (Command::GoBack, _) if !status.kept => "nothing is kept here from before a resync".into(),
         (Command::HandOver, Role::Primary) if !status.paired => {
             format!("the other server, {peer}, does not hold all that this one has: it cannot take over")
         }

@@ -49,6 +49,9 @@ pub struct PairView {
     pub paired: bool,
     /// Its data are whole: not half old and half new.
     pub consistent: bool,
+    /// What it held before the resync that has not ended is kept, and can be gone back to.
+    #[serde(default)]
+    pub kept: Option<KeptView>,
     /// It has no data of the pair.
     pub empty: bool,
     /// It lost power and may lack what was not flushed.
@@ -90,6 +93,15 @@ pub struct PairView {
     pub warnings: Vec<String>,
     /// What happened lately, newest last.
     pub recent: Vec<EventView>,
+}
+
+/// What a server held before a resync into it. Times in seconds since 1970.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptView {
+    /// When the resync first changed something; nothing if it has not yet.
+    pub begun: Option<u64>,
+    /// When a disk was last changed before.
+    pub last_change: Option<u64>,
 }
 
 /// How far the standby is behind.
@@ -239,6 +251,8 @@ pub enum EventKind {
     VerifyStopped,
     /// This standby's disk failed.
     StandbyFailed,
+    /// What it held before the resync is not kept any more.
+    KeptNoLonger,
 }
 
 /// How `standby promote` is meant.
@@ -247,6 +261,9 @@ pub struct PromoteRequest {
     /// Although something may be lost.
     #[serde(default)]
     pub force: bool,
+    /// By force, with what it held before the resync that has not ended.
+    #[serde(default)]
+    pub before_resync: bool,
 }
 
 /// The demand was taken; what comes of it is in the events.

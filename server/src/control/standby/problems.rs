@@ -102,6 +102,11 @@ fn seeking(view: &PairView) -> String {
             "this server has no data of the pair yet: it takes them from the other one. On the server that has them, say \
              `bootroom standby promote` once"
         }
+        view if view.kept.is_some() => {
+            "this server was being brought up when it lost the other one: its disks are half old and half new, and it waits \
+             for the other one. If that one is gone for good, `bootroom standby promote --force --before-resync` goes back to \
+             what was here before"
+        }
         view if !view.consistent => {
             "this server was being brought up when it lost the other one: its disks are half old and half new, and it waits \
              for the other one"
@@ -141,7 +146,9 @@ pub fn warnings(view: &PairView) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::standby::model::{ImagesView, LagView, ProgressView, WitnessView};
+    use crate::control::standby::model::{
+        ImagesView, KeptView, LagView, ProgressView, WitnessView,
+    };
 
     fn well() -> PairView {
         PairView {
@@ -160,6 +167,7 @@ mod tests {
             heard_seconds: Some(0.1),
             paired: true,
             consistent: true,
+            kept: None,
             empty: false,
             rolled_back: false,
             suspended: None,
@@ -241,6 +249,15 @@ mod tests {
         assert!(own.contains("3 disks of its own"), "{own}");
         let half = seeking(|view| view.consistent = false);
         assert!(half.contains("half old and half new"), "{half}");
+        assert!(!half.contains("--before-resync"), "{half}");
+        let kept = seeking(|view| {
+            view.consistent = false;
+            view.kept = Some(KeptView {
+                begun: None,
+                last_change: None,
+            });
+        });
+        assert!(kept.contains("--before-resync"), "{kept}");
         let cut = seeking(|view| view.rolled_back = true);
         assert!(
             cut.contains("lost power") && cut.contains("--force"),

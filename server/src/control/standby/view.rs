@@ -12,8 +12,8 @@ use overlay::OverlayId;
 
 use super::{
     model::{
-        DifferingView, EventKind, EventView, ImagesView, LagView, PairLine, PairView, ProgressView,
-        RangeView, RoleView, UnreadableView, VerifyView, WitnessView,
+        DifferingView, EventKind, EventView, ImagesView, KeptView, LagView, PairLine, PairView,
+        ProgressView, RangeView, RoleView, UnreadableView, VerifyView, WitnessView,
     },
     problems::{problems, warnings},
 };
@@ -51,6 +51,7 @@ impl From<Notice> for EventKind {
             Notice::Verified { .. } => Self::Verified,
             Notice::VerifyStopped => Self::VerifyStopped,
             Notice::StandbyFailed => Self::StandbyFailed,
+            Notice::KeptNoLonger => Self::KeptNoLonger,
         }
     }
 }
@@ -98,6 +99,7 @@ fn without_witness(desk: &Desk, pair: &Pair) -> PairView {
         heard_seconds: status.heard.map(|span| seconds(span.0)),
         paired: is_paired(&status),
         consistent: status.consistent,
+        kept: status.kept.then(|| kept(pair)),
         empty: status.empty,
         rolled_back: status.rolled_back,
         suspended: status
@@ -129,6 +131,14 @@ fn without_witness(desk: &Desk, pair: &Pair) -> PairView {
 /// A standby tells by its own data whether it was brought up.
 fn is_paired(status: &Status) -> bool {
     status.paired || (status.role == Role::Standby && status.consistent)
+}
+
+fn kept(pair: &Pair) -> KeptView {
+    let times = pair.mirror.store().kept.times();
+    KeptView {
+        begun: times.map(|(begun, _)| begun),
+        last_change: times.and_then(|(_, last)| last),
+    }
 }
 
 fn letter(node: NodeId) -> String {

@@ -68,6 +68,7 @@ impl Mirror {
             | Notice::PeerLost
             | Notice::Deposed(_)
             | Notice::NotPromotable(_)
+            | Notice::KeptNoLonger
             | Notice::NotHandedOver => tracing::warn!("{text}"),
             _ => tracing::info!("{text}"),
         }
@@ -125,12 +126,17 @@ pub fn say(notice: Notice) -> String {
         ),
         Notice::VerifyStopped => "comparing both sides was broken off: they are in step no longer".into(),
         Notice::NotHandedOver => "the other server does not take over: it does not hold everything yet, or the witness was not told yet that it does".into(),
+        Notice::KeptNoLonger => "there is no room for what this server held before the resync beside what it brings: it is \
+             not kept any more, and the resync goes on"
+            .into(),
         Notice::StandbyFailed => "the disk of this standby failed; it starts again in a moment".into(),
     }
 }
 
 fn say_why_not(why: mirror::WhyNot) -> &'static str {
-    use mirror::WhyNot::{Empty, Inconsistent, Lagging, Outdated, RolledBack};
+    use mirror::WhyNot::{
+        Empty, Inconsistent, Lagging, NotBack, NothingKept, Outdated, RolledBack,
+    };
     match why {
         Inconsistent => {
             "this server was being brought up when it lost the other one, so its disks are half old and half new"
@@ -140,6 +146,11 @@ fn say_why_not(why: mirror::WhyNot) -> &'static str {
             "this server lost power, and the other one may hold writes that this one lost"
         }
         Lagging => "in mode \"async\" this server may lack writes that the other one answered",
+        NothingKept => "nothing is kept here from before a resync",
+        NotBack => {
+            "its disks did not go back to what they were before the resync; the log says why. What is kept is kept: \
+             mend that and say it again"
+        }
         Empty => "this server has never had data of the pair",
     }
 }

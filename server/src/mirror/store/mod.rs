@@ -5,6 +5,7 @@
 mod adoption;
 pub mod damaged;
 pub mod files;
+pub mod kept;
 pub mod record;
 pub mod volumes;
 
@@ -24,6 +25,7 @@ use pxe::RedbLeases;
 
 use crate::{clients::registry::Rows, service::pieces};
 use damaged::blocks_of;
+use kept::Kept;
 use record::{Key, Number, Record, decode, difference, encode, lease_change};
 use volumes::Volumes;
 
@@ -39,6 +41,8 @@ pub struct PairStore {
     pub volumes: Volumes,
     /// A resync into this server has not ended.
     pub half_old: AtomicBool,
+    /// What was here before that resync.
+    pub kept: Kept,
 }
 
 /// Why a work failed, for the log; the state machine gets the class only.
@@ -49,7 +53,7 @@ impl PairStore {
     ///
     /// # Errors
     /// What the disk said.
-    pub fn work(&self, work: Work) -> Result<Yield, Failure> {
+    pub fn work(self: &Arc<Self>, work: Work) -> Result<Yield, Failure> {
         let volume = volume_of(&work);
         let done = self.try_work(work);
         if let (Some(volume), Err((_, error))) = (volume, &done) {
@@ -58,7 +62,7 @@ impl PairStore {
         done
     }
 
-    fn try_work(&self, work: Work) -> Result<Yield, Failure> {
+    fn try_work(self: &Arc<Self>, work: Work) -> Result<Yield, Failure> {
         match work {
             Work::Apply(op) => self.apply(op),
             Work::Restore {
@@ -66,8 +70,13 @@ impl PairStore {
                 range,
                 data,
             } => self.restore(volume, range, &data),
-            Work::ReplaceMetadata(all) => self.replace(&all).map_err(broken),
+            Work::ReplaceMetadata(all) => {
+                self.begin_to_keep()?;
+                self.replace(&all).map_err(broken)
+            }
             Work::ReadMetadata => self.gather().map(Yield::Data).map_err(broken),
+            Work::GoBack => self.go_back().map(|()| Yield::Nothing).map_err(broken),
+            Work::Forget => self.forget_kept().map(|()| Yield::Nothing).map_err(broken),
             Work::Flush(volume) => self.on(volume, |disk| disk.flush()),
             Work::Read { volume, range } => self
                 .read(volume, range)
@@ -78,10 +87,16 @@ impl PairStore {
     }
 
     /// How many bytes a work writes that ends at once: it copies whole blocks to the page cache.
-    pub fn quick_bytes(work: &Work) -> Option<u64> {
+    pub fn quick_bytes(&self, work: &Work) -> Option<u64> {
         match work {
-            Work::Apply(Op::Write { offset, length, .. })
-                if offset.is_multiple_of(BLOCK) && length.is_multiple_of(BLOCK) =>
+            Work::Apply(Op::Write {
+                volume,
+                offset,
+                length,
+                ..
+            }) if offset.is_multiple_of(BLOCK)
+                && length.is_multiple_of(BLOCK)
+                && !self.kept.wants(*volume) =>
             {
                 Some(*length)
             }
@@ -125,6 +140,7 @@ impl PairStore {
     }
 
     fn apply(&self, op: Op) -> Result<Yield, Failure> {
+        self.keep_what(&op)?;
         match op {
             Op::Write {
                 volume,
@@ -168,8 +184,8 @@ impl PairStore {
                     .write(&[lease_change(*address, lease.as_ref())])?;
             }
             Record::Volume { volume, spec } => match spec {
-                Some(spec) => self.volumes.put((*volume).into(), spec)?,
-                None => self.volumes.remove((*volume).into())?,
+                Some(spec) => self.put((*volume).into(), spec)?,
+                None => self.remove((*volume).into())?,
             },
             Record::Snapshot {
                 volume,
@@ -306,6 +322,9 @@ impl PairStore {
             let text = format!("volume {}: {theirs} bytes where {own} are here", volume.0);
             return Err(broken(anyhow::anyhow!(text)));
         }
+        if own != data {
+            self.keep(volume)?;
+        }
         for (number, (old, new)) in own
             .chunks(BLOCK as usize)
             .zip(data.chunks(BLOCK as usize))
@@ -374,6 +393,8 @@ pub fn volume_of(work: &Work) -> Option<VolumeId> {
         Work::Apply(Op::Meta { .. })
         | Work::ReplaceMetadata(_)
         | Work::ReadMetadata
+        | Work::GoBack
+        | Work::Forget
         | Work::Survey => None,
     }
 }

@@ -14,12 +14,12 @@ const BASE: BaseId = BaseId {
 };
 
 /// A server's half: its store, and what was lost at its start.
-fn open(dir: &Path) -> (PairStore, volumes::Lost) {
+fn open(dir: &Path) -> (Arc<PairStore>, volumes::Lost) {
     let (store, amiss) = open_amiss(dir);
     (store, amiss.lost)
 }
 
-fn open_amiss(dir: &Path) -> (PairStore, volumes::Amiss) {
+fn open_amiss(dir: &Path) -> (Arc<PairStore>, volumes::Amiss) {
     let image = dir.join("image");
     std::fs::write(&image, vec![1; SIZE as usize]).unwrap();
     let base = Arc::new(FileBase::open(&image, BASE).unwrap());
@@ -34,8 +34,9 @@ fn open_amiss(dir: &Path) -> (PairStore, volumes::Amiss) {
         leases: RedbLeases::open(dir.join("leases.redb")).unwrap(),
         volumes,
         half_old: AtomicBool::new(false),
+        kept: Kept::nothing(dir),
     };
-    (store, amiss)
+    (Arc::new(store), amiss)
 }
 
 fn spec(quota: Option<u64>) -> VolumeSpec {
@@ -56,7 +57,7 @@ fn made(volume: u64, quota: Option<u64>) -> Record {
     }
 }
 
-fn meta(store: &PairStore, records: &[Record]) {
+fn meta(store: &Arc<PairStore>, records: &[Record]) {
     let record = encode(records).unwrap();
     let op = Op::Meta {
         volume: None,
@@ -65,7 +66,12 @@ fn meta(store: &PairStore, records: &[Record]) {
     store.work(Work::Apply(op)).unwrap();
 }
 
-fn write(store: &PairStore, volume: u64, offset: u64, data: Vec<u8>) -> Result<Yield, Failure> {
+fn write(
+    store: &Arc<PairStore>,
+    volume: u64,
+    offset: u64,
+    data: Vec<u8>,
+) -> Result<Yield, Failure> {
     store.work(Work::Apply(Op::Write {
         volume: VolumeId(volume),
         offset,
@@ -78,7 +84,7 @@ fn blocks(start: u64, end: u64) -> BlockRange {
     BlockRange { start, end }
 }
 
-fn read(store: &PairStore, volume: u64, range: BlockRange) -> Bytes {
+fn read(store: &Arc<PairStore>, volume: u64, range: BlockRange) -> Bytes {
     let volume = VolumeId(volume);
     match store.work(Work::Read { volume, range }).unwrap() {
         Yield::Data(data) => data,
@@ -86,7 +92,7 @@ fn read(store: &PairStore, volume: u64, range: BlockRange) -> Bytes {
     }
 }
 
-fn surveyed(store: &PairStore) -> Blocks {
+fn surveyed(store: &Arc<PairStore>) -> Blocks {
     match store.work(Work::Survey).unwrap() {
         Yield::Blocks(blocks) => blocks,
         other => panic!("{other:?}"),
@@ -181,7 +187,7 @@ fn limits_change_and_the_content_stays() {
     assert_eq!(fault, Fault::NoSpace);
 }
 
-fn replace(store: &PairStore, all: &Bytes) -> Yield {
+fn replace(store: &Arc<PairStore>, all: &Bytes) -> Yield {
     store.work(Work::ReplaceMetadata(all.clone())).unwrap()
 }
 
@@ -363,4 +369,157 @@ fn a_server_that_was_alone_brings_all_of_its_disks_into_the_pair_or_none() {
     assert!(store.volumes.specs().is_empty());
     store.volumes.adopt_all(&size).unwrap();
     assert_eq!(store.volumes.specs().len(), 2);
+}
+
+fn restore(store: &Arc<PairStore>, volume: u64, range: BlockRange, data: Vec<u8>) {
+    let work = Work::Restore {
+        volume: VolumeId(volume),
+        range,
+        data: data.into(),
+    };
+    store.work(work).unwrap();
+}
+
+const KEPT: mirror::Generation = mirror::Generation {
+    of: mirror::Incarnation(1),
+    number: 1,
+};
+
+/// As after a start in which the machine says that something is kept.
+fn keeping(dir: &Path) -> Arc<PairStore> {
+    let (store, lost) = open(dir);
+    assert_eq!(lost, []);
+    let store = Arc::into_inner(store).unwrap();
+    let kept = Kept::open(dir, KEPT).unwrap().unwrap();
+    Arc::new(PairStore { kept, ..store })
+}
+
+fn other_disk(volume: u64) -> Record {
+    let spec = VolumeSpec {
+        overlay: OverlayId::new("525400120002-debian").unwrap(),
+        ..spec(None)
+    };
+    Record::Volume {
+        volume: Number(volume),
+        spec: Some(spec),
+    }
+}
+
+fn client(number: u8) -> Record {
+    Record::Client {
+        mac: Mac([2, 0, 0, 0, 0, number]),
+        row: Some("{}".into()),
+    }
+}
+
+#[test]
+fn what_a_resync_changes_deletes_and_makes_afresh_can_be_gone_back_to() {
+    let dir = tempfile::tempdir().unwrap();
+    let all = |store: &Arc<PairStore>, volume| read(store, volume, blocks(0, SIZE / BLOCK));
+    let store = open(dir.path()).0;
+    meta(&store, &[made(5, None), other_disk(6), client(1)]);
+    write(&store, 5, 4096, vec![5; 8192]).unwrap();
+    write(&store, 6, 0, vec![6; 100]).unwrap();
+    let (before, other, records) = (all(&store, 5), all(&store, 6), store.records().unwrap());
+    drop(store);
+    // A resync: one disk changes and is then made afresh, the other one is deleted; a machine comes and one goes.
+    let store = keeping(dir.path());
+    let mut new = records.clone();
+    new.retain(|record| *record != other_disk(6) && *record != client(1));
+    new.push(client(2));
+    let replace = |store: &Arc<PairStore>, records: &[Record]| {
+        let all = encode(records).unwrap();
+        store.work(Work::ReplaceMetadata(all)).unwrap();
+    };
+    replace(&store, &new);
+    restore(&store, 5, blocks(0, 4), vec![9; 4 << 12]);
+    write(&store, 5, SIZE - 4096, vec![7; 4096]).unwrap();
+    assert!(
+        store
+            .volumes
+            .overlay(VolumeId(5))
+            .unwrap()
+            .unwrap()
+            .snapshots()
+            .is_empty()
+    );
+    // The server starts anew in the midst of it, and another session brings the rest.
+    drop(store);
+    let store = keeping(dir.path());
+    write(&store, 5, 0, vec![8; 4096]).unwrap();
+    meta(&store, &[made(7, None)]);
+    write(&store, 7, 0, vec![7; SIZE as usize]).unwrap();
+    assert_eq!(store.volumes.specs().len(), 1);
+    for _ in 0..2 {
+        store.work(Work::GoBack).unwrap();
+        assert!(all(&store, 5) == before && all(&store, 6) == other);
+        let sorted = |mut records: Vec<Record>| {
+            records.sort_by_key(Record::key);
+            records
+        };
+        assert_eq!(sorted(store.records().unwrap()), sorted(records.clone()));
+    }
+    store.kept.set(None);
+    store.work(Work::Forget).unwrap();
+    write(&store, 5, 0, vec![1; 4096]).unwrap();
+    wait_until("the last fold", || Arc::strong_count(&store) == 1);
+    drop(store);
+    let (store, lost) = open(dir.path());
+    assert_eq!(lost, [], "all as it was");
+    assert!(all(&store, 6) == other);
+}
+
+fn wait_until(what: &str, met: impl Fn() -> bool) {
+    let begun = std::time::Instant::now();
+    while !met() {
+        assert!(begun.elapsed().as_secs() < 30, "{what} does not come");
+        std::thread::yield_now();
+    }
+}
+
+fn folder_bytes(dir: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let entries = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap());
+    let size = |entry: std::fs::DirEntry| match entry.metadata().unwrap() {
+        about if about.is_dir() => folder_bytes(&entry.path()),
+        about => about.blocks() * 512,
+    };
+    entries.map(size).sum()
+}
+
+#[test]
+fn what_is_not_needed_any_more_costs_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).0;
+    meta(&store, &[made(5, None)]);
+    write(&store, 5, 0, vec![5; SIZE as usize]).unwrap();
+    drop(store);
+    let store = keeping(dir.path());
+    restore(&store, 5, blocks(0, 100), vec![9; 100 << 12]);
+    let overlay = store.volumes.overlay(VolumeId(5)).unwrap().unwrap();
+    assert_eq!(overlay.hidden_snapshots().len(), 1);
+    assert_eq!(overlay.usage().used, SIZE + (100 << 12));
+    let (before, now) = (
+        folder_bytes(&dir.path().join("overlays")),
+        read(&store, 5, blocks(0, SIZE / BLOCK)),
+    );
+    store.kept.set(None);
+    store.work(Work::Forget).unwrap();
+    wait_until("the fold", || overlay.hidden_snapshots().is_empty());
+    assert!(read(&store, 5, blocks(0, SIZE / BLOCK)) == now);
+    assert_eq!(overlay.usage().used, SIZE);
+    let after = folder_bytes(&dir.path().join("overlays"));
+    assert!(after + (100 << 12) <= before, "{after} of {before}");
+    assert!(!dir.path().join("kept").exists());
+    // What is named otherwise is of another resync.
+    let other = mirror::Generation { number: 2, ..KEPT };
+    assert!(
+        Kept::open(dir.path(), other)
+            .unwrap()
+            .unwrap()
+            .times()
+            .is_none()
+    );
+    std::fs::write(dir.path().join("kept"), "noise").unwrap();
+    assert!(Kept::open(dir.path(), other).unwrap().is_none());
 }

@@ -30,9 +30,9 @@ pub type Bases = Box<dyn Fn(BaseId, u64) -> Arc<dyn Base> + Send + Sync>;
 
 /// What is kept of a volume.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Row {
-    spec: VolumeSpec,
-    incarnation: Uuid,
+pub(super) struct Row {
+    pub(super) spec: VolumeSpec,
+    pub(super) incarnation: Uuid,
 }
 
 /// The volumes of one server.
@@ -277,6 +277,31 @@ impl Volumes {
             Err(error) if error.kind() != ErrorKind::NotFound => Err(error.into()),
             _ => Ok(()),
         }
+    }
+
+    /// What is kept of all volumes, in order.
+    pub(super) fn rows(&self) -> Vec<(VolumeId, Row)> {
+        let rows = self.rows.lock();
+        rows.iter().map(|(v, row)| (*v, row.clone())).collect()
+    }
+
+    /// Puts rows back that were there before.
+    pub(super) fn put_rows(&self, rows: &[(VolumeId, Row)]) -> anyhow::Result<()> {
+        let rows = rows
+            .iter()
+            .map(|(volume, row)| (*volume, Some(row.clone())));
+        self.write(&rows.collect::<Vec<_>>())
+    }
+
+    /// Takes a volume away, if it is there, and keeps its overlay. A crash in between leaves a volume that is not here any
+    /// more, and never an overlay that is no volume's, which would be removed.
+    pub(super) fn put_away(&self, volume: VolumeId) -> anyhow::Result<()> {
+        let _alone = self.changing.lock();
+        let Some(row) = self.rows.lock().get(&volume).cloned() else {
+            return Ok(());
+        };
+        self.store.put_away(&row.spec.overlay)?;
+        self.write(&[(volume, None)])
     }
 
     /// The overlay of a volume, if there is such a volume.

@@ -1,0 +1,133 @@
+//! The end of a pair: the primary dies for good while it brings the standby up, which goes back to what it held before.
+
+use mirror::{Command, Event, NodeId, Role};
+
+use crate::{net::End, world::World};
+
+impl World {
+    /// After everything else, since nothing that clients were told counts after it.
+    pub fn break_resync_and_go_back(&mut self) -> Result<(), String> {
+        let Some(primary) = self.leader() else {
+            return Err("nobody leads in peace".to_owned());
+        };
+        let standby = primary.peer();
+        self.part(standby)?;
+        if !self.break_resync(primary)? {
+            return Ok(());
+        }
+        self.over = true;
+        let before = self.host(standby).before.clone();
+        let (name, content) = before.ok_or("nothing is kept")?;
+        self.log(|| format!("{standby:?} is to go back to {name:?}"));
+        self.go_back(standby)?;
+        let host = self.host(standby);
+        if (&host.disk.cache, &host.disk.metadata) != (&content.0, &content.1) {
+            return Err(format!(
+                "went back to {:?}, not {content:?}",
+                host.disk.cache
+            ));
+        }
+        self.counts.returns += 1;
+        self.take_back(primary)
+    }
+
+    fn leader(&self) -> Option<NodeId> {
+        let leads = |node: &NodeId| {
+            let status = self.hosts[*node as usize].status();
+            status.is_some_and(|status| status.role == Role::Primary)
+        };
+        [NodeId::A, NodeId::B].into_iter().find(leads)
+    }
+
+    /// The standby is away for a while, and the primary goes on.
+    fn part(&mut self, standby: NodeId) -> Result<(), String> {
+        self.busy = true;
+        self.cut_both(standby, true);
+        let end = self.now + self.random.between(500_000, 3_000_000);
+        self.until(u64::MAX / 2, "a while", |world| world.now >= end)?;
+        self.cut_both(standby, false);
+        Ok(())
+    }
+
+    fn cut_both(&mut self, node: NodeId, cut: bool) {
+        let (here, there) = (End::Server(node), End::Server(node.peer()));
+        self.net.cut(here, there, cut);
+        self.net.cut(there, here, cut);
+    }
+
+    /// Kills the primary in the midst of the resync; tells whether that was in time.
+    fn break_resync(&mut self, primary: NodeId) -> Result<bool, String> {
+        let standby = primary.peer();
+        // Where the wire was cut too shortly to be noticed, none comes.
+        let late = self.now + 5_000_000;
+        let begun = |world: &mut World| world.host(standby).before.is_some() || world.now > late;
+        self.until(u64::MAX / 2, "a resync", begun)?;
+        let end = self.now + self.random.between(0, 60_000);
+        self.until(u64::MAX / 2, "a bit of it", |world| world.now >= end)?;
+        if self.random.one_in(4) {
+            self.kill(standby);
+            self.boot(standby);
+        }
+        self.kill(primary);
+        if self.random.one_in(4) {
+            self.cut_power(standby);
+            self.boot(standby);
+        }
+        let idle = |world: &mut World| world.is_idle(standby);
+        self.until(5_000_000, "the end of what is under way", idle)?;
+        let kept = self.host(standby).before.is_some();
+        let leads = self.leader().is_some();
+        Ok(kept && !leads)
+    }
+
+    /// A person says so until it is done; the server may die meanwhile.
+    fn go_back(&mut self, standby: NodeId) -> Result<(), String> {
+        let mut deaths = self.random.below(3);
+        for _ in 0..20 {
+            self.event(standby, Event::Command(Command::GoBack));
+            let end = self.now + self.random.between(2_000, 4_000_000);
+            let done = |world: &mut World| world.leads_alone(standby) || world.now >= end;
+            self.until(u64::MAX / 2, "a moment", done)?;
+            if self.leads_alone(standby) {
+                return Ok(());
+            }
+            if deaths > 0 && self.host(standby).before.is_some() {
+                deaths -= 1;
+                match self.random.one_in(2) {
+                    true => self.kill(standby),
+                    false => self.cut_power(standby),
+                }
+                self.boot(standby);
+            }
+        }
+        Err("it did not go back".to_owned())
+    }
+
+    fn leads_alone(&mut self, node: NodeId) -> bool {
+        let idle = self.is_idle(node);
+        let host = self.host(node);
+        let whole = host
+            .status()
+            .is_some_and(|s| s.role == Role::Primary && s.consistent);
+        whole && idle && host.before.is_none() && !host.disk.keeps()
+    }
+
+    /// The dead one is found again: nothing of it is taken, and it takes nothing, before a person says which one counts.
+    fn take_back(&mut self, old: NodeId) -> Result<(), String> {
+        self.boot(old);
+        let end = self.now + 3_000_000;
+        self.until(u64::MAX / 2, "a while", |world| world.now >= end)?;
+        if self.paired() {
+            return Err("two pasts were joined unasked".to_owned());
+        }
+        self.event(old, Event::Command(Command::Discard));
+        self.until(30_000_000, "the last pairing", Self::paired)?;
+        let idle = |world: &mut World| world.is_idle(NodeId::A) && world.is_idle(NodeId::B);
+        self.until(5_000_000, "the last works", idle)?;
+        let [a, b] = &self.hosts;
+        match a.disk.cache == b.disk.cache && a.disk.metadata == b.disk.metadata {
+            true => Ok(()),
+            false => Err("they differ after all".to_owned()),
+        }
+    }
+}
