@@ -35,9 +35,8 @@ pub struct Outgoing {
 /// own. Bytes.
 const LONG: usize = 1 << 10;
 
-/// So much is encrypted before it is handed to the socket: the other end goes on with it meanwhile, and the memory for it is
-/// used again. Bytes.
-const STRIDE: usize = 64 << 10;
+/// About so much is encrypted before it is handed to the socket. Shorter steps have the two servers wait for one another more. Bytes.
+const STRIDE: usize = 256 << 10;
 
 /// How many of `slices` make about a stride.
 fn stride(slices: &[IoSlice<'_>]) -> usize {
