@@ -156,15 +156,19 @@ pub enum Item {
 }
 
 impl Item {
+    /// The content in it.
+    pub(crate) fn content(&self) -> Option<&Bytes> {
+        match self {
+            Self::Op(Op::Write { data, .. }) | Self::Restore { data, .. } => Some(data),
+            Self::Op(Op::Meta { record, .. }) => Some(record),
+            Self::Metadata(all) => Some(all),
+            _ => None,
+        }
+    }
+
     /// Bytes of content in it.
     pub(crate) fn content_length(&self) -> u64 {
-        let content = match self {
-            Self::Op(Op::Write { data, .. }) | Self::Restore { data, .. } => data,
-            Self::Op(Op::Meta { record, .. }) => record,
-            Self::Metadata(all) => all,
-            _ => return 0,
-        };
-        content.len() as u64
+        self.content().map_or(0, |content| content.len() as u64)
     }
 }
 

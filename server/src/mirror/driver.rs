@@ -294,8 +294,9 @@ impl Mirror {
     fn think(&self, events: Vec<Event>) -> Todo {
         let mut todo = Todo::default();
         let mut core = self.core.lock();
+        // All of it had happened by now.
+        let now = clock::now();
         for event in events {
-            let now = clock::now();
             for action in core.node.handle(now, event) {
                 self.sort(&mut core, action, &mut todo);
             }

@@ -1,5 +1,6 @@
 //! The transmission phase of one connection.
 
+mod arena;
 mod deferred;
 mod finish;
 mod flushes;
@@ -16,10 +17,10 @@ use std::{
     time::Duration,
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use nbd::{IoError, MetaContext, Operation, Request, Rules, Session, Verdict, reply};
 
-use self::patience::Patience;
+use self::{arena::Arena, patience::Patience};
 use super::{
     device::{Change, Device, Ended, Fault, PeerAddress, Segment},
     input::Input,
@@ -98,7 +99,7 @@ struct Transmission<'a, 'd> {
     /// Taken on and not begun.
     deferred: Vec<(Change, Ended)>,
     /// Where their payloads are put.
-    arena: BytesMut,
+    arena: Arena,
     mailbox: Arc<Mailbox>,
     lane: Arc<Lane>,
     jobs: usize,
@@ -188,7 +189,7 @@ impl<'a> Transmission<'a, 'a> {
             partial: None,
             segments: Vec::new(),
             deferred: Vec::new(),
-            arena: BytesMut::new(),
+            arena: Arena::default(),
             mailbox: Arc::new(Mailbox::new(shortcut(engine, files))?),
             lane: lane(engine),
             jobs: 0,

@@ -14,9 +14,14 @@ const PIECE: u64 = 256 << 10;
 
 /// Cuts what is to be stored at `offset` into its pieces, each with its place.
 pub fn pieces(offset: u64, data: &[u8]) -> impl Iterator<Item = (u64, &[u8])> {
+    pieces_of(PIECE, offset, data)
+}
+
+/// The same in pieces of another length.
+pub fn pieces_of(size: u64, offset: u64, data: &[u8]) -> impl Iterator<Item = (u64, &[u8])> {
     let (mut at, mut left) = (offset, data);
     iter::from_fn(move || {
-        let length = left.len().min((PIECE - at % PIECE) as usize);
+        let length = left.len().min((size - at % size) as usize);
         let (piece, rest) = left.split_at(length);
         let place = at;
         (at, left) = (at + length as u64, rest);

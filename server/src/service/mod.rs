@@ -25,7 +25,7 @@ mod transport;
 #[allow(unused_imports)] // The room uses more of these than `bootroom export` does.
 pub use device::{
     Change, Claim, Deferred, Deliver, Device, Ended, Event, Export, Exports, Extent, Fault, Mapped,
-    Peer, PeerAddress, Segment, Source, Told, deliver_all, pieces,
+    Peer, PeerAddress, Segment, Source, Told, deliver_all, pieces_of,
 };
 pub use listen::{Listener, passed_sockets};
 #[allow(unused_imports)]

@@ -1,6 +1,6 @@
 //! What may differ between the two servers.
 
-use std::collections::BTreeMap;
+use std::{cmp::Reverse, collections::BTreeMap};
 
 use crate::{BlockRange, Blocks, Seq, VolumeId};
 
@@ -28,7 +28,7 @@ impl Sent {
     fn push(&mut self, seq: Seq, range: BlockRange) {
         self.list.push((seq, range));
         if self.list.len() >= LONG.max(2 * self.merged) {
-            self.list = merged(&self.list);
+            merge(&mut self.list);
             self.merged = self.list.len();
         }
     }
@@ -117,16 +117,9 @@ impl Dirty {
 }
 
 /// Equal ranges once, under the highest number: confirmed later than it could be, never earlier.
-fn merged(list: &[(Seq, BlockRange)]) -> Batch {
-    let mut newest = BTreeMap::new();
-    for (seq, range) in list {
-        let at = newest.entry(*range).or_insert(*seq);
-        *at = (*at).max(*seq);
-    }
-    newest
-        .into_iter()
-        .map(|(range, seq)| (seq, range))
-        .collect()
+fn merge(list: &mut Batch) {
+    list.sort_unstable_by_key(|(seq, range)| (*range, Reverse(*seq)));
+    list.dedup_by_key(|(_, range)| *range);
 }
 
 #[cfg(test)]
@@ -166,7 +159,8 @@ mod tests {
 
     #[test]
     fn putting_a_list_together_keeps_the_newest_number() {
-        let list = vec![(Seq(1), block(1)), (Seq(5), block(1)), (Seq(3), block(2))];
-        assert_eq!(merged(&list), vec![(Seq(5), block(1)), (Seq(3), block(2))]);
+        let mut list = vec![(Seq(1), block(1)), (Seq(5), block(1)), (Seq(3), block(2))];
+        merge(&mut list);
+        assert_eq!(list, vec![(Seq(5), block(1)), (Seq(3), block(2))]);
     }
 }

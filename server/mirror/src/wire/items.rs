@@ -19,19 +19,13 @@ impl Item {
         }
     }
 
+    /// All but the content, which follows.
     pub(super) fn put(&self, out: &mut Vec<u8>) {
         out.push(self.kind());
         match self {
             Self::Op(op) => op.put(out),
-            Self::Restore {
-                volume,
-                range,
-                data,
-            } => {
-                out.put_range(*volume, *range);
-                out.extend_from_slice(data);
-            }
-            Self::Metadata(all) => out.extend_from_slice(all),
+            Self::Restore { volume, range, .. } => out.put_range(*volume, *range),
+            Self::Metadata(_) => {}
             Self::Flush(volume) => out.put_u64(volume.0),
             Self::Confirmed { volume, upto } => {
                 out.put_u64(volume.0);
@@ -87,13 +81,12 @@ impl Op {
                 volume,
                 offset,
                 length,
-                data,
+                ..
             } => {
                 out.push(1);
                 out.put_u64(volume.0);
                 out.put_u64(*offset);
                 out.put_u64(*length);
-                out.extend_from_slice(data);
             }
             Self::Zero {
                 volume,
@@ -107,10 +100,9 @@ impl Op {
                 out.put_u64(*length);
                 out.put_flag(*trim);
             }
-            Self::Meta { volume, record } => {
+            Self::Meta { volume, .. } => {
                 out.push(3);
                 out.put_option(volume.map(|volume| volume.0));
-                out.extend_from_slice(record);
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{Put, Take, framed, unknown};
+use super::{Put, Take, framed_before, unknown};
 use crate::{Body, Hello, Incarnation, Message, Moment, Result, Seq, SessionId, Term};
 
 impl Message {
@@ -12,12 +12,26 @@ impl Message {
     ///
     /// [`crate::ErrorKind::TooLong`] if it does not fit; nothing is appended then.
     pub fn encode(&self, out: &mut Vec<u8>) -> Result<()> {
-        framed(out, |out| {
+        let content = self.encode_head(out)?;
+        out.extend_from_slice(content);
+        Ok(())
+    }
+
+    /// Appends this message as a frame but for the content at its end, which is given back: it need not be copied to be
+    /// sent.
+    ///
+    /// # Errors
+    ///
+    /// As [`Message::encode`].
+    pub fn encode_head(&self, out: &mut Vec<u8>) -> Result<&Bytes> {
+        let content = self.body.content();
+        framed_before(content.len(), out, |out| {
             out.push(self.body.kind());
             out.put_node(self.from);
             out.put_u64(self.term.0);
             self.body.put(out);
-        })
+        })?;
+        Ok(content)
     }
 
     /// Reads a frame's content, without its length.
@@ -47,6 +61,16 @@ impl Body {
         }
     }
 
+    /// What a frame ends with, if that is content.
+    fn content(&self) -> &Bytes {
+        static NONE: Bytes = Bytes::new();
+        match self {
+            Self::Ship { item, .. } => item.content().unwrap_or(&NONE),
+            _ => &NONE,
+        }
+    }
+
+    /// All but the content.
     fn put(&self, out: &mut Vec<u8>) {
         match self {
             Self::Hello(hello) => hello.put(out),

@@ -33,10 +33,15 @@ pub fn frame_length(head: [u8; FRAME_HEAD]) -> Result<usize> {
 
 /// Writes a frame: its length, and what `body` appends. Fails, with `out` as before, if it is too long.
 fn framed(out: &mut Vec<u8>, body: impl FnOnce(&mut Vec<u8>)) -> Result<()> {
+    framed_before(0, out, body)
+}
+
+/// As [`framed`], for a frame that ends with `more` bytes which are not in `out`.
+fn framed_before(more: usize, out: &mut Vec<u8>, body: impl FnOnce(&mut Vec<u8>)) -> Result<()> {
     let start = out.len();
     out.extend_from_slice(&[0; FRAME_HEAD]);
     body(out);
-    let length = out.len() - start - FRAME_HEAD;
+    let length = out.len() - start - FRAME_HEAD + more;
     if length > MAX_FRAME {
         out.truncate(start);
         return Err(Error::new(

@@ -37,11 +37,9 @@ impl Mirror {
         let Some(outgoing) = self.outgoing.get() else {
             return;
         };
-        outgoing.put(|out| {
-            if let Err(error) = message.encode(out) {
-                tracing::error!("a message to the other server was not sent: {error}");
-            }
-        });
+        if let Err(error) = outgoing.put(message) {
+            tracing::error!("a message to the other server was not sent: {error}");
+        }
     }
 
     /// Nothing is answered any more. Who waits is told so in the terms of this process: connections close then.

@@ -1,7 +1,7 @@
 //! What this server sends: a queue that is written by whoever can, and by a thread of its own when the other end is slow.
 
 use std::{
-    io::{self, Read, Write},
+    io::{self, IoSlice, Read, Write},
     net::{Shutdown, TcpStream},
     sync::{
         Arc,
@@ -11,6 +11,8 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
+use mirror::Message;
 use parking_lot::{Condvar, Mutex};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustls::{ClientConnection, StreamOwned};
@@ -32,9 +34,70 @@ pub struct Outgoing {
     told: AtomicBool,
 }
 
+/// Content of at least this length is sent from where it lies; what is shorter is copied, so that it needs no slice of its
+/// own. Bytes.
+const LONG: usize = 1 << 10;
+
+/// About so much is encrypted before it is handed to the socket. Shorter steps have the two servers wait for one another more. Bytes.
+const STRIDE: usize = 256 << 10;
+
+/// How many of `slices` make about a stride.
+fn stride(slices: &[IoSlice<'_>]) -> usize {
+    let mut length = 0;
+    let within = slices.iter().take_while(|slice| {
+        let fits = length < STRIDE;
+        length += slice.len();
+        fits
+    });
+    within.count()
+}
+
+/// Messages that wait to be sent.
+#[derive(Default)]
+struct Waiting {
+    /// All of them but long content.
+    bytes: Vec<u8>,
+    /// Long content, and before which of `bytes` it has its place.
+    contents: Vec<(usize, Bytes)>,
+    length: usize,
+}
+
+impl Waiting {
+    fn put(&mut self, message: &Message) -> mirror::Result<()> {
+        let before = self.bytes.len();
+        let content = message.encode_head(&mut self.bytes)?;
+        self.length += self.bytes.len() - before + content.len();
+        match content.len() {
+            ..LONG => self.bytes.extend_from_slice(content),
+            _ => self.contents.push((self.bytes.len(), content.clone())),
+        }
+        Ok(())
+    }
+
+    /// All of it, in its order.
+    fn slices(&self) -> Vec<IoSlice<'_>> {
+        let mut slices = Vec::with_capacity(2 * self.contents.len() + 1);
+        let mut from = 0;
+        for (at, content) in &self.contents {
+            slices.push(IoSlice::new(&self.bytes[from..*at]));
+            slices.extend(content.chunks(STRIDE / 2).map(IoSlice::new));
+            from = *at;
+        }
+        slices.push(IoSlice::new(&self.bytes[from..]));
+        slices
+    }
+
+    /// Forgets all, and keeps the memory.
+    fn clear(&mut self) {
+        self.bytes.clear();
+        self.contents.clear();
+        self.length = 0;
+    }
+}
+
 #[derive(Default)]
 struct Queue {
-    bytes: Vec<u8>,
+    waiting: Waiting,
     up: bool,
     /// The wire does not take more at the moment; the thread waits for it.
     stuck: bool,
@@ -74,14 +137,18 @@ impl Outgoing {
 
     /// Bytes that wait to be sent.
     pub fn waiting(&self) -> usize {
-        self.queue.lock().bytes.len()
+        self.queue.lock().waiting.length
     }
 
-    /// Queues what `write` appends; it is dropped when there is no connection.
-    pub fn put(&self, write: impl FnOnce(&mut Vec<u8>)) {
+    /// Queues a message; it is dropped when there is no connection.
+    ///
+    /// # Errors
+    /// It is too long.
+    pub fn put(&self, message: &Message) -> mirror::Result<()> {
         let mut queue = self.queue.lock();
-        if queue.up {
-            write(&mut queue.bytes);
+        match queue.up {
+            true => queue.waiting.put(message),
+            false => Ok(()),
         }
     }
 
@@ -98,7 +165,7 @@ impl Outgoing {
                 Err(error) => return self.cut(&error.to_string()),
             }
             // Queued by somebody who found the wire held: looked at now that it is free.
-            if self.queue.lock().bytes.is_empty() {
+            if self.waiting() == 0 {
                 return;
             }
         }
@@ -112,19 +179,19 @@ impl Outgoing {
 
     /// Writes what is queued; false if the wire takes no more now.
     fn send(&self, wire: &mut Wire) -> io::Result<bool> {
-        let bytes = std::mem::take(&mut self.queue.lock().bytes);
-        wire.tls.writer().write_all(&bytes)?;
-        self.reuse(bytes);
-        wire.push()
+        let mut waiting = std::mem::take(&mut self.queue.lock().waiting);
+        let all = wire.write(&waiting)?;
+        waiting.clear();
+        self.reuse(waiting);
+        Ok(all)
     }
 
-    /// Gives the queue its buffer back, unless that has grown large.
-    fn reuse(&self, mut bytes: Vec<u8>) {
+    /// Gives the queue its buffers back, unless they have grown large.
+    fn reuse(&self, empty: Waiting) {
         const KEPT: usize = 1 << 20;
         let mut queue = self.queue.lock();
-        if queue.bytes.is_empty() && bytes.capacity() <= KEPT {
-            bytes.clear();
-            queue.bytes = bytes;
+        if queue.waiting.length == 0 && empty.bytes.capacity() <= KEPT {
+            queue.waiting = empty;
         }
     }
 
@@ -239,6 +306,23 @@ fn is_over(socket: &TcpStream) -> bool {
 }
 
 impl Wire {
+    /// Encrypts all of it and hands it over as it goes; false if the socket takes no more now.
+    fn write(&mut self, waiting: &Waiting) -> io::Result<bool> {
+        let mut slices = waiting.slices();
+        let (mut slices, mut room) = (&mut slices[..], true);
+        while !slices.is_empty() {
+            let stride = stride(slices);
+            let wanted: usize = slices[..stride].iter().map(|slice| slice.len()).sum();
+            let taken = self.tls.writer().write_vectored(&slices[..stride])?;
+            if taken < wanted {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            IoSlice::advance_slices(&mut slices, taken);
+            room = room && self.push()?;
+        }
+        Ok(room)
+    }
+
     /// Hands the socket what is encrypted; false if it takes no more now.
     fn push(&mut self) -> io::Result<bool> {
         while self.tls.wants_write() {
@@ -258,7 +342,7 @@ impl Wire {
             while !self.push()? {
                 self.wait_writable()?;
             }
-            if queue.queue.lock().bytes.is_empty() {
+            if queue.waiting() == 0 {
                 return Ok(());
             }
             queue.send(self)?;

@@ -4,7 +4,8 @@ use std::{
     thread,
 };
 
-use mirror::{Body, Hello, Message, Term};
+use bytes::Bytes;
+use mirror::{Body, Hello, Incarnation, Item, Message, Op, Seq, SessionId, Term, VolumeId};
 
 use super::*;
 
@@ -105,7 +106,7 @@ fn everything_arrives_in_order_whoever_sends_it() {
                 for _ in 0..EACH {
                     let mut number = number.lock();
                     *number += 1;
-                    outgoing.put(|out| hello(*number).encode(out).unwrap());
+                    outgoing.put(&hello(*number)).unwrap();
                     drop(number);
                     outgoing.kick();
                 }
@@ -114,6 +115,54 @@ fn everything_arrives_in_order_whoever_sends_it() {
     });
     let all: Vec<u64> = (1..=4 * EACH).collect();
     assert_eq!(terms(&heard, all.len()), all);
+}
+
+/// A write of so many bytes.
+fn write(length: usize) -> Message {
+    let data: Bytes = (0..length).map(|at| (at * 31 + length) as u8).collect();
+    let op = Op::Write {
+        volume: VolumeId(1),
+        offset: 4096,
+        length: length as u64,
+        data,
+    };
+    let session = SessionId {
+        of: Incarnation(1),
+        number: 1,
+    };
+    let (seq, item) = (Seq(length as u64), Item::Op(op));
+    Message {
+        body: Body::Ship { session, seq, item },
+        ..hello(1)
+    }
+}
+
+/// Short content is copied, long content is not and may take several strides; some of it has to wait for the wire.
+#[test]
+fn content_of_any_length_arrives_between_its_neighbours() {
+    let dir = tempfile::tempdir().unwrap();
+    let (place, heard) = hear(secret(dir.path(), "one"));
+    let (outgoing, changed) = dial(place, secret(dir.path(), "one"));
+    assert!(changed.recv_timeout(DEADLINE).unwrap());
+    let lengths = [0, 1, 1023, 1024, 4096, 4096, 65_536, 200_001, 3, 8 << 20];
+    let sent: Vec<_> = (0..6)
+        .flat_map(|_| lengths.into_iter().map(write).chain([hello(7)]))
+        .collect();
+    for (number, message) in sent.iter().enumerate() {
+        outgoing.put(message).unwrap();
+        if number % 3 == 0 {
+            outgoing.kick();
+        }
+    }
+    outgoing.kick();
+    let mut came = Vec::new();
+    while came.len() < sent.len() {
+        if let Heard::Messages(messages) = heard.recv_timeout(DEADLINE).unwrap() {
+            came.extend(messages);
+        }
+    }
+    assert!(came == sent, "not what was sent");
+    assert_eq!(outgoing.waiting(), 0);
 }
 
 #[test]
@@ -128,7 +177,7 @@ fn a_connection_that_ends_is_told_and_dialled_again() {
         panic!("the end was not told");
     };
     assert!(changed.recv_timeout(DEADLINE).unwrap());
-    outgoing.put(|out| hello(7).encode(out).unwrap());
+    outgoing.put(&hello(7)).unwrap();
     outgoing.kick();
     assert_eq!(terms(&heard, 1), [7]);
 }
@@ -139,7 +188,7 @@ fn the_last_word_of_a_server_that_stops_is_heard() {
     let (place, heard) = hear(secret(dir.path(), "one"));
     let (outgoing, changed) = dial(place, secret(dir.path(), "one"));
     assert!(changed.recv_timeout(DEADLINE).unwrap());
-    outgoing.put(|out| hello(7).encode(out).unwrap());
+    outgoing.put(&hello(7)).unwrap();
     outgoing.stop();
     assert_eq!(terms(&heard, 1), [7]);
 }

@@ -23,11 +23,16 @@ use mirror::{BLOCK, BlockRange, Blocks, Fault, Op, VolumeId, Work, Yield};
 use overlay::{Attachment, Durability, ErrorKind, Overlay, RunKind, SnapshotName};
 use pxe::RedbLeases;
 
-use crate::{clients::registry::Rows, service::pieces};
+use crate::{clients::registry::Rows, service::pieces_of};
 use damaged::blocks_of;
 use kept::Kept;
 use record::{Key, Number, Record, decode, difference, encode, lease_change};
 use volumes::Volumes;
+
+/// Long writes are stored in pieces that end at multiples of this. The host keeps what is written at once in pages of about
+/// that size and looks through a whole one for each short write to it, which happens on two servers here: shorter than where
+/// there is one ([`crate::service`]). Bytes.
+const PIECE: u64 = 32 << 10;
 
 /// All of it.
 pub struct PairStore {
@@ -148,7 +153,7 @@ impl PairStore {
                 data,
                 ..
             } => self.change(volume, |disk| {
-                pieces(offset, &data)
+                pieces_of(PIECE, offset, &data)
                     .try_for_each(|(at, piece)| disk.write(piece, at, Durability::Process))
             }),
             Op::Zero {

@@ -2,9 +2,7 @@
 
 use std::{io, os::fd::AsFd};
 
-use bytes::BytesMut;
-
-use super::{ALONE, End, IDLE, Transmission};
+use super::{ALONE, End, IDLE, Transmission, arena::Arena};
 use crate::service::transport::Transport;
 
 impl Transmission<'_, '_> {
@@ -60,7 +58,7 @@ impl Transmission<'_, '_> {
         self.output.release();
         self.segments = Vec::new();
         self.device.rest();
-        self.arena = BytesMut::new();
+        self.arena = Arena::default();
         transport.socket().wait(None, None)?;
         Ok(())
     }

@@ -2,7 +2,6 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use bytes::{Bytes, BytesMut};
 use nbd::{Operation, Request, reply};
 
 use super::{End, Next, Partial, Transmission};
@@ -14,17 +13,6 @@ use crate::service::{
 /// Long payloads are collected in lengths that end at multiples of this before any of it is stored: to go back and forth
 /// between socket and file in shorter ones costs a quarter more. Bytes.
 const COLLECTED: u64 = input::LONGEST_PIECE as u64;
-/// Room for payloads that outlive the receive buffer: many small ones share an allocation. Bytes.
-const ARENA: usize = 64 << 10;
-
-/// Copies a payload into `arena`, or a new one.
-fn kept(arena: &mut BytesMut, payload: &[u8]) -> Bytes {
-    if arena.capacity() < payload.len() && !arena.try_reclaim(payload.len()) {
-        *arena = BytesMut::with_capacity(ARENA.max(payload.len()));
-    }
-    arena.extend_from_slice(payload);
-    arena.split().freeze()
-}
 
 impl Partial {
     /// Length of what is to be collected next, in bytes.
@@ -85,7 +73,7 @@ impl Transmission<'_, '_> {
         };
         let operation = Operation::Write { fua };
         if self.defers(operation) {
-            let payload = kept(&mut self.arena, payload);
+            let payload = self.arena.keep(payload);
             self.input.consume(header + length);
             return self
                 .defer(request, operation, payload)
