@@ -6,16 +6,12 @@ mod support;
 use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
-use overlay::{Attachment, Base, Durability, ErrorKind, Overlay, SnapshotId, SnapshotName, Store};
+use overlay::{Attachment, Base, Durability, ErrorKind, Overlay, SnapshotId, Store};
 use proptest::prelude::*;
 use support::*;
 
 const SIZE: u64 = 300 * 4096 + 1536;
 const PROCESS: Durability = Durability::Process;
-
-fn name(text: &str) -> SnapshotName {
-    SnapshotName::new(text).unwrap()
-}
 
 struct World {
     dir: tempfile::TempDir,

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use overlay::{
     Attachment, Base, Durability, ErrorKind, HostDisk, Limits, Options, Overlay, Retention,
-    SnapshotName, Storage, Store, View,
+    SnapshotName, Storage, Store,
 };
 use support::hooked::{Call, Hooked};
 use support::image::Dice;
@@ -58,24 +58,22 @@ fn world() -> World {
     world_on(Arc::new(HostDisk))
 }
 
-fn name(text: &str) -> SnapshotName {
-    SnapshotName::new(text).unwrap()
+/// What the disk holds once the store was closed and opened.
+fn after_a_restart(world: World) -> Vec<u8> {
+    let World {
+        dir,
+        base,
+        overlay,
+        disk,
+        store,
+    } = world;
+    drop((overlay, disk, store));
+    let store = open(dir.path(), Arc::new(HostDisk));
+    all(&reopen(&store, "pc", &base).attach())
 }
 
 fn hidden() -> SnapshotName {
     SnapshotName::hidden("test", uuid::Uuid::from_u128(1))
-}
-
-fn all(disk: &Attachment) -> Vec<u8> {
-    let mut buf = vec![0; SIZE as usize];
-    disk.read(&mut buf, 0).unwrap();
-    buf
-}
-
-fn all_of(view: &View) -> Vec<u8> {
-    let mut buf = vec![0; SIZE as usize];
-    view.read(&mut buf, 0).unwrap();
-    buf
 }
 
 fn data_files(world: &World) -> Vec<u64> {
@@ -125,16 +123,7 @@ fn a_fold_changes_nothing_and_gives_the_space_back() {
     world.disk.write(&[9; 5000], 100, PROCESS).unwrap();
     world.disk.flush().unwrap();
     let now = all(&world.disk);
-    let World {
-        dir,
-        base,
-        overlay,
-        disk,
-        store,
-    } = world;
-    drop((overlay, disk, store));
-    let store = open(dir.path(), Arc::new(HostDisk));
-    assert!(all(&reopen(&store, "pc", &base).attach()) == now);
+    assert!(after_a_restart(world) == now);
 }
 
 #[test]
@@ -299,16 +288,7 @@ fn going_back_brings_all_of_it_back() {
     let missing = overlay.revert(&name("one")).unwrap_err().kind();
     assert_eq!(missing, ErrorKind::NotFound);
     drop(disk);
-    let World {
-        dir,
-        base,
-        overlay,
-        disk,
-        store,
-    } = world;
-    drop((overlay, disk, store));
-    let store = open(dir.path(), Arc::new(HostDisk));
-    assert!(all(&reopen(&store, "pc", &base).attach()) == now);
+    assert!(after_a_restart(world) == now);
 }
 
 #[test]

@@ -9,29 +9,12 @@ use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
 use overlay::{
-    Attachment, Base, Change, ChangeReader, ChangeWriter, Durability, ErrorKind, Overlay,
-    SnapshotName, View,
+    Attachment, Base, Change, ChangeReader, ChangeWriter, Durability, ErrorKind, Overlay, View,
 };
 use support::*;
 
 const SIZE: u64 = (3 << 20) + 512;
 const PROCESS: Durability = Durability::Process;
-
-fn name(text: &str) -> SnapshotName {
-    SnapshotName::new(text).unwrap()
-}
-
-fn all(disk: &Attachment) -> Vec<u8> {
-    let mut buf = vec![0; SIZE as usize];
-    disk.read(&mut buf, 0).unwrap();
-    buf
-}
-
-fn all_of(view: &View) -> Vec<u8> {
-    let mut buf = vec![0; SIZE as usize];
-    view.read(&mut buf, 0).unwrap();
-    buf
-}
 
 fn changes(overlay: &Overlay, from: Option<&str>, to: Option<&str>) -> Vec<(u64, u64)> {
     let mut found = Vec::new();

@@ -12,8 +12,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use overlay::{
-    Base, BaseId, Digest, FileBase, Options, Overlay, OverlayId, OverlaySpec, Retention, Storage,
-    Store,
+    Attachment, Base, BaseId, Digest, FileBase, Options, Overlay, OverlayId, OverlaySpec,
+    Retention, SnapshotName, Storage, Store, View,
 };
 
 pub fn base_id(n: u8) -> BaseId {
@@ -66,4 +66,23 @@ pub fn reopen(store: &Store, name: &str, base: &Arc<dyn Base>) -> Arc<Overlay> {
     store
         .open_overlay(&id(name), &|_| Some(base.clone()))
         .unwrap()
+}
+
+/// The name of a snapshot.
+pub fn name(text: &str) -> SnapshotName {
+    SnapshotName::new(text).unwrap()
+}
+
+/// What a disk holds.
+pub fn all(disk: &Attachment) -> Vec<u8> {
+    let mut buf = vec![0; disk.size() as usize];
+    disk.read(&mut buf, 0).unwrap();
+    buf
+}
+
+/// What a snapshot holds.
+pub fn all_of(view: &View) -> Vec<u8> {
+    let mut buf = vec![0; view.size() as usize];
+    view.read(&mut buf, 0).unwrap();
+    buf
 }
