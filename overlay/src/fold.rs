@@ -36,7 +36,7 @@ impl Overlay {
     /// [`crate::SnapshotId`] afterwards. Takes little room at a time.
     ///
     /// # Errors
-    /// [`ErrorKind::NotFound`]; [`ErrorKind::Busy`] if it gave way to a reset, or more is written all the time than
+    /// [`ErrorKind::NotFound`]; [`ErrorKind::Busy`] if it gave way to a reset or a snapshot, or more is written all the time than
     /// it moves; [`ErrorKind::NoSpace`]. [`Overlay::fold_hidden`] goes on with what is left then.
     /// [`ErrorKind::SyncFailed`] as for [`Overlay::flush`].
     pub fn fold_snapshot(&self, name: &SnapshotName) -> Result<()> {
@@ -52,14 +52,15 @@ impl Overlay {
         Err(Error::new(ErrorKind::Busy, text))
     }
 
-    /// Folds every hidden snapshot but the one of that name, whether a fold was begun before or not.
+    /// Folds every hidden snapshot that is not needed, whether a fold was begun before or not. `is_needed` is asked again
+    /// after each look at what there is: of one that is taken meanwhile it must know before it is there.
     ///
     /// # Errors
     /// As for [`Overlay::fold_snapshot`].
-    pub fn fold_hidden(&self, but: Option<&SnapshotName>) -> Result<()> {
+    pub fn fold_hidden(&self, is_needed: impl Fn(&SnapshotName) -> bool) -> Result<()> {
         let next = || {
             let hidden = self.hidden_snapshots();
-            hidden.into_iter().find(|name| Some(name) != but)
+            hidden.into_iter().find(|name| !is_needed(name))
         };
         while let Some(name) = next() {
             match self.fold_snapshot(&name) {
@@ -85,6 +86,8 @@ impl Overlay {
     fn fold(&self, name: &SnapshotName) -> Result<Fold> {
         let (mut at, mut stack, space) = self.place(name)?;
         if at + 2 == stack.layers.len() {
+            // Requests do not have to wait for this.
+            stack.layers[at].sync()?;
             if self.fold_top(name)? {
                 return Ok(Fold::Done);
             }
@@ -157,9 +160,9 @@ impl Overlay {
         Ok(())
     }
 
-    /// A reset does not wait.
+    /// Neither a reset nor a snapshot waits.
     fn give_way(&self) -> Result<()> {
-        if !self.hurry.load(Ordering::Relaxed) {
+        if !self.hurry.load(Ordering::Relaxed) && self.freezing.load(Ordering::Relaxed) == 0 {
             return Ok(());
         }
         let text = format!("folding a snapshot of overlay {}", self.id);
@@ -173,12 +176,10 @@ impl Overlay {
             return Ok(());
         }
         older.sync()?;
-        let mut data = 0;
         for (word, lanes) in &moved {
-            data += newer.shed(*word, *lanes)?;
+            space.release(newer.shed(*word, *lanes)?);
         }
         newer.sync()?;
-        space.release(data);
         let inside = self.gate.write();
         // Views and lent pages outlive a request. What they may read stays until the whole layer goes.
         let unread = Arc::strong_count(&self.reading) == 1 && !newer.is_lent();

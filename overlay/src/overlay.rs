@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use parking_lot::{Mutex, MutexGuard, RwLock};
 use uuid::Uuid;
@@ -64,6 +64,8 @@ pub struct Overlay {
     changing: Mutex<()>,
     /// Tells a long change of layers to give way.
     pub(crate) hurry: AtomicBool,
+    /// Snapshots that wait for their turn to change the layers.
+    pub(crate) freezing: AtomicUsize,
     group: Group,
     /// Each [`crate::View`] has a share of it. Given out with the gate held.
     pub(crate) reading: Arc<()>,
@@ -129,6 +131,7 @@ impl Overlay {
             closed: AtomicBool::new(false),
             changing: Mutex::new(()),
             hurry: AtomicBool::new(false),
+            freezing: AtomicUsize::new(0),
             group: Group::default(),
             reading: Arc::default(),
             portion,

@@ -25,7 +25,9 @@ impl Overlay {
     pub fn snapshot(&self, name: &SnapshotName, taken: u64) -> Result<Snapshot> {
         // Most of what there is to sync is synced while requests go on.
         self.flush()?;
+        self.freezing.fetch_add(1, Ordering::Relaxed);
         let _change = self.change_layers();
+        self.freezing.fetch_sub(1, Ordering::Relaxed);
         self.freeze_as(name, taken)
     }
 

@@ -316,7 +316,7 @@ impl Recording {
     ) {
         let Some(disk) = disk else { return };
         let found = read_used(|buf, at| disk.read(buf, at).unwrap());
-        disk.overlay().fold_hidden(None).unwrap();
+        disk.overlay().fold_hidden(|_| false).unwrap();
         if read_used(|buf, at| disk.read(buf, at).unwrap()) != found {
             self.complain(what, Fate::Kill, "a fold after recovery changed the disk");
         }

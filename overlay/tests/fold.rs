@@ -107,13 +107,13 @@ fn a_fold_changes_nothing_and_gives_the_space_back() {
     assert_eq!(world.overlay.usage().used, 8 << 20);
     assert!(world.overlay.snapshots().is_empty(), "it is hidden");
     assert!(world.overlay.snapshot_ids().is_empty());
-    world.overlay.fold_hidden(Some(&hidden())).unwrap();
+    world.overlay.fold_hidden(|name| *name == hidden()).unwrap();
     assert_eq!(
         world.overlay.hidden_snapshots(),
         [hidden()],
         "that is needed"
     );
-    world.overlay.fold_hidden(None).unwrap();
+    world.overlay.fold_hidden(|_| false).unwrap();
     assert!(world.overlay.hidden_snapshots().is_empty());
     assert!(all(&world.disk) == now);
     assert_eq!(world.overlay.usage().used, 6 << 20);
@@ -127,6 +127,21 @@ fn a_fold_changes_nothing_and_gives_the_space_back() {
 }
 
 #[test]
+fn a_snapshot_that_is_taken_between_two_folds_is_not_folded() {
+    let world = world();
+    changed(&world);
+    let later = SnapshotName::hidden("test", uuid::Uuid::from_u128(2));
+    let is_needed = |name: &SnapshotName| {
+        if !world.overlay.hidden_snapshots().contains(&later) {
+            world.overlay.snapshot(&later, 2).unwrap();
+        }
+        *name == later
+    };
+    world.overlay.fold_hidden(is_needed).unwrap();
+    assert_eq!(world.overlay.hidden_snapshots(), [later]);
+}
+
+#[test]
 fn a_fold_costs_what_was_written_since() {
     let written = Arc::new(AtomicU64::new(0));
     let count = written.clone();
@@ -137,7 +152,7 @@ fn a_fold_costs_what_was_written_since() {
     }));
     changed(&world);
     written.store(0, Ordering::Relaxed);
-    world.overlay.fold_hidden(None).unwrap();
+    world.overlay.fold_hidden(|_| false).unwrap();
     // Of 128 KiB each.
     assert_eq!(written.load(Ordering::Relaxed), 2 * 8);
 }
@@ -156,7 +171,7 @@ fn snapshots_before_and_after_a_folded_one_stay_as_they_are() {
     let now = all(disk);
     let view = overlay.snapshot_view(&name("newer")).unwrap();
     assert_eq!(view.older().len(), 1, "but for the hidden one");
-    overlay.fold_hidden(None).unwrap();
+    overlay.fold_hidden(|_| false).unwrap();
     assert!(all_of(&view) == newer, "a view is read on");
     let names: Vec<_> = overlay.snapshots().into_iter().map(|s| s.name).collect();
     assert_eq!(names, [name("older"), name("newer")]);
@@ -220,7 +235,7 @@ fn who_reads_beside_folds_finds_what_was_written() {
                 disk.write(&content[at..at + (256 << 10)], at as u64, PROCESS)
                     .unwrap();
             }
-            world.overlay.fold_hidden(None).unwrap();
+            world.overlay.fold_hidden(|_| false).unwrap();
         }
         over.store(true, Ordering::Relaxed);
     });
@@ -241,11 +256,11 @@ fn a_fold_that_finds_no_room_goes_on_later() {
     changed(&world);
     let now = all(&world.disk);
     full.store(true, Ordering::Relaxed);
-    let error = world.overlay.fold_hidden(None).unwrap_err();
+    let error = world.overlay.fold_hidden(|_| false).unwrap_err();
     assert!(error.is_no_space(), "{error}");
     assert!(all(&world.disk) == now);
     full.store(false, Ordering::Relaxed);
-    world.overlay.fold_hidden(None).unwrap();
+    world.overlay.fold_hidden(|_| false).unwrap();
     assert!(all(&world.disk) == now);
     assert_eq!(world.overlay.usage().used, 6 << 20);
 }
@@ -260,7 +275,7 @@ fn what_is_hidden_is_not_held_against_the_client() {
     world.overlay.set_limits(limits).unwrap();
     changed(&world);
     assert_eq!(world.overlay.usage().used, 8 << 20);
-    world.overlay.fold_hidden(None).unwrap();
+    world.overlay.fold_hidden(|_| false).unwrap();
     world.disk.write(&vec![1; 1 << 20], 0, PROCESS).unwrap();
     let error = world.disk.write(&[1; 512], 7 << 20, PROCESS).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::QuotaFull);

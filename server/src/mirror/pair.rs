@@ -87,11 +87,14 @@ impl Pair {
                 .with_context(|| format!("cannot open {}", leases.display()))?,
             volumes,
             half_old: AtomicBool::new(found.durable.inconsistent),
+            left_out: Mutex::default(),
             kept: open_kept(&folder, &mut found.durable, &state)?,
         };
         let store = Arc::new(store);
-        if found.durable.kept.is_none() {
-            store.forget_kept()?;
+        if found.durable.kept.is_none()
+            && let Err(error) = store.forget_kept()
+        {
+            tracing::warn!("what was kept from before a resync takes up space still: {error:#}");
         }
         let node = start_node(settings, found)?;
         let mirror = Mirror::new(node, store, Persister::new(state));
@@ -203,7 +206,7 @@ fn open_kept(folder: &Path, durable: &mut Durable, state: &StateFile) -> anyhow:
     let Some(name) = durable.kept else {
         return Ok(Kept::nothing(folder));
     };
-    if let Some(kept) = Kept::open(folder, name)? {
+    if let Some(kept) = Kept::open(folder, name) {
         return Ok(kept);
     }
     tracing::error!("what was kept from before the resync is damaged, and not kept any more");

@@ -39,10 +39,10 @@ impl Pace {
     pub(super) fn answered(&mut self, took: Millis, under_way: usize) {
         let least = self.least.map_or(took, |least| least.min(took));
         self.least = Some(least);
-        if under_way < self.pieces() {
-            return; // It was not the line that had them wait.
-        }
         let waited = (took.0 - least.0) as f64 / QUEUE;
+        if waited < 1.0 && under_way < self.pieces() {
+            return; // The line would not have held more: nobody tried.
+        }
         self.doubling &= waited < 0.5;
         self.pieces += match self.doubling {
             true => 1.0,
@@ -100,6 +100,21 @@ mod tests {
         // A quarter of a second, and a piece in each tenth of a millisecond.
         assert_eq!(run(25_000, 10, 128).0, 128);
         assert_eq!(run(25_000, 10, 2).0, 2);
+    }
+
+    #[test]
+    fn it_shrinks_also_while_fewer_than_it_allows_are_under_way() {
+        let mut pace = Pace::new(128);
+        for _ in 0..124 {
+            pace.answered(Millis(5), 128);
+        }
+        assert_eq!(pace.pieces(), 128);
+        pace.answered(Millis(5), 8);
+        assert_eq!(pace.pieces(), 128);
+        for _ in 0..300 {
+            pace.answered(Millis(500), 8);
+        }
+        assert_eq!(pace.pieces(), FEWEST);
     }
 
     #[test]

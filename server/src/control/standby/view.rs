@@ -21,7 +21,7 @@ use crate::{
     clients::{disks::owner, registry::Record},
     config::standby::Standby,
     control::desk::Desk,
-    mirror::{asking::WitnessPlace, pair::Pair, secret::PairSecret, store::files},
+    mirror::{asking::WitnessPlace, pair::Pair, secret::PairSecret},
 };
 
 impl From<Role> for RoleView {
@@ -113,7 +113,7 @@ fn without_witness(desk: &Desk, pair: &Pair) -> PairView {
             0 => Vec::new(),
             _ => unreadable(pair, &pair.mirror.unread()),
         },
-        left_out: files::left_out(&pair.mirror.store().data).unwrap_or_default(),
+        left_out: pair.mirror.store().left_out.lock().clone(),
         split_brain: status
             .split_brain
             .then(|| differing(pair, &pair.mirror.differing())),

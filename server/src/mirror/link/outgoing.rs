@@ -8,7 +8,7 @@ use std::{
         atomic::{AtomicBool, Ordering::Relaxed},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -208,10 +208,25 @@ impl Outgoing {
 
     /// Ends the thread. What is queued leaves before, unless the other end takes nothing.
     pub fn stop(&self) {
+        let deadline = Instant::now() + LAST;
+        // Whoever is at it may have looked at the queue before the last word was in it.
+        while self.is_up() && self.waiting() > 0 && Instant::now() < deadline {
+            self.kick();
+            thread::sleep(Duration::from_millis(1));
+        }
+        // What was taken from the queue may not be out yet.
+        let left = deadline.saturating_duration_since(Instant::now());
+        if let Some(wire) = self
+            .wire
+            .try_lock_for(left)
+            .as_mut()
+            .and_then(|held| held.as_mut())
+        {
+            while matches!(wire.push(), Ok(false)) && Instant::now() < deadline {
+                thread::sleep(Duration::from_millis(1));
+            }
+        }
         self.stop.store(true, Relaxed);
-        self.kick();
-        // Somebody else may be at it.
-        drop(self.wire.try_lock_for(LAST));
         self.cut("this server stops");
     }
 

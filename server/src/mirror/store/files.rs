@@ -22,23 +22,19 @@ const LONGEST: u64 = 4 << 20;
 /// All of them together. Bytes: half of a message, which has the machines and their leases too.
 const ALL: u64 = 16 << 20;
 
-/// Every such file.
+/// Every such file that the other server gets.
 ///
 /// # Errors
-/// A folder or a file cannot be read.
+/// As [`find_all`].
 pub fn all(data: &Path) -> io::Result<Vec<Record>> {
     Ok(find_all(data)?.records)
 }
 
-/// Those that the other server does not get, and why.
+/// Every such file.
 ///
 /// # Errors
 /// A folder or a file cannot be read.
-pub fn left_out(data: &Path) -> io::Result<Vec<String>> {
-    Ok(find_all(data)?.left_out)
-}
-
-fn find_all(data: &Path) -> io::Result<Found> {
+pub fn find_all(data: &Path) -> io::Result<Found> {
     let mut entries = Vec::new();
     for folder in FOLDERS {
         gather(&data.join(folder), &mut entries)?;
@@ -80,9 +76,11 @@ type Entry = (u64, PathBuf, Metadata);
 
 /// What became of it.
 #[derive(Default)]
-struct Found {
-    records: Vec<Record>,
-    left_out: Vec<String>,
+pub struct Found {
+    /// What the other server gets.
+    pub records: Vec<Record>,
+    /// What it does not get, and why.
+    pub left_out: Vec<String>,
 }
 
 fn gather(folder: &Path, entries: &mut Vec<Entry>) -> io::Result<()> {
@@ -239,11 +237,11 @@ mod tests {
             keys.map(|key| format!("{key:?}")).collect()
         };
         assert_eq!(paths(all(dir.path()).unwrap()).len(), 2, "a long list too");
-        assert_eq!(left_out(dir.path()).unwrap(), [""; 0]);
+        assert_eq!(find_all(dir.path()).unwrap().left_out, [""; 0]);
         put("endless.pem", &vec![b'x'; LONGEST as usize + 1]);
         put("server.der", &[0xff, 0xfe]);
         std::os::unix::fs::symlink("server.key", pki.join("link")).unwrap();
-        let left = left_out(dir.path()).unwrap().join("\n");
+        let left = find_all(dir.path()).unwrap().left_out.join("\n");
         for (name, why) in [
             ("endless.pem", "longer than 4 MiB"),
             ("server.der", "no text"),
@@ -255,7 +253,7 @@ mod tests {
         for n in 0..5 {
             put(&format!("long{n}.pem"), &vec![b'x'; LONGEST as usize]);
         }
-        let left = left_out(dir.path()).unwrap().join("\n");
+        let left = find_all(dir.path()).unwrap().left_out.join("\n");
         assert!(
             left.contains("long4.pem: all of them are more than 16 MiB"),
             "{left}"

@@ -62,22 +62,17 @@ pub struct Kept {
 }
 
 impl Kept {
-    /// What is kept in the folder of the pair's state, under `name`; `None` if that is damaged.
-    ///
-    /// # Errors
-    /// It cannot be read.
-    pub fn open(folder: &Path, name: Generation) -> io::Result<Option<Self>> {
+    /// What is kept in the folder of the pair's state, under `name`; `None` if that cannot be read.
+    pub fn open(folder: &Path, name: Generation) -> Option<Self> {
         let kept = Self::nothing(folder);
         kept.set(Some(name));
         let bytes = match fs::read(&kept.path) {
             // Nothing was changed yet.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Some(kept)),
-            read => read?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Some(kept),
+            read => read.ok()?,
         };
-        let saved = decode(&bytes).map(Arc::new);
-        let whole = saved.is_some();
-        *kept.saved.lock() = saved;
-        Ok(whole.then_some(kept))
+        *kept.saved.lock() = Some(Arc::new(decode(&bytes)?));
+        Some(kept)
     }
 
     /// Nothing is kept there, or nothing that is needed.
@@ -103,10 +98,16 @@ impl Kept {
         }
     }
 
-    /// Whether something has to be done before this disk may be changed.
+    /// Whether something has to be done, or waited for, before this disk may be changed. Does not wait itself: the thread
+    /// that asks reads what the other server sends.
     pub fn wants(&self, volume: VolumeId) -> bool {
-        let taken = || self.taken.lock().get(&volume).cloned();
-        self.wanted.load(Relaxed) && !taken().is_some_and(|taken| *taken.lock())
+        self.wanted.load(Relaxed) && !self.is_taken(volume)
+    }
+
+    /// Whether this disk's snapshot is there; not while it is being taken.
+    fn is_taken(&self, volume: VolumeId) -> bool {
+        let taken = self.taken.lock().get(&volume).cloned();
+        taken.is_some_and(|taken| taken.try_lock().is_some_and(|taken| *taken))
     }
 
     /// What was saved under the name that counts now.
@@ -215,7 +216,7 @@ impl PairStore {
 
     /// Sees to it that what is on this disk can be gone back to, if it has to be.
     pub(super) fn keep(&self, volume: VolumeId) -> Result<(), Failure> {
-        if !self.kept.wanted.load(Relaxed) {
+        if !self.kept.wants(volume) {
             return Ok(());
         }
         // Rather a standby without it than none.
@@ -224,7 +225,7 @@ impl PairStore {
             return Err((Fault::NoSpace, anyhow::anyhow!(text)));
         }
         let taken = self.kept.taken.lock().entry(volume).or_default().clone();
-        // Others of this disk wait; those of other disks do not.
+        // Other changes of this disk wait; those of other disks do not.
         let mut taken = taken.lock();
         if !*taken {
             self.take(volume)?;
@@ -281,9 +282,11 @@ impl PairStore {
 
     /// Makes everything as it was before. May stop anywhere and be begun again.
     pub(super) fn go_back(&self) -> anyhow::Result<()> {
-        // Nothing was changed if there is nothing.
-        let (Some(saved), Some(name)) = (self.kept.saved(), self.kept.snapshot()) else {
-            return Ok(());
+        let name = self.kept.snapshot().context("nothing is kept")?;
+        // What goes back has no snapshot any more: before it is changed again another one is taken.
+        self.kept.taken.lock().clear();
+        let Some(saved) = self.kept.saved() else {
+            return Ok(()); // Nothing was changed.
         };
         let now = self.volumes.specs().into_iter();
         for (volume, _) in now.filter(|(volume, _)| saved.row(*volume).is_none()) {
@@ -338,11 +341,10 @@ impl PairStore {
             Ok(()) => sync_folder(&kept.path)?,
         }
         *kept.saved.lock() = None;
-        self.volumes.store.drop_away()?;
         let own = self.clone();
         let thread = std::thread::Builder::new().name("pair-kept".into());
         thread.spawn(move || own.fold_all())?;
-        Ok(())
+        Ok(self.volumes.store.drop_away()?)
     }
 
     /// Folds all snapshots that were taken to be gone back to and are not needed any more.
@@ -359,14 +361,13 @@ impl PairStore {
     fn fold_some(&self) -> bool {
         let mut left = false;
         for (volume, spec) in self.volumes.specs() {
-            let needed = self.kept.snapshot();
-            let unneeded = |name: &SnapshotName| Some(name) != needed.as_ref();
+            let is_needed = |name: &SnapshotName| Some(name) == self.kept.snapshot().as_ref();
             let hidden = self.volumes.store.hidden_snapshots(&spec.overlay);
-            if !hidden.is_ok_and(|names| names.iter().any(unneeded)) {
+            if hidden.is_ok_and(|names| names.iter().all(is_needed)) {
                 continue;
             }
             let folded = self.volumes.overlay(volume).and_then(|overlay| {
-                overlay.map_or(Ok(()), |overlay| overlay.fold_hidden(needed.as_ref()))
+                overlay.map_or(Ok(()), |overlay| overlay.fold_hidden(is_needed))
             });
             if let Err(error) = folded {
                 left |= matches!(error.kind(), ErrorKind::Busy) || error.is_no_space();
@@ -403,6 +404,23 @@ fn is_gone(error: &overlay::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_asks_about_a_disk_does_not_wait_for_its_snapshot() {
+        let dir = tempfile::tempdir().unwrap();
+        let kept = Kept::nothing(dir.path());
+        assert!(!kept.wants(VolumeId(5)));
+        kept.set(Some(Generation {
+            of: Incarnation(1),
+            number: 1,
+        }));
+        let taken = Arc::new(Mutex::new(true));
+        kept.taken.lock().insert(VolumeId(5), taken.clone());
+        assert!(!kept.wants(VolumeId(5)));
+        let being_taken = taken.lock();
+        assert!(kept.wants(VolumeId(5)));
+        drop(being_taken);
+    }
 
     #[test]
     fn a_full_disk_is_told_from_a_bad_one() {

@@ -21,6 +21,7 @@ use anyhow::Context;
 use bytes::Bytes;
 use mirror::{BLOCK, BlockRange, Blocks, Fault, Op, VolumeId, Work, Yield};
 use overlay::{Attachment, Durability, ErrorKind, Overlay, RunKind, SnapshotName};
+use parking_lot::Mutex;
 use pxe::RedbLeases;
 
 use crate::{clients::registry::Rows, service::pieces_of};
@@ -46,6 +47,8 @@ pub struct PairStore {
     pub volumes: Volumes,
     /// A resync into this server has not ended.
     pub half_old: AtomicBool,
+    /// Files that the other server does not get, and why, as of when all metadata were last put together.
+    pub left_out: Mutex<Vec<String>>,
     /// What was here before that resync.
     pub kept: Kept,
 }
@@ -224,10 +227,11 @@ impl PairStore {
 
     /// All metadata.
     fn gather(&self) -> anyhow::Result<Bytes> {
-        for file in files::left_out(&self.data)? {
+        let records = self.records()?;
+        for file in self.left_out.lock().iter() {
             tracing::error!("the other server does not get {file}");
         }
-        Ok(encode(&self.records()?)?)
+        Ok(encode(&records)?)
     }
 
     fn records(&self) -> anyhow::Result<Vec<Record>> {
@@ -252,7 +256,9 @@ impl PairStore {
                 );
             }
         }
-        records.extend(files::all(&self.data)?);
+        let found = files::find_all(&self.data)?;
+        *self.left_out.lock() = found.left_out;
+        records.extend(found.records);
         Ok(records)
     }
 
