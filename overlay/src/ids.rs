@@ -76,7 +76,7 @@ macro_rules! name {
 name!(OverlayId, "overlay name");
 name!(SnapshotName, "snapshot name");
 
-/// How names begin that no list of snapshots has.
+/// How the names begin of snapshots that no list has.
 const HIDDEN: &str = "--";
 
 impl SnapshotName {
@@ -85,9 +85,11 @@ impl SnapshotName {
         Self(format!("{HIDDEN}{purpose}-{}", number.simple()))
     }
 
-    /// Whether it is such a name. Nobody else may give one.
+    /// Whether it is such a name. Other names may begin like one.
     pub fn is_hidden(&self) -> bool {
-        self.0.starts_with(HIDDEN)
+        let rest = self.0.strip_prefix(HIDDEN);
+        let number = rest.and_then(|rest| Some(rest.rsplit_once('-')?.1));
+        number.is_some_and(|number| number.len() == 32 && Uuid::try_parse(number).is_ok())
     }
 }
 
@@ -169,6 +171,21 @@ mod tests {
             assert!(OverlayId::new(bad).is_err(), "{bad:?}");
         }
         assert!(OverlayId::new("525400120001").is_ok());
+    }
+
+    #[test]
+    fn only_names_made_so_are_hidden() {
+        let hidden = SnapshotName::hidden("fold", Uuid::from_u128(7));
+        assert!(hidden.is_hidden());
+        assert!(SnapshotName::new(hidden.as_str()).unwrap().is_hidden());
+        for name in [
+            "monday",
+            "--monday",
+            "--",
+            "a--fold-00000000000000000000000000000007",
+        ] {
+            assert!(!SnapshotName::new(name).unwrap().is_hidden(), "{name}");
+        }
     }
 
     #[test]

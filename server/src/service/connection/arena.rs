@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 /// Length of a stretch. Bytes.
 const STRETCH: usize = 256 << 10;
 /// Full stretches that are kept to be filled again.
-const MOST: usize = 8;
+const MOST: usize = 4;
 
 /// Stretches of memory that many payloads share. Each is filled again once nothing in it is used any more: to have the
 /// allocator give a page back and take it again costs more than to copy what is put there.
