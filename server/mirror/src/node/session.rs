@@ -9,6 +9,9 @@ use crate::{
 
 use super::{Node, changes::Sum, resync::Resync, verify::Verify};
 
+/// An answer that is owed for so many times what counts as a stall is late, also to who did not always listen.
+const LATE: u64 = 3;
+
 /// How far a session is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Phase {
@@ -326,7 +329,13 @@ impl Node {
         };
         let timing = self.config.timing;
         let waited = |since: Moment| self.now.since(since.max(hears));
-        let stalled = session.oldest().is_some_and(|s| waited(s) >= timing.stall);
+        // However often this server was deaf for a moment, an answer is not waited for without an end: what has come by
+        // then is taken in within the time that counts as silence.
+        let long_ago = |since| self.now.since(since).0 >= LATE * timing.stall.0;
+        let late = |since| {
+            waited(since) >= timing.stall || long_ago(since) && waited(since) >= timing.silence
+        };
+        let stalled = session.oldest().is_some_and(late);
         waited(session.heard) >= timing.silence || stalled
     }
 

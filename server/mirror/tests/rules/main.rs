@@ -94,6 +94,24 @@ fn a_server_that_cannot_listen_takes_nobody_for_lost() {
     assert!(pair.noted(NodeId::A, Notice::PeerLost), "and then counts");
 }
 
+/// A primary whose disk stalls again and again still finds out that the standby does not do what it was told.
+#[test]
+fn who_is_deaf_now_and_then_does_not_wait_for_ever() {
+    let mut pair = Pair::paired(true);
+    pair.ask(NodeId::A, 1, Ask::Attach);
+    pair.slow = Some(NodeId::B);
+    pair.write(NodeId::A, 2);
+    for seconds in (0..30).step_by(5) {
+        assert!(pair.nodes[0].status().paired, "lost after {seconds} s");
+        pair.nodes[0].hear(false);
+        pair.pass(100);
+        pair.nodes[0].hear(true);
+        pair.pass(4900);
+    }
+    pair.pass(2000);
+    assert!(pair.noted(NodeId::A, Notice::PeerLost));
+}
+
 #[test]
 fn a_lost_witness_stops_nothing() {
     let mut pair = Pair::paired(true);
