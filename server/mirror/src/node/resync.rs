@@ -310,6 +310,7 @@ impl Node {
         session.phase = Phase::Finishing;
         let id = session.id;
         self.durable.shared = true;
+        self.strayed = false;
         self.persist(After::Shared(id));
     }
 

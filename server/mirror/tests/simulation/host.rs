@@ -60,6 +60,8 @@ pub struct Host {
     pub clock: Clock,
     pub full: bool,
     pub failing: bool,
+    /// Its disk does not go back but half.
+    pub balks: bool,
     /// Power was lost since the durable state was written.
     pub power_lost: bool,
     /// Lost power since its data were last known to be good.
@@ -105,6 +107,7 @@ impl Host {
             clock: Clock::default(),
             full: false,
             failing: false,
+            balks: false,
             power_lost: false,
             lacks: false,
             before: None,
@@ -150,7 +153,9 @@ impl Host {
         self.held.clear();
         self.told_damage = false;
         for (_, (work, snapshot)) in std::mem::take(&mut self.works) {
-            if snapshot.is_none() && random.one_in(2) {
+            if matches!(work, Work::GoBack) {
+                self.disk.go_half_back(random);
+            } else if snapshot.is_none() && random.one_in(2) {
                 self.disk.work(&work, keeps);
             }
         }
@@ -392,6 +397,12 @@ impl World {
         let metadata = matches!(work, Work::ReplaceMetadata(_));
         if let Some(lost) = metadata.then(|| self.find_damage(id)).flatten() {
             let done = Event::Done(ticket, Ok(Yield::Lost(lost)));
+            return self.input(id, Input::Event(done));
+        }
+        if matches!(work, Work::GoBack) && self.host(id).balks {
+            let mut random = Random::new(self.aside.next());
+            self.host(id).disk.go_half_back(&mut random);
+            let done = Event::Done(ticket, Err(Fault::Broken));
             return self.input(id, Input::Event(done));
         }
         let host = self.host(id);

@@ -64,6 +64,7 @@ pub struct Counts {
     pub verifies: u64,
     pub repairs: u64,
     pub returns: u64,
+    pub halves: u64,
 }
 
 pub struct World {
