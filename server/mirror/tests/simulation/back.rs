@@ -94,6 +94,9 @@ impl World {
     fn go_half_back_and_meet(&mut self, primary: NodeId) -> Result<(), String> {
         let standby = primary.peer();
         self.wait_for_resync(standby)?;
+        if self.leader() != Some(primary) {
+            return Ok(()); // The standby took its place while they were apart.
+        }
         self.cut_both(standby, true);
         self.busy = false;
         self.over = true;
@@ -108,7 +111,6 @@ impl World {
             }
         }
         self.cut_both(standby, false);
-        self.host(standby).balks = false;
         self.counts.halves += 1;
         self.meet_again(primary)
     }
@@ -123,10 +125,12 @@ impl World {
             if self.paired() {
                 break;
             }
-            match self.leader() == Some(primary) {
-                true => self.event(standby, Event::Command(Command::Discard)),
-                false => self.event(primary, Event::Command(Command::Promote { force: true })),
+            if self.leader() != Some(primary) {
+                self.event(primary, Event::Command(Command::Promote { force: true }));
+                continue;
             }
+            self.event(primary, Event::Command(Command::AcceptWitness));
+            self.event(standby, Event::Command(Command::Discard));
         }
         self.end_alike()
     }

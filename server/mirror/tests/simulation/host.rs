@@ -68,6 +68,8 @@ pub struct Host {
     pub lacks: bool,
     /// What is to be found by going back, as long as something is kept: under which name, and what it is.
     pub before: Option<(Generation, Content)>,
+    /// Generations of the data when something began to be kept under this name.
+    past: Option<(Generation, Vec<Generation>)>,
 }
 
 /// A monotonic clock that runs a little wrong, and stands still while the machine is stopped.
@@ -111,6 +113,7 @@ impl Host {
             power_lost: false,
             lacks: false,
             before: None,
+            past: None,
         }
     }
 
@@ -121,11 +124,23 @@ impl Host {
 
     /// The durable state was replaced: something may be kept from now on, or not any more.
     fn note_kept(&mut self) {
+        if let Some(name) = self.durable.kept
+            && self.past.as_ref().is_none_or(|(of, _)| *of != name)
+        {
+            self.past = Some((name, self.durable.history.clone()));
+        }
         let known = self.before.as_ref().map(|(name, _)| *name);
         if known != self.durable.kept {
             let now = |name: Generation| (name, self.disk.before(name));
             self.before = self.durable.kept.map(now);
         }
+    }
+
+    /// Generations of the data as if it had never begun to go back.
+    pub fn past(&self) -> Option<&Vec<Generation>> {
+        let past = self.past.as_ref();
+        past.filter(|(of, _)| self.durable.kept == Some(*of))
+            .map(|(_, history)| history)
     }
 
     /// What the disk would go back to is what was there when it began to keep it.

@@ -465,6 +465,11 @@ impl World {
                 *dirty = mirror::Blocks::default();
             }
             (Body::Opened { complete, .. }, Lie::AlwaysComplete) => *complete = true,
+            (Body::Hello(hello), Lie::BackUnsaid) => {
+                if let Some(past) = self.hosts[message.from as usize].past() {
+                    hello.history.clone_from(past);
+                }
+            }
             _ => {}
         }
         message
