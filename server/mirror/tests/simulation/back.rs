@@ -3,7 +3,7 @@
 
 use mirror::{Command, Event, NodeId, Role};
 
-use crate::{net::End, world::World};
+use crate::{host::Host, net::End, world::World};
 
 impl World {
     /// After everything else, since nothing that clients were told counts after it.
@@ -183,9 +183,12 @@ impl World {
     }
 
     fn end_alike(&mut self) -> Result<(), String> {
-        self.until(30_000_000, "the last pairing", Self::paired)?;
-        let idle = |world: &mut World| world.is_idle(NodeId::A) && world.is_idle(NodeId::B);
-        self.until(5_000_000, "the last works", idle)?;
+        let in_flight = |host: &Host| host.status().is_none_or(|status| status.in_flight > 0);
+        let quiet = |world: &mut World| {
+            let idle = world.is_idle(NodeId::A) && world.is_idle(NodeId::B);
+            idle && world.paired() && !world.hosts.iter().any(in_flight)
+        };
+        self.until(30_000_000, "the last pairing", quiet)?;
         let [a, b] = &self.hosts;
         match a.disk.cache == b.disk.cache && a.disk.metadata == b.disk.metadata {
             true => Ok(()),
