@@ -166,6 +166,12 @@ fn go_back(server: &mut Server) -> Ticket {
     server.now += 10_000;
     server.tell(Event::Tick);
     server.settle();
+    assert!(server.work(|work| matches!(work, Work::GoBack)).is_none());
+    let (_, state) = server.persisted().unwrap();
+    assert!(!state.history.is_empty() && !state.history.contains(&name(1)));
+    assert_eq!((state.inconsistent, state.complete), (true, false));
+    assert_eq!(state.kept, Some(name(7)));
+    server.settle();
     server.work(|work| matches!(work, Work::GoBack)).unwrap()
 }
 
@@ -173,7 +179,8 @@ fn go_back(server: &mut Server) -> Ticket {
 fn who_goes_back_begins_a_past_of_its_own() {
     let mut server = Server::start(half_old());
     let back = go_back(&mut server);
-    assert!(server.noted(Notice::Primary(Term(3))));
+    let status = server.node.status();
+    assert_eq!((status.role, status.term), (Role::Primary, Term(3)));
     server.tell(Event::Done(back, Ok(Yield::Nothing)));
     let (_, state) = server.persisted().unwrap();
     assert_eq!((state.kept, state.inconsistent), (None, false));
@@ -194,4 +201,39 @@ fn a_disk_that_does_not_go_back_leaves_it_as_it_was() {
     assert_eq!((status.role, status.consistent), (Role::Seeking, false));
     assert!(status.kept, "it can be tried again");
     go_back(&mut server);
+}
+
+#[test]
+fn who_began_to_go_back_is_nobodys_standby_before_it_is_told_to_discard() {
+    let mut server = Server::start(half_old());
+    let back = go_back(&mut server);
+    server.tell(Event::Done(back, Err(Fault::Broken)));
+    let session = SessionId {
+        of: Incarnation(1),
+        number: 1,
+    };
+    let open = |server: &mut Server| {
+        let (from, term) = (NodeId::A, Term(8));
+        let body = Body::Open { session, to: RUN };
+        server.tell(Event::Received(Message { from, term, body }));
+        server.node.status().role
+    };
+    assert_eq!(open(&mut server), Role::Seeking, "a late greeting's fruit");
+    server.tell(Event::Command(Command::Discard));
+    server.settle();
+    let forget = server.work(|work| matches!(work, Work::Forget)).unwrap();
+    server.tell(Event::Done(forget, Ok(Yield::Nothing)));
+    assert_eq!(open(&mut server), Role::Standby);
+}
+
+#[test]
+fn what_is_discarded_is_not_gone_back_to() {
+    let mut server = Server::start(half_old());
+    server.tell(Event::Command(Command::GoBack));
+    server.tell(Event::Command(Command::Discard));
+    server.settle();
+    server.now += 60_000;
+    server.tell(Event::Tick);
+    assert_eq!(server.node.status().role, Role::Seeking);
+    assert!(server.persisted().is_none(), "no term is raised");
 }

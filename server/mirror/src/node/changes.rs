@@ -393,6 +393,15 @@ impl Node {
         found.map(|(ticket, _)| ticket).collect()
     }
 
+    /// Takes out what has not been started, in the order in which it came.
+    pub(super) fn take_held(&mut self) -> Vec<Change> {
+        let held = self.tickets(|change| change.stage == Stage::Held);
+        let changes = self.primary.iter_mut().map(|p| &mut p.changes);
+        changes
+            .flat_map(|all| held.iter().filter_map(|ticket| all.remove(*ticket)))
+            .collect()
+    }
+
     /// Drops what an evicted connection asked for and what has not been started.
     pub(super) fn drop_held(&mut self, volume: VolumeId) {
         let mine = |change: &Change| {

@@ -54,29 +54,48 @@ impl Node {
         }
     }
 
-    /// Whether a fresh primary has yet to go back to what was kept; begins it. Nothing else is under way on the disk.
+    /// Whether a fresh primary has yet to go back to what was kept; goes on with it. Nothing else is under way on the disk.
     pub(super) fn goes_back(&mut self) -> bool {
-        let wanted = self.primary.as_ref().is_some_and(|primary| primary.back);
-        if wanted {
-            self.work(Job::Back, Work::GoBack);
+        let Some(primary) = self.primary.as_ref().filter(|primary| primary.back) else {
+            return false;
+        };
+        match primary.straying {
+            _ if self.durable.kept.is_none() => self.cannot_go_back(WhyNot::NothingKept),
+            None => self.stray(),
+            Some(id) if self.is_durable(id) => self.work(Job::Back, Work::GoBack),
+            Some(_) => {}
         }
-        wanted
+        true
     }
 
-    /// These data are nobody's past or future any more: the other server may have all that is lost here, so neither takes
-    /// the other's without a person's word.
+    /// These data are nobody's past or future from here on: the other server may have all that is lost here, and no list
+    /// says what that is, so neither takes the other's without a person's word. Durable before the disk goes back, which
+    /// may fail, or end in a crash, with half of it done.
+    fn stray(&mut self) {
+        self.durable.history = vec![self.new_generation()];
+        self.durable.shared = false;
+        self.durable.complete = false;
+        self.strayed = true;
+        let persist = self.persist(super::After::Nothing);
+        if let Some(primary) = self.primary.as_mut() {
+            primary.straying = Some(persist);
+        }
+    }
+
+    fn cannot_go_back(&mut self, why: WhyNot) {
+        self.depose();
+        self.note(Notice::NotPromotable(why));
+    }
+
     pub(super) fn gone_back(&mut self, result: Result<Yield, Fault>) {
         let Some(primary) = self.primary.as_mut().filter(|primary| primary.back) else {
             return;
         };
         primary.back = false;
         if result.is_err() {
-            self.depose();
-            self.note(Notice::NotPromotable(WhyNot::NotBack));
+            self.cannot_go_back(WhyNot::NotBack);
             return;
         }
-        self.durable.history.clear();
-        self.durable.complete = false;
         self.dirty.unsent = Blocks::default();
     }
 }

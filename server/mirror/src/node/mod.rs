@@ -101,6 +101,9 @@ pub struct Node {
     rest_until: Moment,
     /// Nothing is kept from before a resync any more, as of this replacement of the durable state; the disk is to be told.
     unkept: Option<(PersistId, Generation)>,
+    /// This run has begun to go back, and the other server cannot have what it holds since: who offers a session all the
+    /// same goes by a greeting from before that.
+    strayed: bool,
     prepared: bool,
     /// Since when it hears what comes in; nothing while it does not.
     hears_since: Option<Moment>,
@@ -147,6 +150,7 @@ impl Node {
             hello_at: now,
             rest_until: Moment(0),
             unkept: None,
+            strayed: false,
             prepared: true,
             hears_since: Some(now),
             split_brain: false,

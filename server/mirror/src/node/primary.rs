@@ -19,6 +19,8 @@ pub(super) struct Primary {
     pub(super) settled: bool,
     /// Before that it goes back to what was kept from before a resync.
     pub(super) back: bool,
+    /// The replacement of the durable state that says so.
+    pub(super) straying: Option<PersistId>,
     /// The step from tracking in memory to tracking durably is under way.
     pub(super) branching: Option<PersistId>,
     /// The witness has the other server down as outdated, and was not asked to change that.
@@ -49,6 +51,7 @@ impl Primary {
         Self {
             settled: false,
             back,
+            straying: None,
             branching: None,
             witness_fenced: true,
             peer_fenced: false,

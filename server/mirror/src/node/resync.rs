@@ -62,7 +62,12 @@ impl Node {
         if let Some(witness) = self.agreed_witness() {
             self.ship_adoption(witness);
         }
+        // Ahead of what waits, which may wait for just that.
+        let held = self.take_held();
         self.enqueue(Change::new(Content::Metadata, Footprint::metadata()));
+        for change in held {
+            self.enqueue(change);
+        }
         if compare {
             self.survey();
         }
@@ -310,6 +315,7 @@ impl Node {
         session.phase = Phase::Finishing;
         let id = session.id;
         self.durable.shared = true;
+        self.strayed = false;
         self.persist(After::Shared(id));
     }
 

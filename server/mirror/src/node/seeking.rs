@@ -392,7 +392,9 @@ impl Node {
         self.durable.inconsistent = true;
         self.durable.complete = false;
         self.split_brain = false;
+        self.strayed = false;
         self.seeking.claim = None;
+        self.seeking.demand = None;
         self.asker.forget();
         self.persist(After::Nothing);
     }
@@ -415,6 +417,10 @@ impl Node {
         self.seeking.claim = None;
         self.seeking.demand = None;
         self.asker.forget();
+        if self.strayed {
+            self.say_hello(); // So that it learns of that.
+            return;
+        }
         self.seeking.open = Some((term, session));
     }
 

@@ -1,6 +1,7 @@
 //! Single rules, driven by hand: what the simulation meets too rarely, and what needs an operator.
 
 mod pair;
+mod suspended;
 mod unreadable;
 
 use mirror::{

@@ -1,8 +1,9 @@
-//! The end of a pair: the primary dies for good while it brings the standby up, which goes back to what it held before.
+//! The end of a pair: the primary dies for good while it brings the standby up, which goes back to what it held before. Or it
+//! was out of reach only, and returns to a standby that got half the way.
 
 use mirror::{Command, Event, NodeId, Role};
 
-use crate::{net::End, world::World};
+use crate::{host::Host, net::End, world::World};
 
 impl World {
     /// After everything else, since nothing that clients were told counts after it.
@@ -12,6 +13,9 @@ impl World {
         };
         let standby = primary.peer();
         self.part(standby)?;
+        if self.random.one_in(3) {
+            return self.go_half_back_and_meet(primary);
+        }
         if !self.break_resync(primary)? {
             return Ok(());
         }
@@ -58,12 +62,7 @@ impl World {
     /// Kills the primary in the midst of the resync; tells whether that was in time.
     fn break_resync(&mut self, primary: NodeId) -> Result<bool, String> {
         let standby = primary.peer();
-        // Where the wire was cut too shortly to be noticed, none comes.
-        let late = self.now + 5_000_000;
-        let begun = |world: &mut World| world.host(standby).before.is_some() || world.now > late;
-        self.until(u64::MAX / 2, "a resync", begun)?;
-        let end = self.now + self.random.between(0, 60_000);
-        self.until(u64::MAX / 2, "a bit of it", |world| world.now >= end)?;
+        self.wait_for_resync(standby)?;
         if self.random.one_in(4) {
             self.kill(standby);
             self.boot(standby);
@@ -80,10 +79,69 @@ impl World {
         Ok(kept && !leads)
     }
 
-    /// A person says so until it is done; the server may die meanwhile.
+    /// Waits until a resync is under way, and a little longer.
+    fn wait_for_resync(&mut self, standby: NodeId) -> Result<(), String> {
+        // Where the wire was cut too shortly to be noticed, none comes.
+        let late = self.now + 5_000_000;
+        let begun = |world: &mut World| world.host(standby).before.is_some() || world.now > late;
+        self.until(u64::MAX / 2, "a resync", begun)?;
+        let end = self.now + self.random.between(0, 60_000);
+        self.until(u64::MAX / 2, "a bit of it", |world| world.now >= end)
+    }
+
+    /// The primary cannot be reached any more. The standby begins to go back, and its disk fails, or it dies. Then the
+    /// primary is there again.
+    fn go_half_back_and_meet(&mut self, primary: NodeId) -> Result<(), String> {
+        let standby = primary.peer();
+        self.wait_for_resync(standby)?;
+        if self.leader() != Some(primary) {
+            return Ok(()); // The standby took its place while they were apart.
+        }
+        self.cut_both(standby, true);
+        self.busy = false;
+        self.over = true;
+        self.host(standby).balks = true;
+        for _ in 0..self.random.between(1, 3) {
+            self.event(standby, Event::Command(Command::GoBack));
+            let end = self.now + self.random.between(2_000, 4_000_000);
+            self.until(u64::MAX / 2, "a moment", |world| world.now >= end)?;
+            if self.random.one_in(2) {
+                self.kill(standby);
+                self.boot(standby);
+            }
+        }
+        self.cut_both(standby, false);
+        self.counts.halves += 1;
+        self.meet_again(primary)
+    }
+
+    /// The other server, which has everything, leads again: by itself, or by a person's word. If it takes this one unasked
+    /// they hold the same, and if not, this one gives its own up.
+    fn meet_again(&mut self, primary: NodeId) -> Result<(), String> {
+        let standby = primary.peer();
+        for _ in 0..20 {
+            let end = self.now + 3_000_000;
+            self.until(u64::MAX / 2, "a while", |world| world.now >= end)?;
+            if self.paired() {
+                break;
+            }
+            if self.leader() != Some(primary) {
+                self.event(primary, Event::Command(Command::Promote { force: true }));
+                continue;
+            }
+            self.event(primary, Event::Command(Command::AcceptWitness));
+            self.event(standby, Event::Command(Command::Discard));
+        }
+        self.end_alike()
+    }
+
+    /// A person says so until it is done; the server may die meanwhile, or its disk do half of it.
     fn go_back(&mut self, standby: NodeId) -> Result<(), String> {
         let mut deaths = self.random.below(3);
+        let mut failures = self.aside.below(3);
         for _ in 0..20 {
+            self.host(standby).balks = failures > 0;
+            failures = failures.saturating_sub(1);
             self.event(standby, Event::Command(Command::GoBack));
             let end = self.now + self.random.between(2_000, 4_000_000);
             let done = |world: &mut World| world.leads_alone(standby) || world.now >= end;
@@ -121,9 +179,16 @@ impl World {
             return Err("two pasts were joined unasked".to_owned());
         }
         self.event(old, Event::Command(Command::Discard));
-        self.until(30_000_000, "the last pairing", Self::paired)?;
-        let idle = |world: &mut World| world.is_idle(NodeId::A) && world.is_idle(NodeId::B);
-        self.until(5_000_000, "the last works", idle)?;
+        self.end_alike()
+    }
+
+    fn end_alike(&mut self) -> Result<(), String> {
+        let in_flight = |host: &Host| host.status().is_none_or(|status| status.in_flight > 0);
+        let quiet = |world: &mut World| {
+            let idle = world.is_idle(NodeId::A) && world.is_idle(NodeId::B);
+            idle && world.paired() && !world.hosts.iter().any(in_flight)
+        };
+        self.until(30_000_000, "the last pairing", quiet)?;
         let [a, b] = &self.hosts;
         match a.disk.cache == b.disk.cache && a.disk.metadata == b.disk.metadata {
             true => Ok(()),

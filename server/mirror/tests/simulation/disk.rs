@@ -157,15 +157,34 @@ impl Disk {
         self.kept.name.is_some()
     }
 
-    /// Goes back, by volumes.
+    /// Goes back, by volumes. What is kept of one is used up by it.
     fn go_back(&mut self) {
-        for (volume, content) in self.kept.volumes.clone() {
-            self.cache.insert(volume, content);
-            self.platter.insert(volume, content);
-            self.loose.retain(|(of, _), _| *of != volume);
+        for (volume, content) in std::mem::take(&mut self.kept.volumes) {
+            self.put_back(volume, content);
         }
-        if let Some(metadata) = &self.kept.metadata {
-            self.metadata = metadata.clone();
+        if let Some(metadata) = self.kept.metadata.take() {
+            self.metadata = metadata;
+        }
+    }
+
+    fn put_back(&mut self, volume: VolumeId, content: Volume) {
+        self.cache.insert(volume, content);
+        self.platter.insert(volume, content);
+        self.loose.retain(|(of, _), _| *of != volume);
+    }
+
+    /// Goes back with some volumes only.
+    pub fn go_half_back(&mut self, random: &mut Random) {
+        for (volume, content) in std::mem::take(&mut self.kept.volumes) {
+            match random.one_in(2) {
+                true => self.put_back(volume, content),
+                false => _ = self.kept.volumes.insert(volume, content),
+            }
+        }
+        if random.one_in(2)
+            && let Some(metadata) = self.kept.metadata.take()
+        {
+            self.metadata = metadata;
         }
     }
 

@@ -60,12 +60,16 @@ pub struct Host {
     pub clock: Clock,
     pub full: bool,
     pub failing: bool,
+    /// Its disk does not go back but half.
+    pub balks: bool,
     /// Power was lost since the durable state was written.
     pub power_lost: bool,
     /// Lost power since its data were last known to be good.
     pub lacks: bool,
     /// What is to be found by going back, as long as something is kept: under which name, and what it is.
     pub before: Option<(Generation, Content)>,
+    /// Generations of the data when something began to be kept under this name.
+    past: Option<(Generation, Vec<Generation>)>,
 }
 
 /// A monotonic clock that runs a little wrong, and stands still while the machine is stopped.
@@ -105,9 +109,11 @@ impl Host {
             clock: Clock::default(),
             full: false,
             failing: false,
+            balks: false,
             power_lost: false,
             lacks: false,
             before: None,
+            past: None,
         }
     }
 
@@ -118,11 +124,23 @@ impl Host {
 
     /// The durable state was replaced: something may be kept from now on, or not any more.
     fn note_kept(&mut self) {
+        if let Some(name) = self.durable.kept
+            && self.past.as_ref().is_none_or(|(of, _)| *of != name)
+        {
+            self.past = Some((name, self.durable.history.clone()));
+        }
         let known = self.before.as_ref().map(|(name, _)| *name);
         if known != self.durable.kept {
             let now = |name: Generation| (name, self.disk.before(name));
             self.before = self.durable.kept.map(now);
         }
+    }
+
+    /// Generations of the data as if it had never begun to go back.
+    pub fn past(&self) -> Option<&Vec<Generation>> {
+        let past = self.past.as_ref();
+        past.filter(|(of, _)| self.durable.kept == Some(*of))
+            .map(|(_, history)| history)
     }
 
     /// What the disk would go back to is what was there when it began to keep it.
@@ -150,7 +168,9 @@ impl Host {
         self.held.clear();
         self.told_damage = false;
         for (_, (work, snapshot)) in std::mem::take(&mut self.works) {
-            if snapshot.is_none() && random.one_in(2) {
+            if matches!(work, Work::GoBack) {
+                self.disk.go_half_back(random);
+            } else if snapshot.is_none() && random.one_in(2) {
                 self.disk.work(&work, keeps);
             }
         }
@@ -392,6 +412,12 @@ impl World {
         let metadata = matches!(work, Work::ReplaceMetadata(_));
         if let Some(lost) = metadata.then(|| self.find_damage(id)).flatten() {
             let done = Event::Done(ticket, Ok(Yield::Lost(lost)));
+            return self.input(id, Input::Event(done));
+        }
+        if matches!(work, Work::GoBack) && self.host(id).balks {
+            let mut random = Random::new(self.aside.next());
+            self.host(id).disk.go_half_back(&mut random);
+            let done = Event::Done(ticket, Err(Fault::Broken));
             return self.input(id, Input::Event(done));
         }
         let host = self.host(id);

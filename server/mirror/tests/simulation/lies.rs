@@ -29,10 +29,12 @@ pub enum Lie {
     SumsAgree,
     /// The disk keeps nothing of what a resync overwrites.
     NothingKept,
+    /// Who has begun to go back greets as if it had not.
+    BackUnsaid,
 }
 
 /// Those that must be caught.
-pub const LIES: [Lie; 12] = [
+pub const LIES: [Lie; 13] = [
     Lie::NoLease,
     Lie::ShipWithoutWaiting,
     Lie::FlushWithoutWaiting,
@@ -45,4 +47,5 @@ pub const LIES: [Lie; 12] = [
     Lie::NeverInconsistent,
     Lie::SumsAgree,
     Lie::NothingKept,
+    Lie::BackUnsaid,
 ];

@@ -43,6 +43,7 @@ fn add(sum: &mut Counts, one: &Counts) {
     sum.verifies += one.verifies;
     sum.repairs += one.repairs;
     sum.returns += one.returns;
+    sum.halves += one.halves;
 }
 
 /// Runs seeds on all processors; what failed comes first.
@@ -99,7 +100,7 @@ fn many_seeds() {
         "and be found out"
     );
     assert!(
-        sum.returns > count / 4,
+        sum.returns > count / 6 && sum.halves > count / 6,
         "and some resyncs must be broken off"
     );
 }
@@ -144,8 +145,11 @@ fn seeds_of_old_mistakes() {
     // 513010: a greeting that came late was taken for a split brain. 199057, 290940: the model took zeros for the older zeros that a slow flush had made safe.
     // 469134: a frozen server took a command, and thawed with a clock that had jumped; it answered, late, a write that the
     // other, in its place, had lost unflushed meanwhile.
+    // 120: a primary returned to a standby that had half gone back, and had the rest of a resync only for it. 2608: in mode
+    // `suspend` a change of the metadata waited for the standby, and the standby for all metadata behind it.
     for seed in [
-        313, 1416, 7349, 13401, 17670, 56407, 63079, 199057, 290940, 504285, 513010, 469134,
+        313, 1416, 7349, 13401, 17670, 56407, 63079, 199057, 290940, 504285, 513010, 469134, 120,
+        2608,
     ] {
         let world = || World::new(seed, Lie::None, false);
         for world in [world().without_verify(), world()] {

@@ -64,6 +64,7 @@ pub struct Counts {
     pub verifies: u64,
     pub repairs: u64,
     pub returns: u64,
+    pub halves: u64,
 }
 
 pub struct World {
@@ -464,6 +465,11 @@ impl World {
                 *dirty = mirror::Blocks::default();
             }
             (Body::Opened { complete, .. }, Lie::AlwaysComplete) => *complete = true,
+            (Body::Hello(hello), Lie::BackUnsaid) => {
+                if let Some(past) = self.hosts[message.from as usize].past() {
+                    hello.history.clone_from(past);
+                }
+            }
             _ => {}
         }
         message

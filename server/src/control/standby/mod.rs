@@ -41,15 +41,25 @@ async fn show(State(server): State<Server>) -> Response {
 }
 
 async fn promote(State(server): State<Server>, Query(request): Query<PromoteRequest>) -> Response {
+    match wanted(request) {
+        Ok(command) => demand(server, command).await,
+        Err(why) => failure(&Error::new(ErrorKind::Refused, why)),
+    }
+}
+
+/// What is demanded by that.
+fn wanted(request: PromoteRequest) -> Result<Command, &'static str> {
     let PromoteRequest {
         force,
         before_resync,
     } = request;
-    let command = match before_resync {
-        true => Command::GoBack,
-        false => Command::Promote { force },
-    };
-    demand(server, command).await
+    match (before_resync, force) {
+        (true, false) => Err(
+            "going back to what was here before the resync loses what was answered since: it needs force",
+        ),
+        (true, true) => Ok(Command::GoBack),
+        (false, force) => Ok(Command::Promote { force }),
+    }
 }
 
 async fn hand_over(State(server): State<Server>) -> Response {
@@ -143,6 +153,26 @@ async fn next_notice(
             Ok(notice) => return Some(notice),
             Err(RecvError::Lagged(_)) => {}
             Err(RecvError::Closed) => return None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_goes_back_without_force() {
+        let asked = |force, before_resync| {
+            wanted(PromoteRequest {
+                force,
+                before_resync,
+            })
+        };
+        assert!(asked(false, true).is_err_and(|why| why.contains("force")));
+        assert_eq!(asked(true, true), Ok(Command::GoBack));
+        for force in [false, true] {
+            assert_eq!(asked(force, false), Ok(Command::Promote { force }));
         }
     }
 }

@@ -261,7 +261,7 @@ pub struct PromoteRequest {
     /// Although something may be lost.
     #[serde(default)]
     pub force: bool,
-    /// By force, with what it held before the resync that has not ended.
+    /// With what it held before the resync that has not ended. Refused without `force`.
     #[serde(default)]
     pub before_resync: bool,
 }

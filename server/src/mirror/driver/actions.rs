@@ -146,8 +146,9 @@ fn say_why_not(why: mirror::WhyNot) -> &'static str {
         Lagging => "in mode \"async\" this server may lack writes that the other one answered",
         NothingKept => "nothing is kept here from before a resync",
         NotBack => {
-            "its disks did not go back to what they were before the resync; the log says why. What is kept is kept: \
-             mend that and say it again"
+            "its disks did not all go back to what they were before the resync; the log says why. What is kept is kept: \
+             mend that and say it again. If the other server is there after all, it is a rival now: \
+             `bootroom standby promote --force` there, then `bootroom standby discard` here"
         }
         Empty => "this server has never had data of the pair",
     }
