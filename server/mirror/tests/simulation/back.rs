@@ -3,7 +3,7 @@
 
 use mirror::{Command, Event, NodeId, Role};
 
-use crate::{host::Host, net::End, world::World};
+use crate::{disk::Content, host::Host, net::End, world::World};
 
 impl World {
     /// After everything else, since nothing that clients were told counts after it.
@@ -20,10 +20,7 @@ impl World {
             return Ok(());
         }
         self.over = true;
-        let before = self.host(standby).before.clone();
-        let (name, content) = before.ok_or("nothing is kept")?;
-        self.log(|| format!("{standby:?} is to go back to {name:?}"));
-        self.go_back(standby)?;
+        let content = self.go_back(standby)?;
         let host = self.host(standby);
         if (&host.disk.cache, &host.disk.metadata) != (&content.0, &content.1) {
             return Err(format!(
@@ -136,7 +133,11 @@ impl World {
     }
 
     /// A person says so until it is done; the server may die meanwhile, or its disk do half of it.
-    fn go_back(&mut self, standby: NodeId) -> Result<(), String> {
+    /// Gives what there should be then: less, if power was lost, by what had not been flushed.
+    fn go_back(&mut self, standby: NodeId) -> Result<Content, String> {
+        let before = self.host(standby).before.clone();
+        let (name, mut content) = before.ok_or("nothing is kept")?;
+        self.log(|| format!("{standby:?} is to go back to {name:?}"));
         let mut deaths = self.random.below(3);
         let mut failures = self.aside.below(3);
         for _ in 0..20 {
@@ -147,13 +148,16 @@ impl World {
             let done = |world: &mut World| world.leads_alone(standby) || world.now >= end;
             self.until(u64::MAX / 2, "a moment", done)?;
             if self.leads_alone(standby) {
-                return Ok(());
+                return Ok(content);
             }
             if deaths > 0 && self.host(standby).before.is_some() {
                 deaths -= 1;
                 match self.random.one_in(2) {
                     true => self.kill(standby),
-                    false => self.cut_power(standby),
+                    false => {
+                        self.cut_power(standby);
+                        content = self.host(standby).to_be_found();
+                    }
                 }
                 self.boot(standby);
             }

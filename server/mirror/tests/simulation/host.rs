@@ -143,6 +143,12 @@ impl Host {
             .map(|(_, history)| history)
     }
 
+    /// What there would be after going back, or is, if that is done.
+    pub fn to_be_found(&self) -> Content {
+        let before = self.before.as_ref().map(|(_, content)| content.clone());
+        before.unwrap_or_else(|| (self.disk.cache.clone(), self.disk.metadata.clone()))
+    }
+
     /// What the disk would go back to is what was there when it began to keep it.
     fn check_kept(&self) -> Result<(), String> {
         match &self.before {
