@@ -87,7 +87,8 @@ impl Overlay {
         let (mut at, mut stack, space) = self.place(name)?;
         if at + 2 == stack.layers.len() {
             // Requests do not have to wait for this.
-            stack.layers[at].sync()?;
+            let synced = stack.layers[at].sync();
+            synced.inspect_err(|_| self.heed(&self.gate.read()))?;
             if self.fold_top(name)? {
                 return Ok(Fold::Done);
             }
@@ -258,7 +259,7 @@ impl Overlay {
 
 /// Whether a snapshot is one that a fold took to freeze what it moves.
 fn is_moving(name: &SnapshotName) -> bool {
-    name.as_str().starts_with("--fold-")
+    name.is_hidden() && name.as_str().starts_with("--fold-")
 }
 
 /// Blocks that a layer says something of.

@@ -181,6 +181,7 @@ mod tests {
         for name in [
             "monday",
             "--monday",
+            "--fold-monday",
             "--",
             "a--fold-00000000000000000000000000000007",
         ] {

@@ -142,6 +142,19 @@ fn a_snapshot_that_is_taken_between_two_folds_is_not_folded() {
 }
 
 #[test]
+fn a_snapshot_that_is_named_like_one_of_a_folds_stays() {
+    let world = world();
+    changed(&world);
+    let theirs = name("--fold-monday");
+    world.overlay.snapshot(&theirs, 2).unwrap();
+    let monday = all(&world.disk);
+    world.disk.write(&[4; 9000], 0, PROCESS).unwrap();
+    world.overlay.fold_hidden(|_| false).unwrap();
+    assert!(world.overlay.hidden_snapshots().is_empty());
+    assert!(all_of(&world.overlay.snapshot_view(&theirs).unwrap()) == monday);
+}
+
+#[test]
 fn a_fold_costs_what_was_written_since() {
     let written = Arc::new(AtomicU64::new(0));
     let count = written.clone();

@@ -206,7 +206,9 @@ fn open_kept(folder: &Path, durable: &mut Durable, state: &StateFile) -> anyhow:
     let Some(name) = durable.kept else {
         return Ok(Kept::nothing(folder));
     };
-    if let Some(kept) = Kept::open(folder, name) {
+    if let Some(kept) =
+        Kept::open(folder, name).context("cannot read what is kept from before a resync")?
+    {
         return Ok(kept);
     }
     tracing::error!("what was kept from before the resync is damaged, and not kept any more");

@@ -323,6 +323,10 @@ impl Node {
         self.end_failed(ticket, reply);
         if meta {
             self.lose_session(); // Metadata is only sent again as a whole.
+            // A disk may have been made afresh there and not here. All that differs is looked for.
+            if let Some(primary) = self.primary.as_mut() {
+                primary.compare = true;
+            }
         }
     }
 

@@ -330,10 +330,12 @@ impl Node {
         let timing = self.config.timing;
         let waited = |since: Moment| self.now.since(since.max(hears));
         // However often this server was deaf for a moment, an answer is not waited for without an end: what has come by
-        // then is taken in within the time that counts as silence.
-        let long_ago = |since| self.now.since(since).0 >= LATE * timing.stall.0;
+        // then is taken in within the time that counts as silence, if it is not deaf again before.
+        let owed = |since, times| self.now.since(since).0 >= times * timing.stall.0;
         let late = |since| {
-            waited(since) >= timing.stall || long_ago(since) && waited(since) >= timing.silence
+            waited(since) >= timing.stall
+                || owed(since, LATE) && waited(since) >= timing.silence
+                || owed(since, 2 * LATE)
         };
         let stalled = session.oldest().is_some_and(late);
         waited(session.heard) >= timing.silence || stalled

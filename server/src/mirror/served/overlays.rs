@@ -216,6 +216,10 @@ impl Overlays for PairOverlays {
         let mut keys = self.keys.lock();
         let failed = |error| Error::identity("cannot read the machines' keys", error);
         let news = keys.news(whose).map_err(failed)?;
+        if matches!(whose, Whose::All) {
+            let looked = self.mirror.store().look_for_left_out();
+            looked.map_err(failed)?;
+        }
         if news.is_empty() {
             return Ok(());
         }

@@ -62,17 +62,22 @@ pub struct Kept {
 }
 
 impl Kept {
-    /// What is kept in the folder of the pair's state, under `name`; `None` if that cannot be read.
-    pub fn open(folder: &Path, name: Generation) -> Option<Self> {
+    /// What is kept in the folder of the pair's state, under `name`; `None` if that is damaged.
+    ///
+    /// # Errors
+    /// It cannot be read, which may pass.
+    pub fn open(folder: &Path, name: Generation) -> io::Result<Option<Self>> {
         let kept = Self::nothing(folder);
         kept.set(Some(name));
         let bytes = match fs::read(&kept.path) {
             // Nothing was changed yet.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Some(kept),
-            read => read.ok()?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Some(kept)),
+            read => read?,
         };
-        *kept.saved.lock() = Some(Arc::new(decode(&bytes)?));
-        Some(kept)
+        let saved = decode(&bytes).map(Arc::new);
+        let whole = saved.is_some();
+        *kept.saved.lock() = saved;
+        Ok(whole.then_some(kept))
     }
 
     /// Nothing is kept there, or nothing that is needed.
@@ -216,10 +221,10 @@ impl PairStore {
 
     /// Sees to it that what is on this disk can be gone back to, if it has to be.
     pub(super) fn keep(&self, volume: VolumeId) -> Result<(), Failure> {
-        if !self.kept.wants(volume) {
+        if !self.kept.wanted.load(Relaxed) {
             return Ok(());
         }
-        // Rather a standby without it than none.
+        // Looked at with every change, since each takes room. Rather a standby without what is kept than none.
         if self.volumes.store.is_low().map_err(of_overlay)? {
             let text = "too little is free to keep what was here before the resync";
             return Err((Fault::NoSpace, anyhow::anyhow!(text)));

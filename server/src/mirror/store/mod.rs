@@ -10,6 +10,7 @@ pub mod record;
 pub mod volumes;
 
 use std::{
+    io,
     path::PathBuf,
     sync::{
         Arc,
@@ -47,7 +48,7 @@ pub struct PairStore {
     pub volumes: Volumes,
     /// A resync into this server has not ended.
     pub half_old: AtomicBool,
-    /// Files that the other server does not get, and why, as of when all metadata were last put together.
+    /// Files that the other server does not get, and why, as of when all of them were last looked at.
     pub left_out: Mutex<Vec<String>>,
     /// What was here before that resync.
     pub kept: Kept,
@@ -227,11 +228,20 @@ impl PairStore {
 
     /// All metadata.
     fn gather(&self) -> anyhow::Result<Bytes> {
-        let records = self.records()?;
+        self.look_for_left_out()?;
         for file in self.left_out.lock().iter() {
             tracing::error!("the other server does not get {file}");
         }
-        Ok(encode(&records)?)
+        Ok(encode(&self.records()?)?)
+    }
+
+    /// Notes which files the other server does not get.
+    ///
+    /// # Errors
+    /// They cannot be read.
+    pub fn look_for_left_out(&self) -> io::Result<()> {
+        *self.left_out.lock() = files::find_all(&self.data)?.left_out;
+        Ok(())
     }
 
     fn records(&self) -> anyhow::Result<Vec<Record>> {
@@ -256,9 +266,7 @@ impl PairStore {
                 );
             }
         }
-        let found = files::find_all(&self.data)?;
-        *self.left_out.lock() = found.left_out;
-        records.extend(found.records);
+        records.extend(files::all(&self.data)?);
         Ok(records)
     }
 

@@ -391,7 +391,7 @@ fn keeping(dir: &Path) -> Arc<PairStore> {
     let (store, lost) = open(dir);
     assert_eq!(lost, []);
     let store = Arc::into_inner(store).unwrap();
-    let kept = Kept::open(dir, KEPT).unwrap();
+    let kept = Kept::open(dir, KEPT).unwrap().unwrap();
     Arc::new(PairStore { kept, ..store })
 }
 
@@ -516,7 +516,13 @@ fn what_is_not_needed_any_more_costs_nothing() {
     assert!(!dir.path().join("kept").exists());
     // What is named otherwise is of another resync.
     let other = mirror::Generation { number: 2, ..KEPT };
-    assert!(Kept::open(dir.path(), other).unwrap().times().is_none());
+    assert!(
+        Kept::open(dir.path(), other)
+            .unwrap()
+            .unwrap()
+            .times()
+            .is_none()
+    );
     std::fs::write(dir.path().join("kept"), "noise").unwrap();
-    assert!(Kept::open(dir.path(), other).is_none());
+    assert!(Kept::open(dir.path(), other).unwrap().is_none());
 }
