@@ -391,7 +391,7 @@ impl Node {
     }
 
     /// All changes of a kind.
-    fn tickets(&self, kind: impl Fn(&Change) -> bool) -> Vec<Ticket> {
+    pub(super) fn tickets(&self, kind: impl Fn(&Change) -> bool) -> Vec<Ticket> {
         let changes = self.primary.iter().flat_map(|p| p.changes.iter());
         let found = changes.filter(|(_, change)| kind(change));
         found.map(|(ticket, _)| ticket).collect()

@@ -2,7 +2,13 @@
 
 use crate::{ConnectionId, Fault, Item, Reply, RequestId, Seq, Ticket, VolumeId, Work, Yield};
 
-use super::{Job, Node, dirty::Batch, primary::Road, session::Purpose};
+use super::{
+    Job, Node,
+    changes::{Change, Stage},
+    dirty::Batch,
+    primary::Road,
+    session::Purpose,
+};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Half {
@@ -16,6 +22,8 @@ pub(super) struct Flush {
     volume: VolumeId,
     connection: Option<ConnectionId>,
     request: Option<RequestId>,
+    /// Mode `async`: changes that were answered before the standby had them. It is to flush them too.
+    behind: Vec<Ticket>,
     here: Half,
     there: Half,
     /// What will be on both disks when both halves are done.
@@ -46,10 +54,15 @@ impl Node {
         request: Option<RequestId>,
     ) -> Ticket {
         let ticket = self.new_ticket();
+        let behind = match request {
+            Some(_) => self.answered_early(volume),
+            None => Vec::new(),
+        };
         let flush = Flush {
             volume,
             connection,
             request,
+            behind,
             here: Half::Held,
             there: Half::Held,
             batch: Batch::new(),
@@ -59,6 +72,15 @@ impl Node {
             primary.flushes.insert(ticket, flush);
         }
         ticket
+    }
+
+    /// Changes of a volume that are applied here and not answered by the standby.
+    fn answered_early(&self, volume: VolumeId) -> Vec<Ticket> {
+        let early = |change: &Change| {
+            let of_volume = change.blocks().is_some_and(|(of, _)| of == volume);
+            of_volume && change.stage == Stage::Applied
+        };
+        self.tickets(early)
     }
 
     pub(super) fn start_flushes(&mut self) {
@@ -73,10 +95,12 @@ impl Node {
         let Some(road) = self.road() else {
             return;
         };
-        let flushes = self.primary.iter().flat_map(|p| p.flushes.iter());
+        let primaries = self.primary.iter();
+        let flushes = primaries.flat_map(|p| p.flushes.iter().map(move |(t, f)| (p, *t, f)));
         let held: Vec<_> = flushes
-            .filter(|(_, f)| waiting(f))
-            .map(|(&t, f)| (t, f.volume))
+            .filter(|(_, _, f)| waiting(f))
+            .filter(|(p, _, f)| f.behind.iter().all(|of| p.changes.get(*of).is_none()))
+            .map(|(_, ticket, f)| (ticket, f.volume))
             .collect();
         for (ticket, volume) in held {
             self.start_flush(ticket, volume, road);

@@ -236,10 +236,14 @@ impl Pair {
     }
 
     pub fn write(&mut self, id: NodeId, request: u64) {
+        self.write_at(id, request, 0);
+    }
+
+    pub fn write_at(&mut self, id: NodeId, request: u64, offset: u64) {
         let data = Bytes::from_static(&[1; 8]);
         let op = Op::Write {
             volume: V,
-            offset: 0,
+            offset,
             length: 4096,
             data,
         };
