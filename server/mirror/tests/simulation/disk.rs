@@ -173,8 +173,11 @@ impl Disk {
         self.loose.retain(|(of, _), _| *of != volume);
     }
 
-    /// Goes back with some volumes only.
-    pub fn go_half_back(&mut self, random: &mut Random) {
+    /// Goes back with some volumes only. What bears another name than `keeps` is of no use.
+    pub fn go_half_back(&mut self, keeps: Option<Generation>, random: &mut Random) {
+        if self.kept.name != keeps {
+            return;
+        }
         for (volume, content) in std::mem::take(&mut self.kept.volumes) {
             match random.one_in(2) {
                 true => self.put_back(volume, content),

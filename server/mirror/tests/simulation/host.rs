@@ -175,7 +175,7 @@ impl Host {
         self.told_damage = false;
         for (_, (work, snapshot)) in std::mem::take(&mut self.works) {
             if matches!(work, Work::GoBack) {
-                self.disk.go_half_back(random);
+                self.disk.go_half_back(keeps, random);
             } else if snapshot.is_none() && random.one_in(2) {
                 self.disk.work(&work, keeps);
             }
@@ -422,7 +422,8 @@ impl World {
         }
         if matches!(work, Work::GoBack) && self.host(id).balks {
             let mut random = Random::new(self.aside.next());
-            self.host(id).disk.go_half_back(&mut random);
+            let keeps = self.host(id).keeps();
+            self.host(id).disk.go_half_back(keeps, &mut random);
             let done = Event::Done(ticket, Err(Fault::Broken));
             return self.input(id, Input::Event(done));
         }
