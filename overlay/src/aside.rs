@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::ids::{OverlayId, SnapshotName};
+use crate::ids::OverlayId;
 use crate::store::{Store, vacate};
 
 const ASIDE: &str = ".damaged-";
@@ -33,10 +33,11 @@ impl Store {
         let mut slot = slot.lock();
         let naming = || format!("putting overlay {id} out of the way");
         let hidden = format!("{prefix}{id}");
-        if !self.has(id.as_str())? {
+        let names = self.names()?;
+        if !has(&names, id.as_str()) {
             return Ok(());
         }
-        if self.has(&hidden)? {
+        if has(&names, &hidden) {
             if !newest {
                 return Err(Error::new(ErrorKind::Exists, naming()));
             }
@@ -59,10 +60,11 @@ impl Store {
         let slot = self.slot(id);
         let mut slot = slot.lock();
         let away = format!("{AWAY}{id}");
-        if !self.has(&away)? {
+        let names = self.names()?;
+        if !has(&names, &away) {
             return Ok(());
         }
-        if self.has(id.as_str())? {
+        if has(&names, id.as_str()) {
             vacate(&mut slot);
             self.discard(&self.path(id))?;
         }
@@ -102,16 +104,8 @@ impl Store {
         names.sort_unstable();
         Ok(names.iter().map(|name| self.dir.join(name)).collect())
     }
+}
 
-    /// Names of an overlay's hidden snapshots, from its manifest alone.
-    ///
-    /// # Errors
-    /// As [`Store::info`].
-    pub fn hidden_snapshots(&self, id: &OverlayId) -> Result<Vec<SnapshotName>> {
-        Ok(self.load_manifest(id)?.hidden_snapshots())
-    }
-
-    fn has(&self, name: &str) -> Result<bool> {
-        Ok(self.names()?.iter().any(|known| known == name))
-    }
+fn has(names: &[String], name: &str) -> bool {
+    names.iter().any(|known| known == name)
 }

@@ -14,7 +14,6 @@ use crate::manifest::Manifest;
 use crate::map::{Lanes, PAGE_WORDS, State};
 use crate::overlay::{Inside, Overlay};
 use crate::space::Space;
-use crate::stack::Stack;
 
 /// Most layers that are put on top to come down to that.
 const ROUNDS: u32 = 8;
@@ -75,12 +74,6 @@ impl Overlay {
     /// Names of the snapshots that [`Overlay::snapshots`] leaves out, oldest first.
     pub fn hidden_snapshots(&self) -> Vec<SnapshotName> {
         self.manifest.lock().hidden_snapshots()
-    }
-
-    fn place(&self, name: &SnapshotName) -> Result<(usize, Stack, Arc<Space>)> {
-        let inside = self.gate.read();
-        let at = self.manifest.lock().find(name)?;
-        Ok((at, inside.stack.clone(), inside.space.clone()))
     }
 
     fn fold(&self, name: &SnapshotName) -> Result<Fold> {

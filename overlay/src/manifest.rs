@@ -126,27 +126,25 @@ impl Manifest {
         (self.quota, self.retention) = (limits.quota, limits.retention);
     }
 
+    /// The snapshots, oldest first: the hidden ones, or all others.
+    fn those(&self, hidden: bool) -> impl Iterator<Item = &Snapshot> {
+        let all = self.layers.iter();
+        let all = all.filter_map(|layer| layer.snapshot.as_ref());
+        all.filter(move |one| one.name.is_hidden() == hidden)
+    }
+
     /// The snapshots, oldest first, but for the hidden ones.
     pub(crate) fn snapshots(&self) -> Vec<Snapshot> {
-        let all = self
-            .layers
-            .iter()
-            .filter_map(|layer| layer.snapshot.as_ref());
-        all.filter(|one| !one.name.is_hidden()).cloned().collect()
+        self.those(false).cloned().collect()
     }
 
     /// Names of the hidden snapshots, oldest first.
     pub(crate) fn hidden_snapshots(&self) -> Vec<SnapshotName> {
-        let all = self
-            .layers
-            .iter()
-            .filter_map(|layer| layer.snapshot.as_ref());
-        let names = all.map(|one| &one.name);
-        names.filter(|name| name.is_hidden()).cloned().collect()
+        self.those(true).map(|one| one.name.clone()).collect()
     }
 
     pub(crate) fn has_hidden(&self) -> bool {
-        !self.hidden_snapshots().is_empty()
+        self.those(true).next().is_some()
     }
 
     /// Names and identities of the snapshots, oldest first, but for the hidden ones.

@@ -12,7 +12,8 @@ use crate::layerfile::{self, Names};
 use crate::manifest::{LayerEntry, MAX_LAYERS, Manifest, Snapshot};
 use crate::map::PAGE_WORDS;
 use crate::overlay::Overlay;
-use crate::stack::Surroundings;
+use crate::space::Space;
+use crate::stack::{Stack, Surroundings};
 use crate::view::View;
 
 impl Overlay {
@@ -29,6 +30,13 @@ impl Overlay {
         let _change = self.change_layers();
         self.freezing.fetch_sub(1, Ordering::Relaxed);
         self.freeze_as(name, taken)
+    }
+
+    /// Number of the layer that `name` froze, in the layers as they are, and what counts their space.
+    pub(crate) fn place(&self, name: &SnapshotName) -> Result<(usize, Stack, Arc<Space>)> {
+        let inside = self.gate.read();
+        let at = self.manifest.lock().find(name)?;
+        Ok((at, inside.stack.clone(), inside.space.clone()))
     }
 
     /// [`Overlay::snapshot`], within a change of layers.
@@ -80,11 +88,7 @@ impl Overlay {
     /// room for the copies. The snapshot stays then. [`ErrorKind::SyncFailed`] as for [`Overlay::flush`].
     pub fn drop_snapshot(&self, name: &SnapshotName) -> Result<()> {
         let _change = self.change_layers();
-        let (at, stack, space) = {
-            let inside = self.gate.read();
-            let at = self.manifest.lock().find(name)?;
-            (at, inside.stack.clone(), inside.space.clone())
-        };
+        let (at, stack, space) = self.place(name)?;
         let around = Surroundings {
             stack: &stack,
             layer: at + 1,

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use crate::base::Base;
 use crate::disk::HostDisk;
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::ids::{BaseId, OverlayId};
+use crate::ids::{BaseId, OverlayId, SnapshotName};
 use crate::layer::Trust;
 use crate::layerfile;
 use crate::manifest::{self, LayerEntry, Manifest};
@@ -228,7 +228,15 @@ impl Store {
         Ok(overlay)
     }
 
-    pub(crate) fn load_manifest(&self, id: &OverlayId) -> Result<Manifest> {
+    /// Names of an overlay's hidden snapshots, from its manifest alone.
+    ///
+    /// # Errors
+    /// As [`Store::info`].
+    pub fn hidden_snapshots(&self, id: &OverlayId) -> Result<Vec<SnapshotName>> {
+        Ok(self.load_manifest(id)?.hidden_snapshots())
+    }
+
+    fn load_manifest(&self, id: &OverlayId) -> Result<Manifest> {
         if !self.exists(id)? {
             return Err(Error::new(ErrorKind::NotFound, format!("overlay {id}")));
         }
