@@ -30,6 +30,12 @@ pub fn write_whole(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     sync_folder(path)
 }
 
+/// Whether the file system, or what its owner may have of it, is full.
+pub fn is_full(error: &io::Error) -> bool {
+    use io::ErrorKind::{QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded)
+}
+
 /// Makes the name of a new or removed file last.
 ///
 /// # Errors

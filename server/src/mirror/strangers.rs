@@ -75,8 +75,8 @@ impl<H> Strangers<H> {
         anybody.unwrap_or(0)
     }
 
-    /// It has shown who it is: those that come from there are preferred from now on. Then it leaves.
-    pub fn prefer(&mut self, number: u64) {
+    /// It has shown who it is: those that come from there are preferred from now on.
+    fn prefer(&mut self, number: u64) {
         let Some(origin) = self
             .here
             .iter()
@@ -92,8 +92,11 @@ impl<H> Strangers<H> {
         self.known.push_back(origin);
     }
 
-    /// It has ended, or shown who it is. Whether it was still here.
-    pub fn leave(&mut self, number: u64) -> bool {
+    /// It has ended, or has `shown` who it is. Whether it was still here.
+    pub fn leave(&mut self, number: u64, shown: bool) -> bool {
+        if shown {
+            self.prefer(number);
+        }
         let before = self.here.len();
         self.here.retain(|one| one.number != number);
         self.here.len() < before
@@ -134,8 +137,8 @@ mod tests {
         let all = 0..MOST as u8;
         let numbers: Vec<u64> = all.map(|n| strangers.enter(v4(n), n).0).collect();
         assert_eq!(strangers.enter(v4(200), 200).1, Some(0));
-        assert!(!strangers.leave(numbers[0]), "it had to go");
-        assert!(strangers.leave(numbers[1]) && !strangers.leave(numbers[1]));
+        assert!(!strangers.leave(numbers[0], false), "it had to go");
+        assert!(strangers.leave(numbers[1], false) && !strangers.leave(numbers[1], false));
         assert_eq!(strangers.enter(v4(201), 201).1, None);
         assert_eq!(strangers.enter(v4(202), 202).1, Some(2));
     }
@@ -152,10 +155,9 @@ mod tests {
         strangers.enter(peer, 1);
         let (number, _) = strangers.enter(unseen, 2);
         assert!(flood(&mut strangers, 200).contains(&2), "it may be anybody");
-        strangers.prefer(number);
+        strangers.leave(number, true);
         let (number, _) = strangers.enter(unseen, 3);
-        strangers.prefer(number);
-        strangers.leave(number);
+        strangers.leave(number, true);
         strangers.enter(unseen, 4);
         assert!(flood(&mut strangers, 1000).iter().all(|gone| *gone == 0));
         for n in 10..10 + FROM_ONE as u32 {
@@ -171,7 +173,7 @@ mod tests {
         let mut strangers = Strangers::<u8>::default();
         for n in 0..10 {
             let (number, _) = strangers.enter(v4(n), n);
-            strangers.prefer(number);
+            strangers.leave(number, true);
         }
         assert_eq!(strangers.known, [6, 7, 8, 9].map(|n| origin(v4(n))));
     }

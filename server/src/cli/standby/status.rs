@@ -1,6 +1,6 @@
 //! `bootroom standby status`.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::Args;
 
@@ -156,13 +156,16 @@ pub fn kept(kept: &KeptView) -> String {
 
 /// How long that is ago, which is given in seconds since 1970.
 fn since(then: u64) -> String {
+    duration(since_1970().as_secs().saturating_sub(then))
+}
+
+fn since_1970() -> Duration {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    duration(now.unwrap_or_default().as_secs().saturating_sub(then))
+    now.unwrap_or_default()
 }
 
 fn verified(found: &VerifyView) -> String {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    let now = now.unwrap_or_default().as_millis() as u64;
+    let now = since_1970().as_millis() as u64;
     let minutes = now.saturating_sub(found.time_ms) / 60_000;
     format!(
         "verify   {minutes} min ago: {}",

@@ -16,6 +16,7 @@ use rustix::fs::{Advice, FallocateFlags, SeekFrom, fadvise, fallocate, seek, sta
 use rustix::io::Errno;
 
 use super::wire::{CHUNK, Chunks, Sum, WINDOW};
+use crate::files::is_full;
 
 /// What host filesystems keep apart.
 const BLOCK: usize = 4096;
@@ -245,14 +246,7 @@ impl Target {
 
     fn doing<T>(&self, done: io::Result<T>) -> anyhow::Result<T> {
         match done {
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    ErrorKind::StorageFull | ErrorKind::QuotaExceeded
-                ) =>
-            {
-                Err(self.no_room(Bytes::new(0)).into())
-            }
+            Err(error) if is_full(&error) => Err(self.no_room(Bytes::new(0)).into()),
             other => other.with_context(|| format!("writing {}", self.path.display())),
         }
     }

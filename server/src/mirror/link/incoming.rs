@@ -99,19 +99,14 @@ impl Hall {
             }
         });
         if started.is_err() {
-            self.strangers.lock().leave(number);
+            self.strangers.lock().leave(number, false);
         }
         started.map(drop)
     }
 
     fn serve(&self, socket: TcpStream, number: u64) -> anyhow::Result<()> {
         let welcomed = self.welcome(socket);
-        let mut strangers = self.strangers.lock();
-        if welcomed.is_ok() {
-            strangers.prefer(number);
-        }
-        strangers.leave(number);
-        drop(strangers);
+        self.strangers.lock().leave(number, welcomed.is_ok());
         match welcomed? {
             (Purpose::Images, stream) => self.doors.images(stream),
             (Purpose::Messages, stream) => self.listen_to(stream),

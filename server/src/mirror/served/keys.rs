@@ -5,7 +5,7 @@ use std::{collections::HashMap, io, path::PathBuf};
 use crate::{
     clients::overlays::Whose,
     mirror::store::{
-        files,
+        files::{self, Found},
         record::{Key, Record, difference},
     },
 };
@@ -31,18 +31,21 @@ impl Keys {
         Ok(keys)
     }
 
-    /// What it was not told of; only files of `whose` are looked at.
+    /// What it was not told of, and what it cannot be told; only files of `whose` are looked at.
     ///
     /// # Errors
     /// They cannot be read.
-    pub fn news(&self, whose: Whose<'_>) -> io::Result<Vec<Record>> {
+    pub fn news(&self, whose: Whose<'_>) -> io::Result<Found> {
         let told = self.told.values().filter(|record| concerns(whose, record));
         let told: Vec<_> = told.cloned().collect();
         let now = match whose {
-            Whose::All => files::all(&self.data)?,
+            Whose::All => files::find_all(&self.data)?,
             Whose::Machine { mac, name } => files::of_machine(&self.data, mac, name)?,
         };
-        Ok(difference(&told, &now))
+        Ok(Found {
+            records: difference(&told, &now.records),
+            left_out: now.left_out,
+        })
     }
 
     /// It was told.
@@ -104,14 +107,14 @@ mod tests {
         put(data, "pki/ca.pem", "ca");
         put(data, "pki/clients/pc-1.pem", "old");
         let mut keys = Keys::new(data.to_owned()).unwrap();
-        assert_eq!(keys.news(ONE).unwrap(), []);
-        assert_eq!(keys.news(Whose::All).unwrap(), []);
+        assert_eq!(keys.news(ONE).unwrap().records, []);
+        assert_eq!(keys.news(Whose::All).unwrap().records, []);
         put(data, "identity/020000000001/key", "one");
         put(data, "identity/020000000002/key", "two");
         put(data, "pki/clients/pc-1.pem", "new");
         put(data, "pki/clients/pc-1.key", "new");
         put(data, "pki/clients/pc-12.key", "of another");
-        let news = keys.news(ONE).unwrap();
+        let news = keys.news(ONE).unwrap().records;
         let own = [
             "identity/020000000001/key",
             "pki/clients/pc-1.key",
@@ -119,13 +122,13 @@ mod tests {
         ];
         assert_eq!(paths(&news), own);
         keys.told(news);
-        assert_eq!(keys.news(ONE).unwrap(), []);
+        assert_eq!(keys.news(ONE).unwrap().records, []);
         let others = ["identity/020000000002/key", "pki/clients/pc-12.key"];
-        assert_eq!(paths(&keys.news(Whose::All).unwrap()), others);
+        assert_eq!(paths(&keys.news(Whose::All).unwrap().records), others);
         fs::remove_dir_all(data.join("identity/020000000001")).unwrap();
-        let gone = keys.news(ONE).unwrap();
+        let gone = keys.news(ONE).unwrap().records;
         assert_eq!(gone, [Record::absence(Key::File(own[0].into()))]);
         keys.told(gone);
-        assert_eq!(keys.news(ONE).unwrap(), []);
+        assert_eq!(keys.news(ONE).unwrap().records, []);
     }
 }

@@ -215,11 +215,11 @@ impl Overlays for PairOverlays {
     fn keep_keys(&self, whose: Whose<'_>) -> Result<()> {
         let mut keys = self.keys.lock();
         let failed = |error| Error::identity("cannot read the machines' keys", error);
-        let news = keys.news(whose).map_err(failed)?;
+        let found = keys.news(whose).map_err(failed)?;
         if matches!(whose, Whose::All) {
-            let looked = self.mirror.store().look_for_left_out();
-            looked.map_err(failed)?;
+            *self.mirror.store().left_out.lock() = found.left_out;
         }
+        let news = found.records;
         if news.is_empty() {
             return Ok(());
         }

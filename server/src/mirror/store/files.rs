@@ -46,13 +46,13 @@ pub fn find_all(data: &Path) -> io::Result<Found> {
 ///
 /// # Errors
 /// One of them cannot be read.
-pub fn of_machine(data: &Path, mac: Mac, name: &str) -> io::Result<Vec<Record>> {
+pub fn of_machine(data: &Path, mac: Mac, name: &str) -> io::Result<Found> {
     let mut entries = Vec::new();
     gather(&data.join(folder_of(mac)), &mut entries)?;
     for path in certificates_of(name) {
         add(&data.join(path), &mut entries)?;
     }
-    Ok(read_all(data, entries)?.records)
+    read_all(data, entries)
 }
 
 /// Whether a file is one of those.

@@ -29,7 +29,7 @@ use super::{
     record::{Number, Record, VolumeSpec, difference},
     volumes::Row,
 };
-use crate::files::{Magic, PRIVATE, seal, sync_folder, unseal, write_whole};
+use crate::files::{Magic, PRIVATE, is_full, seal, sync_folder, unseal, write_whole};
 
 const MAGIC: Magic = *b"BRbefor1";
 
@@ -397,9 +397,7 @@ fn revert_overlay(overlay: &Overlay, row: &Row, name: &SnapshotName) -> overlay:
 }
 
 fn is_no_space(error: &anyhow::Error) -> bool {
-    use io::ErrorKind::{QuotaExceeded, StorageFull};
-    let io = error.downcast_ref::<io::Error>();
-    io.is_some_and(|io| matches!(io.kind(), StorageFull | QuotaExceeded))
+    error.downcast_ref::<io::Error>().is_some_and(is_full)
 }
 
 fn is_gone(error: &overlay::Error) -> bool {

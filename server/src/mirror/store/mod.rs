@@ -10,7 +10,6 @@ pub mod record;
 pub mod volumes;
 
 use std::{
-    io,
     path::PathBuf,
     sync::{
         Arc,
@@ -228,23 +227,20 @@ impl PairStore {
 
     /// All metadata.
     fn gather(&self) -> anyhow::Result<Bytes> {
-        self.look_for_left_out()?;
-        for file in self.left_out.lock().iter() {
+        let found = files::find_all(&self.data)?;
+        for file in &found.left_out {
             tracing::error!("the other server does not get {file}");
         }
-        Ok(encode(&self.records()?)?)
-    }
-
-    /// Notes which files the other server does not get.
-    ///
-    /// # Errors
-    /// They cannot be read.
-    pub fn look_for_left_out(&self) -> io::Result<()> {
-        *self.left_out.lock() = files::find_all(&self.data)?.left_out;
-        Ok(())
+        *self.left_out.lock() = found.left_out;
+        Ok(encode(&self.records_and(found.records)?)?)
     }
 
     fn records(&self) -> anyhow::Result<Vec<Record>> {
+        self.records_and(files::all(&self.data)?)
+    }
+
+    /// All records, with those of the files as they were found.
+    fn records_and(&self, files: Vec<Record>) -> anyhow::Result<Vec<Record>> {
         let rows = self.rows.load()?.into_iter();
         let mut records: Vec<_> = rows
             .map(|(mac, row)| Record::Client {
@@ -266,7 +262,7 @@ impl PairStore {
                 );
             }
         }
-        records.extend(files::all(&self.data)?);
+        records.extend(files);
         Ok(records)
     }
 

@@ -96,12 +96,8 @@ impl Door {
             handshake = timeout(HANDSHAKE, self.tls.accept(socket)) => handshake,
             () = leave.notified() => bail!("TLS handshake: gave way to a newer connection"),
         };
-        let mut strangers = self.strangers.lock();
-        if matches!(handshake, Ok(Ok(_))) {
-            strangers.prefer(number);
-        }
-        strangers.leave(number);
-        drop(strangers);
+        let shown = matches!(handshake, Ok(Ok(_)));
+        self.strangers.lock().leave(number, shown);
         let handshake = handshake.context("TLS handshake: too slow")?;
         handshake.map_err(|error| explain(error).context("TLS handshake"))
     }
