@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bootroom_tests::deadline::wait_for;
 use bootroom_tests::pair::line::{Line, Quality};
-use bootroom_tests::pair::seat::{Seat, mac, text};
+use bootroom_tests::pair::seat::{Seat, client, text};
 use bootroom_tests::pair::{LIMIT, Pair, Plan, Side, image};
 use serde_json::Value;
 
@@ -57,10 +57,6 @@ fn digest(seat: &Seat, side: Side) -> String {
     )
 }
 
-fn status(pair: &Pair, side: Side) -> Value {
-    pair.host(side).status().expect("it answers")
-}
-
 /// Layers of the disks on a server, and the bytes that they take.
 fn layers(pair: &Pair, side: Side) -> (usize, u64) {
     use std::os::unix::fs::MetadataExt;
@@ -94,19 +90,12 @@ fn nothing_is_kept(pair: &Pair) {
     let [(_, a), (_, b)] = Side::BOTH.map(|side| layers(pair, side));
     assert!(a.abs_diff(b) < 1 << 20, "{a} bytes and {b}");
     for side in Side::BOTH {
-        assert_eq!(status(pair, side)["kept"], Value::Null);
+        assert_eq!(pair.status(side)["kept"], Value::Null);
     }
 }
 
-fn room() -> String {
-    format!(
-        "[clients.one]\nmac = {:?}\nimage = \"tiny\"\nretention = \"keep\"\n",
-        mac(1)
-    )
-}
-
 fn pair_with_a_disk() -> (Pair, Line, Seat) {
-    let room = room();
+    let room = client(1, "one", "tiny");
     let mut pair = Pair::unstarted(&Plan {
         room: &room,
         ..Plan::default()
@@ -131,7 +120,7 @@ fn part(pair: &mut Pair, seat: &Seat, seed: u8) {
 /// Waits until a good part of a resync is done.
 fn wait_half_way(pair: &Pair) {
     wait_for("a part of the resync", LIMIT, || {
-        let done = status(pair, A)["resync"]["blocks_done"].as_u64();
+        let done = pair.status(A)["resync"]["blocks_done"].as_u64();
         (done? > 2000).then_some(())
     });
 }
@@ -147,17 +136,17 @@ fn a_standby_whose_primary_dies_while_it_brings_it_up_goes_back_to_what_it_had()
     pair.host_mut(B).start();
     wait_half_way(&pair);
     assert!(
-        status(&pair, B)["kept"]["begun"].is_u64(),
+        pair.status(B)["kept"]["begun"].is_u64(),
         "{}",
-        status(&pair, B)
+        pair.status(B)
     );
     let newer = digest(&seat, A);
     assert_ne!(newer, before);
     pair.host_mut(A).kill();
     wait_for("the loss to be noticed", LIMIT, || {
-        (status(&pair, B)["role"] == "seeking").then_some(())
+        (pair.status(B)["role"] == "seeking").then_some(())
     });
-    let problems = status(&pair, B)["problems"].to_string();
+    let problems = pair.status(B)["problems"].to_string();
     assert!(problems.contains("--before-resync"), "{problems}");
     assert!(!pair.host(B).standby(&["promote", "--yes"]).status.success());
     pair.host_mut(B).kill();
@@ -172,7 +161,7 @@ fn a_standby_whose_primary_dies_while_it_brings_it_up_goes_back_to_what_it_had()
     // The dead one is found again, with what was lost here: nobody takes the other's before a person says so.
     pair.host_mut(A).start();
     wait_for("the split to be seen", LIMIT, || {
-        status(&pair, A)["split_brain"].is_array().then_some(())
+        pair.status(A)["split_brain"].is_array().then_some(())
     });
     assert!(!pair.host(B).is_paired());
     pair.host(A).standby_done(&["discard", "--yes"]);
@@ -205,7 +194,7 @@ fn nothing_is_kept_of_what_was_there_before_a_resync_that_has_ended() {
 
 #[test]
 fn a_standby_with_little_room_is_brought_up_all_the_same_and_keeps_nothing() {
-    let room = room();
+    let room = client(1, "one", "tiny");
     let mut pair = Pair::new(&Plan {
         room: &room,
         small: true,
@@ -218,8 +207,8 @@ fn a_standby_with_little_room_is_brought_up_all_the_same_and_keeps_nothing() {
     pair.host(B).leave_room(Some(256 << 20));
     part(&mut pair, &seat, 101);
     pair.wait_paired(A);
-    let recent = status(&pair, B)["recent"].to_string();
+    let recent = pair.status(B)["recent"].to_string();
     assert!(recent.contains("kept-no-longer"), "{recent}");
-    assert_eq!(status(&pair, B)["kept"], Value::Null);
+    assert_eq!(pair.status(B)["kept"], Value::Null);
     pair.compare(A);
 }

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use bootroom_tests::deadline::wait_for;
 use bootroom_tests::pair::disk::Disk;
-use bootroom_tests::pair::seat::mac;
+use bootroom_tests::pair::seat::client;
 use bootroom_tests::pair::{LIMIT, Pair, Plan, Side};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
@@ -46,10 +46,7 @@ impl Scene {
     fn new(seed: u64) -> Self {
         let names = [(1, "one"), (2, "two")];
         let room: String = names
-            .map(|(number, name)| {
-                let mac = mac(number);
-                format!("[clients.{name}]\nmac = {mac:?}\nimage = \"tiny\"\nretention = \"keep\"\n")
-            })
+            .map(|(number, name)| client(number, name, "tiny"))
             .concat();
         let pair = Pair::new(&Plan {
             room: &room,

@@ -6,20 +6,15 @@ use std::path::PathBuf;
 
 use bootroom_tests::deadline::wait_for;
 use bootroom_tests::pair::disk::Disk;
-use bootroom_tests::pair::seat::mac;
+use bootroom_tests::pair::seat::{client, mac};
 use bootroom_tests::pair::{LIMIT, Pair, Plan, Side};
-use serde_json::Value;
 
 const A: Side = Side::A;
 const B: Side = Side::B;
 
 /// A pair with two machines: one under load, and one that rests.
 fn pair() -> (Pair, Disk, Disk) {
-    let client = |(number, name): (u8, &str)| {
-        let mac = mac(number);
-        format!("[clients.{name}]\nmac = {mac:?}\nimage = \"tiny\"\nretention = \"keep\"\n")
-    };
-    let room = [(1, "one"), (2, "two")].map(client).concat();
+    let room = client(1, "one", "tiny") + &client(2, "two", "tiny");
     let pair = Pair::new(&Plan {
         room: &room,
         ..Plan::default()
@@ -50,10 +45,6 @@ fn cut_short(pair: &Pair, side: Side) {
     data.and_then(|file| file.set_len(0)).expect("it is cut");
 }
 
-fn status(pair: &Pair, side: Side) -> Value {
-    pair.host(side).status().expect("it answers")
-}
-
 #[test]
 fn a_disk_that_the_primary_cannot_read_holds_up_no_other() {
     let (mut pair, one, two) = pair();
@@ -66,7 +57,7 @@ fn a_disk_that_the_primary_cannot_read_holds_up_no_other() {
     cut_short(&pair, A);
     pair.host_mut(B).start();
     let found = wait_for("everything else to be sent", LIMIT, || {
-        let status = status(&pair, A);
+        let status = pair.status(A);
         let disk = status["unreadable"].get(0)?.clone();
         let left = status["resync"]["blocks_left"].as_u64()?;
         (disk["blocks"] == left && disk["client"] == "two").then_some(status)
@@ -88,9 +79,9 @@ fn a_disk_that_the_primary_cannot_read_holds_up_no_other() {
     // The standby must not take over with it, and says why.
     pair.host_mut(A).freeze();
     wait_for("the standby to lose its primary", LIMIT, || {
-        (status(&pair, B)["role"] == "seeking").then_some(())
+        (pair.status(B)["role"] == "seeking").then_some(())
     });
-    assert_eq!(status(&pair, B)["consistent"], false);
+    assert_eq!(pair.status(B)["consistent"], false);
     pair.host_mut(A).thaw();
 
     pair.wait_lone(A);
@@ -115,7 +106,7 @@ fn a_disk_that_fails_on_the_standby_is_brought_over_whole() {
     // Whatever comes of it: it looks at every block.
     pair.host(A).standby(&["verify"]);
     wait_for("the disk to be put aside", LIMIT, || {
-        let warnings = status(&pair, B)["warnings"].to_string();
+        let warnings = pair.status(B)["warnings"].to_string();
         warnings.contains(".damaged-").then_some(())
     });
     pair.wait_paired(A);

@@ -1,7 +1,7 @@
 //! A pair whose witness is an etcd, by the verbs that an admin has.
 
 use bootroom_tests::deadline::wait_for;
-use bootroom_tests::pair::seat::mac;
+use bootroom_tests::pair::seat::client;
 use bootroom_tests::pair::{LIMIT, Pair, Plan, Side};
 
 const A: Side = Side::A;
@@ -27,10 +27,7 @@ fn wait_told(pair: &Pair, side: Side, primary: &str, outdated: &str) {
 #[test]
 #[ignore = "long: make test-full"]
 fn an_etcd_decides_as_the_witness_does() {
-    let room = format!(
-        "[clients.one]\nmac = {:?}\nimage = \"tiny\"\nretention = \"keep\"\n",
-        mac(1)
-    );
+    let room = client(1, "one", "tiny");
     let mut pair = Pair::new(&Plan {
         room: &room,
         etcd: true,

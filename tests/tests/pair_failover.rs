@@ -208,7 +208,7 @@ fn a_full_disk_is_an_error_of_the_primary_and_none_of_the_standby() {
 
 /// What `standby status` warns of.
 fn warnings(pair: &Pair, side: Side) -> String {
-    let status = pair.host(side).status().expect("it answers");
+    let status = pair.status(side);
     status["warnings"].to_string()
 }
 
@@ -223,7 +223,7 @@ fn a_standby_low_on_space_takes_what_the_primary_allowed() {
     small.grow();
     small.wait_for_answers(600);
     let failed = |side| {
-        let status = pair.host(side).status().expect("it answers");
+        let status = pair.status(side);
         let recent = status["recent"].as_array().expect("a list").clone();
         recent.iter().any(|one| one["event"] == "standby-failed")
     };

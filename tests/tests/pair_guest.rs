@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use bootroom_tests::pair::guest::{IMAGE, Machine, Pauses, import_root};
-use bootroom_tests::pair::seat::mac;
+use bootroom_tests::pair::seat::client;
 use bootroom_tests::pair::{Pair, Plan, Side};
 
 /// How often each thing happens.
@@ -14,10 +14,7 @@ const TIMES: usize = 10;
 const GOAL: Duration = Duration::from_secs(5);
 
 fn pair() -> Pair {
-    let room = format!(
-        "[clients.one]\nmac = {:?}\nimage = {IMAGE:?}\nretention = \"keep\"\n",
-        mac(1)
-    );
+    let room = client(1, "one", IMAGE);
     let plan = Plan {
         room: &room,
         ..Plan::default()

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use bootroom_tests::pair::line::{Line, Quality};
-use bootroom_tests::pair::seat::{Seat, mac};
+use bootroom_tests::pair::seat::{Seat, client};
 use bootroom_tests::pair::{Pair, Plan, Side, image};
 use client::{Client, Work};
 
@@ -42,7 +42,7 @@ fn rate(seat: &Seat, export: &str, depth: usize) -> f64 {
 
 /// What happened to the pair at A since it was started.
 fn events(pair: &Pair) -> Vec<String> {
-    let status = pair.host(A).status().expect("it answers");
+    let status = pair.status(A);
     let recent = status["recent"].as_array().expect("a list").iter();
     recent
         .map(|one| one["event"].as_str().expect("a name").to_owned())
@@ -52,10 +52,7 @@ fn events(pair: &Pair) -> Vec<String> {
 #[test]
 #[ignore = "long: make test-full"]
 fn twenty_milliseconds_apart_they_are_a_pair_all_the_same() {
-    let room = format!(
-        "[clients.one]\nmac = {:?}\nimage = \"tiny\"\nretention = \"keep\"\n",
-        mac(1)
-    );
+    let room = client(1, "one", "tiny");
     let mut pair = Pair::unstarted(&Plan {
         room: &room,
         ..Plan::default()
@@ -84,7 +81,7 @@ fn twenty_milliseconds_apart_they_are_a_pair_all_the_same() {
 
     resync(&mut pair, &seat, &export);
     pair.compare(A);
-    assert_eq!(pair.host(A).status().expect("it answers")["term"], 2);
+    assert_eq!(pair.status(A)["term"], 2);
 }
 
 /// Everything is sent again.

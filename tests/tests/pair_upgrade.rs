@@ -8,7 +8,7 @@ use std::time::Duration;
 use bootroom_tests::binary;
 use bootroom_tests::deadline::wait_for;
 use bootroom_tests::pair::disk::Disk;
-use bootroom_tests::pair::seat::mac;
+use bootroom_tests::pair::seat::client;
 use bootroom_tests::pair::{LIMIT, Pair, Plan, Side};
 
 const A: Side = Side::A;
@@ -17,8 +17,7 @@ const B: Side = Side::B;
 const A_MOMENT: Duration = Duration::from_secs(5);
 
 fn under_load() -> (Pair, Disk) {
-    let mac = mac(1);
-    let room = format!("[clients.one]\nmac = {mac:?}\nimage = \"tiny\"\nretention = \"keep\"\n");
+    let room = client(1, "one", "tiny");
     let pair = Pair::new(&Plan {
         room: &room,
         ..Plan::default()
@@ -48,7 +47,7 @@ fn upgrade_standby(pair: &mut Pair, primary: Side, release: &Path) {
 
 /// What runs as the server of that side.
 fn running(pair: &Pair, side: Side) -> PathBuf {
-    let status = pair.host(side).status().expect("it answers");
+    let status = pair.status(side);
     fs::read_link(format!("/proc/{}/exe", status["pid"])).expect("it runs")
 }
 

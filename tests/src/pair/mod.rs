@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::binary;
@@ -198,6 +199,11 @@ impl Pair {
     /// One of the servers.
     pub fn host_mut(&mut self, side: Side) -> &mut Host {
         &mut self.hosts[side as usize]
+    }
+
+    /// What one of the servers, which answers, says of itself and the pair.
+    pub fn status(&self, side: Side) -> Value {
+        self.host(side).status().expect("it answers")
     }
 
     /// Pulls a server's cable out, or puts it back.

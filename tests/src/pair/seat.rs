@@ -157,6 +157,12 @@ pub fn mac(number: u8) -> String {
     format!("52:54:00:80:00:{number:02x}")
 }
 
+/// A machine of the room with a lasting disk.
+pub fn client(number: u8, name: &str, image: &str) -> String {
+    let mac = mac(number);
+    format!("[clients.{name}]\nmac = {mac:?}\nimage = {image:?}\nretention = \"keep\"\n")
+}
+
 /// What a program said.
 pub fn text(output: &Output) -> String {
     let parts = [&output.stdout, &output.stderr];

@@ -15,8 +15,6 @@ use anyhow::{Context, bail, ensure};
 use rustix::{io::Errno, net::RecvFlags};
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
 
-const TRUNCATED: RecvFlags = RecvFlags::TRUNC;
-const AT_ONCE: RecvFlags = RecvFlags::DONTWAIT;
 const REQUEST: u32 = 0x2560_9513;
 const REPLY: u32 = 0x6744_6698;
 const READ: u16 = 0;
@@ -299,7 +297,7 @@ impl Client {
             Wire::Secured(stream) => {
                 let decrypted = stream.conn.process_new_packets()?.plaintext_bytes_to_read();
                 if decrypted == 0 && polling {
-                    let peek = RecvFlags::PEEK | AT_ONCE;
+                    let peek = RecvFlags::PEEK | RecvFlags::DONTWAIT;
                     ask_again(|| rustix::net::recv(&stream.sock, &mut [0], peek))?;
                 }
                 // Nobody looks at what was decrypted, and it is not copied again.
@@ -350,9 +348,10 @@ fn send_all(socket: &mut TcpStream, mut slices: &mut [IoSlice<'_>]) -> io::Resul
 
 /// The kernel throws it away.
 fn discard(socket: &TcpStream, buffer: &mut [u8], polling: bool) -> anyhow::Result<usize> {
+    let now = RecvFlags::TRUNC | RecvFlags::DONTWAIT;
     match polling {
-        true => ask_again(|| rustix::net::recv(socket, &mut *buffer, TRUNCATED | AT_ONCE)),
-        false => Ok(rustix::net::recv(socket, buffer, TRUNCATED)?),
+        true => ask_again(|| rustix::net::recv(socket, &mut *buffer, now)),
+        false => Ok(rustix::net::recv(socket, buffer, RecvFlags::TRUNC)?),
     }
     .map(|(_, count)| count)
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::Stdio;
 
 use bootroom_tests::namespace::Namespace;
-use bootroom_tests::pair::seat::{Seat, mac};
+use bootroom_tests::pair::seat::{Seat, client};
 use bootroom_tests::pair::{Pair, Plan, Side, image};
 use bootroom_tests::server::Server;
 
@@ -48,7 +48,7 @@ pub struct Stage {
 impl Stage {
     /// Starts everything.
     pub fn new() -> Self {
-        let room = room();
+        let room = client(1, "one", "bench");
         let mut pair = Pair::unstarted(&Plan {
             room: &room,
             ..Plan::default()
@@ -73,13 +73,6 @@ impl Stage {
             pair,
         }
     }
-}
-
-fn room() -> String {
-    format!(
-        "[clients.one]\nmac = {:?}\nimage = \"bench\"\nretention = \"keep\"\n",
-        mac(1)
-    )
 }
 
 /// A server that mirrors nothing, with the same image; it gives no addresses.
