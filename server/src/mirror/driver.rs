@@ -14,7 +14,7 @@ mod persist;
 mod requests;
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, VecDeque},
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, OnceLock,
@@ -25,7 +25,8 @@ use std::{
 };
 
 use mirror::{
-    Command, Event, Fault, Message, Node, Notice, Reply, RequestId, Status, Ticket, Work, Yield,
+    Action, Command, Event, Fault, Message, Node, Notice, Reply, RequestId, Status, Ticket, Work,
+    Yield,
 };
 use parking_lot::Mutex;
 use tokio::sync::{broadcast, watch};
@@ -37,7 +38,7 @@ use super::{
     link::Outgoing,
     store::{PairStore, volume_of},
 };
-use crate::service::{Told, deliver_all, pool::Pool};
+use crate::service::{Ended, deliver_all, pool::Pool};
 use actions::Todo;
 use ear::Ear;
 use gate::Gate;
@@ -47,16 +48,13 @@ pub use gate::Deposed;
 pub use persist::Persister;
 pub use requests::{Attached, Change};
 
-/// Called with the end of a request. Whoever it gives is asked to deliver when all that ended with it was told.
-pub type Completion = Box<dyn FnOnce(Reply) -> Told + Send>;
-
 /// Bytes that are written before their end is told.
 const PORTION: u64 = 64 << 10;
 
 /// Tells who waits, and then lets them answer.
-fn tell(replies: Vec<(Completion, Reply)>) {
+fn tell(replies: Vec<(Ended, Reply)>) {
     let replies = replies.into_iter();
-    deliver_all(replies.map(|(completion, reply)| completion(reply)));
+    deliver_all(replies.map(|(ended, reply)| ended(requests::outcome(reply))));
 }
 
 /// Threads for works that wait on a disk.
@@ -89,7 +87,9 @@ pub struct Mirror {
 
 struct Core {
     node: Node,
-    waiting: HashMap<RequestId, Completion>,
+    /// Memory for what it says.
+    actions: Vec<Action>,
+    waiting: BTreeMap<RequestId, Ended>,
     last_request: RequestId,
     last_connection: u64,
 }
@@ -99,7 +99,8 @@ impl Mirror {
     pub fn new(node: Node, store: Arc<PairStore>, persister: Persister) -> Arc<Self> {
         let core = Core {
             node,
-            waiting: HashMap::new(),
+            actions: Vec::new(),
+            waiting: BTreeMap::new(),
             last_request: RequestId(0),
             last_connection: 0,
         };
@@ -296,11 +297,12 @@ impl Mirror {
         let mut core = self.core.lock();
         // All of it had happened by now.
         let now = clock::now();
-        for event in events {
-            for action in core.node.handle(now, event) {
-                self.sort(&mut core, action, &mut todo);
-            }
+        let mut actions = std::mem::take(&mut core.actions);
+        core.node.handle_all(now, events, &mut actions);
+        for action in actions.drain(..) {
+            self.sort(&mut core, action, &mut todo);
         }
+        core.actions = actions;
         self.publish(&core);
         todo
     }

@@ -163,7 +163,28 @@ impl Node {
 
     /// Takes in what happened at `now` and hands out what is to be done, in this order.
     pub fn handle(&mut self, now: Moment, event: Event) -> Vec<Action> {
+        let mut actions = Vec::new();
+        self.handle_all(now, [event], &mut actions);
+        actions
+    }
+
+    /// As [`Node::handle`], for events that had all happened at `now`, in their order; appends to `actions`.
+    pub fn handle_all(
+        &mut self,
+        now: Moment,
+        events: impl IntoIterator<Item = Event>,
+        actions: &mut Vec<Action>,
+    ) {
         self.now = self.now.max(now);
+        self.out = std::mem::take(actions);
+        for event in events {
+            self.take_in(event);
+            self.go_on();
+        }
+        *actions = std::mem::take(&mut self.out);
+    }
+
+    fn take_in(&mut self, event: Event) {
         match event {
             Event::Tick => self.tick(),
             Event::Received(message) => self.receive(message),
@@ -174,8 +195,6 @@ impl Node {
             Event::Persisted(id) => self.persisted(id),
             Event::Command(command) => self.command(command),
         }
-        self.go_on();
-        std::mem::take(&mut self.out)
     }
 
     /// Whatever can go on now, goes on.

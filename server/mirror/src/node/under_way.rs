@@ -23,7 +23,7 @@ pub(super) struct UnderWay {
     /// How many are held.
     held: usize,
     /// Who touches a stretch of a volume.
-    stretches: BTreeMap<(VolumeId, u64), Vec<Ticket>>,
+    stretches: BTreeSet<(VolumeId, u64, Ticket)>,
     /// Who touches more than that: a whole volume, the metadata.
     wide: Vec<Ticket>,
 }
@@ -100,12 +100,8 @@ impl UnderWay {
         match place(&change.footprint) {
             Place::Wide => self.wide.push(ticket),
             Place::Stretches(volume, stretches) => {
-                for stretch in stretches {
-                    self.stretches
-                        .entry((volume, stretch))
-                        .or_default()
-                        .push(ticket);
-                }
+                let places = stretches.map(|stretch| (volume, stretch, ticket));
+                self.stretches.extend(places);
             }
         }
         self.held += 1;
@@ -155,17 +151,8 @@ impl UnderWay {
             Place::Wide => self.wide.retain(|other| *other != ticket),
             Place::Stretches(volume, stretches) => {
                 for stretch in stretches {
-                    self.leave_stretch(ticket, (volume, stretch));
+                    self.stretches.remove(&(volume, stretch, ticket));
                 }
-            }
-        }
-    }
-
-    fn leave_stretch(&mut self, ticket: Ticket, stretch: (VolumeId, u64)) {
-        if let Some(there) = self.stretches.get_mut(&stretch) {
-            there.retain(|other| *other != ticket);
-            if there.is_empty() {
-                self.stretches.remove(&stretch);
             }
         }
     }
@@ -179,14 +166,12 @@ impl UnderWay {
         match place(footprint) {
             Place::Wide => self.all.keys().copied().filter(collides).collect(),
             Place::Stretches(volume, stretches) => {
-                let keys = (volume, *stretches.start())..=(volume, *stretches.end());
-                let near = self
-                    .stretches
-                    .range(keys)
-                    .flat_map(|(_, there)| there.iter());
+                let first = (volume, *stretches.start(), Ticket(0));
+                let last = (volume, *stretches.end(), Ticket(u64::MAX));
+                let near = self.stretches.range(first..=last);
                 let mut found: Vec<Ticket> = near
-                    .chain(&self.wide)
-                    .copied()
+                    .map(|(_, _, ticket)| *ticket)
+                    .chain(self.wide.iter().copied())
                     .filter(|t| collides(t))
                     .collect();
                 found.sort_unstable();

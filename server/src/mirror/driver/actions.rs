@@ -2,13 +2,13 @@
 
 use mirror::{Action, Notice, Reply, Ticket, Work};
 
-use super::{Completion, Core, Mirror};
-use crate::mirror::store::volume_of;
+use super::{Core, Mirror};
+use crate::{mirror::store::volume_of, service::Ended};
 
 /// What is done once the lock is free.
 #[derive(Default)]
 pub struct Todo {
-    pub replies: Vec<(Completion, Reply)>,
+    pub replies: Vec<(Ended, Reply)>,
     pub works: Vec<(Ticket, Work)>,
 }
 
@@ -25,8 +25,7 @@ impl Mirror {
             Action::Persist(id, state) => self.persister.put(id, *state),
             Action::Reply(id, reply) => {
                 let waiting = core.waiting.remove(&id);
-                todo.replies
-                    .extend(waiting.map(|completion| (completion, reply)));
+                todo.replies.extend(waiting.map(|ended| (ended, reply)));
             }
             Action::CloseClients => self.close_clients(core, todo),
             Action::Note(notice) => self.note(notice),
@@ -45,9 +44,9 @@ impl Mirror {
     /// Nothing is answered any more. Who waits is told so in the terms of this process: connections close then.
     pub(super) fn close_clients(&self, core: &mut Core, todo: &mut Todo) {
         self.gate.close();
-        let waiting = core.waiting.drain();
+        let waiting = std::mem::take(&mut core.waiting).into_values();
         todo.replies
-            .extend(waiting.map(|(_, completion)| (completion, Reply::NotPrimary)));
+            .extend(waiting.map(|ended| (ended, Reply::NotPrimary)));
         self.reign.send_modify(|reign| {
             reign.number += 1;
             reign.ours = false;

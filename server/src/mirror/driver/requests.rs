@@ -6,9 +6,13 @@ use std::{
 };
 
 use mirror::{Ask, ConnectionId, Event, Op, Reply, Request, RequestId, VolumeId};
+use nbd::IoError;
 
-use super::{Completion, Deposed, Mirror};
-use crate::mirror::store::record::{Record, encode};
+use super::{Deposed, Mirror};
+use crate::{
+    mirror::store::record::{Record, encode},
+    service::{Ended, Fault},
+};
 
 /// How long a record may take: longer than a standby is waited for. Threads that wait are few.
 const RECORD: Duration = Duration::from_secs(15);
@@ -29,7 +33,7 @@ pub struct Change {
     /// What is asked.
     pub ask: Ask,
     /// Called when it has ended.
-    pub done: Completion,
+    pub done: Ended,
 }
 
 /// Why the pair did not do it.
@@ -51,12 +55,24 @@ pub enum Unmade {
     Suspended,
 }
 
-fn outcome(reply: Reply) -> Result<(), Unmade> {
+impl From<Fault> for Unmade {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::Request(IoError::NoSpace, _) => Self::NoSpace,
+            Fault::Request(..) => Self::Failed,
+            Fault::Gone => Self::NotPrimary,
+        }
+    }
+}
+
+/// How a request ended, as its client is told.
+pub(super) fn outcome(reply: Reply) -> Result<(), Fault> {
+    let fault = |error, text: &str| Err(Fault::Request(error, text.into()));
     match reply {
         Reply::Done => Ok(()),
-        Reply::NoSpace => Err(Unmade::NoSpace),
-        Reply::Failed => Err(Unmade::Failed),
-        Reply::NotPrimary | Reply::Evicted => Err(Unmade::NotPrimary),
+        Reply::NoSpace => fault(IoError::NoSpace, "no space for it on this server"),
+        Reply::Failed => fault(IoError::Io, "this server's disk failed; see the log"),
+        Reply::NotPrimary | Reply::Evicted => Err(Fault::Gone),
     }
 }
 
@@ -109,13 +125,13 @@ impl Mirror {
         limit: Duration,
     ) -> Result<(), Unmade> {
         let (tell, told) = mpsc::sync_channel(1);
-        let done: Completion = Box::new(move |reply| {
-            let _ = tell.send(reply);
+        let done: Ended = Box::new(move |result| {
+            let _ = tell.send(result);
             None
         });
         self.submit(from, vec![Change { ask, done }]);
-        let reply = told.recv_timeout(limit).map_err(|_| Unmade::Suspended)?;
-        outcome(reply)
+        let result = told.recv_timeout(limit).map_err(|_| Unmade::Suspended)?;
+        Ok(result?)
     }
 
     /// Asks for changes in their order, and does not wait for them.

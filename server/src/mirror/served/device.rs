@@ -2,11 +2,10 @@
 
 use std::{ops::Range, os::fd::BorrowedFd, sync::Arc, sync::mpsc};
 
-use mirror::{Ask, Op, Reply};
-use nbd::IoError;
+use mirror::{Ask, Op};
 
 use crate::{
-    mirror::driver::{Attached, Change as Asked, Completion, Mirror},
+    mirror::driver::{Attached, Change as Asked, Mirror},
     service::{
         Change, Deferred, Device, Ended, Extent, Fault, Segment, deliver_all,
         devices::OverlayDevice,
@@ -104,18 +103,7 @@ impl PairDevice {
 }
 
 fn asked(ask: Ask, ended: Ended) -> Asked {
-    let done: Completion = Box::new(move |reply| ended(outcome(reply)));
-    Asked { ask, done }
-}
-
-fn outcome(reply: Reply) -> Result<(), Fault> {
-    let fault = |error, text: &str| Err(Fault::Request(error, text.into()));
-    match reply {
-        Reply::Done => Ok(()),
-        Reply::NoSpace => fault(IoError::NoSpace, "no space for it on this server"),
-        Reply::Failed => fault(IoError::Io, "this server's disk failed; see the log"),
-        Reply::NotPrimary | Reply::Evicted => Err(Fault::Gone),
-    }
+    Asked { ask, done: ended }
 }
 
 impl Deferred for PairDevice {
