@@ -89,8 +89,8 @@ struct Transmission<'a, 'd> {
     engine: &'a Engine<'a>,
     device: &'d dyn Device,
     rules: Rules,
-    /// Whether the kernel may send files by itself: not with TLS, which this process encrypts.
-    files: bool,
+    /// Without TLS. With it this process looks at what it sends, so that it takes nothing from a mapping.
+    plain: bool,
     contexts: Arc<[MetaContext]>,
     input: Input,
     output: Output<'d>,
@@ -176,13 +176,13 @@ impl<'a> Transmission<'a, 'a> {
         engine: &'a Engine<'a>,
         session: &Session,
         early: &[u8],
-        files: bool,
+        plain: bool,
     ) -> io::Result<Self> {
         Ok(Self {
             engine,
             device: &**engine.device,
             rules: rules(session),
-            files,
+            plain,
             contexts: session.contexts.clone().into(),
             input: Input::with(early)?,
             output: Output::default(),
@@ -190,7 +190,7 @@ impl<'a> Transmission<'a, 'a> {
             segments: Vec::new(),
             deferred: Vec::new(),
             arena: Arena::default(),
-            mailbox: Arc::new(Mailbox::new(shortcut(engine, files))?),
+            mailbox: Arc::new(Mailbox::new(shortcut(engine, plain))?),
             lane: lane(engine),
             jobs: 0,
             in_flight: 0,

@@ -158,10 +158,10 @@ fn start_tls(
         return Err("sent plain text behind STARTTLS".into());
     }
     let desk = counter.desk;
-    let session = desk.tls.accept(transport.socket(), desk.deadline)?;
+    let (secured, shown) = desk.tls.accept(transport.socket(), desk.deadline)?;
     counter.peer.secure = true;
-    (counter.peer.names, counter.peer.serial) = tls::shown_by(&session);
-    transport.secure(session);
+    (counter.peer.names, counter.peer.serial) = tls::shown_by(shown.as_ref());
+    transport.secure(secured);
     handshake.tls_established();
     Ok(())
 }

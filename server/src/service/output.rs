@@ -28,7 +28,7 @@ enum Piece<'d> {
     Owned(Vec<u8>),
 }
 
-/// A stretch of a file that the kernel sends by itself.
+/// A stretch of a file that goes from the page cache to the socket, or into TLS records.
 #[derive(Clone)]
 pub struct FilePart<'d> {
     /// The file.

@@ -3,7 +3,7 @@
 use std::{
     collections::HashSet,
     fs::File,
-    io::{self, BufReader, Read, Write},
+    io::BufReader,
     path::{Path, PathBuf},
     sync::Arc,
     time::Instant,
@@ -13,7 +13,7 @@ use anyhow::{Context, bail};
 use arc_swap::ArcSwap;
 use nbd::TlsPolicy;
 use rustls::{
-    RootCertStore, ServerConfig, ServerConnection,
+    RootCertStore, ServerConfig,
     pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, pem::PemObject},
     server::WebPkiClientVerifier,
 };
@@ -23,7 +23,7 @@ use x509_parser::{
     revocation_list::CertificateRevocationList,
 };
 
-use super::transport::Socket;
+use super::{secured::Secured, transport::Socket};
 
 /// Where the certificates of a listener are. All PEM.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -130,72 +130,26 @@ impl Tls {
         self.state.load().policy
     }
 
-    /// Does the TLS handshake on `socket`.
+    /// Does the TLS handshake on `socket`; gives the client's certificate too, if it showed one.
     ///
     /// # Errors
     /// Why it failed, in words.
-    pub fn accept(&self, socket: &Socket, deadline: Instant) -> Result<ServerConnection, String> {
+    pub fn accept(
+        &self,
+        socket: &Socket,
+        deadline: Instant,
+    ) -> Result<(Secured, Option<CertificateDer<'static>>), String> {
         let state = self.state.load_full();
         let Some((_, config)) = &state.loaded else {
             return Err("TLS is not configured".into());
         };
-        let session = ServerConnection::new(config.clone()).map_err(|error| error.to_string())?;
-        handshake(session, socket, deadline).map_err(|error| format!("TLS handshake: {error}"))
-    }
-}
-
-fn handshake(
-    mut session: ServerConnection,
-    socket: &Socket,
-    deadline: Instant,
-) -> io::Result<ServerConnection> {
-    session.set_buffer_limit(None);
-    let mut stream = Deadline { socket, deadline };
-    while session.is_handshaking() {
-        session.complete_io(&mut stream)?;
-    }
-    while session.wants_write() {
-        session.write_tls(&mut stream)?;
-    }
-    Ok(session)
-}
-
-/// Reads within a deadline.
-struct Deadline<'a> {
-    socket: &'a Socket,
-    deadline: Instant,
-}
-
-impl Read for Deadline<'_> {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let left = self.deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(io::ErrorKind::TimedOut.into());
-        }
-        self.socket.set_read_timeout(Some(left))?;
-        let mut socket = self.socket;
-        match socket.read(buf) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                Err(io::ErrorKind::TimedOut.into())
-            }
-            result => result,
-        }
-    }
-}
-
-impl Write for Deadline<'_> {
-    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        let mut socket = self.socket;
-        socket.write(buf)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+        Secured::accept(config.clone(), socket, deadline)
+            .map_err(|error| format!("TLS handshake: {error}"))
     }
 }
 
 /// One TLS configuration. A kernel TLS client may be at the other end, which takes no control messages: so no session
-/// tickets, and no KeyUpdate, which rustls never sends by itself before the cipher's limit (design §6).
+/// tickets, and no KeyUpdate before the cipher's limit ([`super::records`], design §6).
 fn server_config(files: &TlsFiles) -> anyhow::Result<ServerConfig> {
     let chain = certificates(&files.certificate)?;
     let key = PrivateKeyDer::from_pem_file(&files.key)
@@ -221,6 +175,8 @@ fn server_config(files: &TlsFiles) -> anyhow::Result<ServerConfig> {
         .with_single_cert(chain, key)
         .with_context(|| format!("{} does not fit its key", files.certificate.display()))?;
     config.send_tls13_tickets = 0;
+    // For our own record layer.
+    config.enable_secret_extraction = true;
     config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
     Ok(config)
 }
@@ -261,9 +217,8 @@ fn revoked(clients: &ClientCa) -> anyhow::Result<Vec<CertificateRevocationListDe
 }
 
 /// The names in the certificate that the client showed, and its serial number.
-pub fn shown_by(session: &ServerConnection) -> (Vec<String>, Option<Vec<u8>>) {
-    let first = session.peer_certificates().and_then(|chain| chain.first());
-    let parsed = first.and_then(|first| X509Certificate::from_der(first).ok());
+pub fn shown_by(certificate: Option<&CertificateDer<'_>>) -> (Vec<String>, Option<Vec<u8>>) {
+    let parsed = certificate.and_then(|shown| X509Certificate::from_der(shown).ok());
     match parsed {
         Some((_, parsed)) => (names(&parsed), Some(parsed.raw_serial().to_vec())),
         None => (Vec::new(), None),

@@ -11,16 +11,15 @@ use std::{
     time::{Duration, Instant},
 };
 
+use super::{
+    device::PeerAddress,
+    output::{Batch, FilePart, Output},
+    secured::Secured,
+};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
     net::{RecvFlags, SendAncillaryBuffer, SendFlags},
-};
-use rustls::ServerConnection;
-
-use super::{
-    device::PeerAddress,
-    output::{Batch, FilePart, Output},
 };
 
 /// A connected stream socket.
@@ -116,7 +115,7 @@ impl Socket {
 
     /// Sends all of `slices`; blocks as long as the peer does not read. With `more` the rest of a packet may wait for
     /// what is sent next.
-    fn send_all(&self, mut slices: &mut [IoSlice<'_>], more: bool) -> io::Result<()> {
+    pub fn send_all(&self, mut slices: &mut [IoSlice<'_>], more: bool) -> io::Result<()> {
         let flags = match more {
             true => SendFlags::NOSIGNAL | SendFlags::MORE,
             false => SendFlags::NOSIGNAL,
@@ -213,12 +212,6 @@ impl Write for &Socket {
             .map(|()| buf.len())
     }
 
-    /// All of it: TLS hands its records over in one call.
-    fn write_vectored(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
-        let length = bufs.iter().map(|buf| buf.len()).sum();
-        self.send_all(&mut bufs.to_vec(), false).map(|()| length)
-    }
-
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
@@ -230,11 +223,8 @@ const COPIED: u64 = 256 << 10;
 /// What a connection's thread reads from and writes to.
 pub struct Transport<'s> {
     socket: &'s Socket,
-    tls: Option<Box<ServerConnection>>,
+    tls: Option<Box<Secured>>,
 }
-
-/// Plain text that is encrypted at once: it stays in the processor's cache. Bytes.
-const TLS_STRIDE: usize = 64 << 10;
 
 impl<'s> Transport<'s> {
     /// A transport without TLS.
@@ -242,9 +232,9 @@ impl<'s> Transport<'s> {
         Self { socket, tls: None }
     }
 
-    /// From here on everything goes through `session`, whose handshake is done.
-    pub fn secure(&mut self, session: ServerConnection) {
-        self.tls = Some(Box::new(session));
+    /// From here on everything goes through `tls`.
+    pub fn secure(&mut self, tls: Secured) {
+        self.tls = Some(Box::new(tls));
     }
 
     /// Whether TLS is in use.
@@ -257,13 +247,9 @@ impl<'s> Transport<'s> {
         self.socket
     }
 
-    /// Whether something was received that [`Transport::recv`] gives without waiting.
-    pub fn has_pending(&mut self) -> bool {
-        let pending = |tls: &mut Box<ServerConnection>| {
-            tls.process_new_packets()
-                .is_ok_and(|state| state.plaintext_bytes_to_read() > 0)
-        };
-        self.tls.as_mut().is_some_and(pending)
+    /// Whether something was received that [`Transport::recv`] gives without reading from the socket.
+    pub fn has_pending(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.has_pending())
     }
 
     /// Receives; 0 at the end. Waits as long as the socket's timeout says.
@@ -283,35 +269,26 @@ impl<'s> Transport<'s> {
 
     /// Reads from the socket at most once; `None` if what came is no whole record.
     fn step(&mut self, buf: &mut [u8]) -> io::Result<Option<usize>> {
-        let Some(tls) = &mut self.tls else {
-            return self.socket.receive(buf, RecvFlags::empty()).map(Some);
-        };
-        if let Some(count) = plaintext(tls, buf)? {
-            return Ok(Some(count));
+        match &mut self.tls {
+            Some(tls) => tls.step(self.socket, buf),
+            None => self.socket.receive(buf, RecvFlags::empty()).map(Some),
         }
-        if tls.read_tls(&mut &*self.socket)? == 0 {
-            return Ok(Some(0));
-        }
-        if let Err(error) = tls.process_new_packets() {
-            let _ = tls.write_tls(&mut &*self.socket);
-            return Err(io::Error::new(io::ErrorKind::InvalidData, error));
-        }
-        plaintext(tls, buf)
     }
 
-    /// Sends all of `output`; files only without TLS.
+    /// Sends all of `output`.
     pub fn send(&mut self, output: &Output<'_>) -> Result<(), Unsent> {
+        if let Some(tls) = &mut self.tls {
+            return tls.send(self.socket, output);
+        }
         let mut batches = output.batches().peekable();
         while let Some(batch) = batches.next() {
             let more = batches.peek().is_some();
             match batch {
                 Batch::Memory(mut slices) => {
-                    self.send_slices(&mut slices, more).map_err(Unsent::of)?;
+                    let sent = self.socket.send_all(&mut slices, more);
+                    sent.map_err(Unsent::of)?;
                 }
-                Batch::File(part) => {
-                    debug_assert!(!self.is_secure());
-                    self.socket.send_part(part)?;
-                }
+                Batch::File(part) => self.socket.send_part(part)?,
             }
         }
         Ok(())
@@ -327,48 +304,26 @@ impl<'s> Transport<'s> {
 
     /// Sends all of `bytes`.
     pub fn send_bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.send_slices(&mut [IoSlice::new(bytes)], false)
+        match &mut self.tls {
+            Some(tls) => tls.send_bytes(self.socket, bytes),
+            None => self.socket.send_all(&mut [IoSlice::new(bytes)], false),
+        }
     }
 
-    fn send_slices(&mut self, slices: &mut [IoSlice<'_>], more: bool) -> io::Result<()> {
-        let Some(tls) = &mut self.tls else {
-            return self.socket.send_all(slices, more);
-        };
-        for slice in slices {
-            for piece in slice.chunks(TLS_STRIDE) {
-                tls.writer().write_all(piece)?;
-                if tls.wants_write() && piece.len() == TLS_STRIDE {
-                    push(tls, self.socket)?;
-                }
-            }
+    /// Gives back what memory is not in use.
+    pub fn release(&mut self) {
+        if let Some(tls) = &mut self.tls {
+            tls.release();
         }
-        push(tls, self.socket)
     }
 
     /// Says goodbye where TLS asks for it.
     pub fn close(&mut self) {
         if let Some(tls) = &mut self.tls {
-            tls.send_close_notify();
-            let _ = push(tls, self.socket);
+            tls.close(self.socket);
         }
         self.socket.shut(Shutdown::Both);
     }
-}
-
-/// What is decrypted already; `None` if that is nothing.
-fn plaintext(tls: &mut ServerConnection, buf: &mut [u8]) -> io::Result<Option<usize>> {
-    match tls.reader().read(buf) {
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(Some(0)),
-        result => result.map(Some),
-    }
-}
-
-fn push(tls: &mut ServerConnection, socket: &Socket) -> io::Result<()> {
-    while tls.wants_write() {
-        tls.write_tls(&mut &*socket)?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

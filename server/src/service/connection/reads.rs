@@ -52,7 +52,7 @@ impl Transmission<'_, '_> {
     /// Sends a short read from a mapped file if one holds all of it, or else a copy.
     fn read_short(&mut self, request: &Request) -> Result<bool, Fault> {
         let range = request.offset..request.offset + request.length;
-        let mapped = match self.files {
+        let mapped = match self.plain {
             true => self.device.mapped(range)?,
             false => None,
         };
@@ -133,13 +133,13 @@ impl Transmission<'_, '_> {
                 self.output.zeros(length);
                 Ok(!self.output.is_full(0))
             }
-            Source::File if self.files => self.read_file(range.clone()),
-            Source::Stored if self.files => self.read_mapped(range.clone()),
-            Source::File | Source::Stored => self.read_stored(range.clone()),
+            Source::File => self.read_file(range.clone()),
+            Source::Stored if self.plain => self.read_mapped(range.clone()),
+            Source::Stored => self.read_stored(range.clone()),
         }
     }
 
-    /// A page that is dropped before it is sent is read again by `sendfile`, while this connection alone waits.
+    /// A page that is dropped before it is sent is read again then, while this connection alone waits.
     fn read_file(&mut self, range: Range<u64>) -> Result<bool, Fault> {
         let Some(file) = self.device.resident(range.clone()) else {
             return self.read_stored(range);

@@ -56,6 +56,7 @@ impl Transmission<'_, '_> {
     fn rest(&mut self, transport: &mut Transport<'_>) -> Result<(), End> {
         self.input.release();
         self.output.release();
+        transport.release();
         self.segments = Vec::new();
         self.device.rest();
         self.arena = Arena::default();

@@ -4,8 +4,11 @@
 //! the data of reads is thrown away by the kernel. For large reads it polls, since a server that has to wake its client
 //! for every 64 KiB pays more for that than for anything that it does itself.
 
+#[path = "secured.rs"]
+mod secured;
+
 use std::{
-    io::{self, BufRead, IoSlice, Read, Write},
+    io::{self, IoSlice, Read, Write},
     net::{TcpStream, ToSocketAddrs},
     sync::Arc,
     time::{Duration, Instant},
@@ -14,6 +17,8 @@ use std::{
 use anyhow::{Context, bail, ensure};
 use rustix::{io::Errno, net::RecvFlags};
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
+
+use secured::Secured;
 
 const REQUEST: u32 = 0x2560_9513;
 const REPLY: u32 = 0x6744_6698;
@@ -36,7 +41,7 @@ const LARGEST: usize = 1 << 20;
 /// What the protocol goes over.
 enum Wire {
     Plain(TcpStream),
-    Secured(Box<StreamOwned<ClientConnection, TcpStream>>),
+    Secured(Box<Secured>),
 }
 
 /// A connection in the transmission phase, with simple replies.
@@ -149,7 +154,8 @@ impl Client {
         session.set_buffer_limit(None);
         let mut stream = StreamOwned::new(session, socket);
         let size = open(&mut stream, export, no_zeroes).context("NBD handshake")?;
-        Ok(Self::new(Wire::Secured(Box::new(stream)), size))
+        let secured = Secured::new(stream)?;
+        Ok(Self::new(Wire::Secured(Box::new(secured)), size))
     }
 
     fn new(wire: Wire, size: u64) -> Self {
@@ -199,11 +205,17 @@ impl Client {
         if run.work.is_only_reads() {
             return self.count(run);
         }
-        let room = &mut self.buffer[self.have..];
-        self.have += match &mut self.wire {
-            Wire::Plain(socket) => socket.read(room)?,
-            Wire::Secured(stream) => stream.read(room)?,
-        };
+        let (buffer, have) = (&mut self.buffer, &mut self.have);
+        match &mut self.wire {
+            Wire::Plain(socket) => *have += socket.read(&mut buffer[*have..])?,
+            Wire::Secured(secured) => secured.receive(
+                |mut socket, room| Ok(socket.read(room)?),
+                |content| {
+                    buffer[*have..*have + content.len()].copy_from_slice(content);
+                    *have += content.len();
+                },
+            )?,
+        }
         let (count, used) = self.take(run)?;
         self.buffer.copy_within(used..self.have, 0);
         self.have -= used;
@@ -227,12 +239,7 @@ impl Client {
         }
         match &mut self.wire {
             Wire::Plain(socket) => send_all(socket, &mut slices)?,
-            Wire::Secured(stream) => {
-                for slice in slices {
-                    stream.write_all(&slice)?;
-                }
-                stream.flush()?;
-            }
+            Wire::Secured(secured) => secured.send(&slices)?,
         }
         Ok(())
     }
@@ -294,15 +301,12 @@ impl Client {
     fn discard(&mut self, polling: bool) -> anyhow::Result<usize> {
         match &mut self.wire {
             Wire::Plain(socket) => discard(socket, &mut self.buffer, polling),
-            Wire::Secured(stream) => {
-                let decrypted = stream.conn.process_new_packets()?.plaintext_bytes_to_read();
-                if decrypted == 0 && polling {
-                    let peek = RecvFlags::PEEK | RecvFlags::DONTWAIT;
-                    ask_again(|| rustix::net::recv(&stream.sock, &mut [0], peek))?;
-                }
-                // Nobody looks at what was decrypted, and it is not copied again.
-                let count = stream.fill_buf()?.len();
-                stream.consume(count);
+            Wire::Secured(secured) => {
+                let mut count = 0;
+                secured.receive(
+                    |socket, room| take(socket, room, polling),
+                    |content| count += content.len(),
+                )?;
                 Ok(count)
             }
         }
@@ -352,6 +356,15 @@ fn discard(socket: &TcpStream, buffer: &mut [u8], polling: bool) -> anyhow::Resu
     match polling {
         true => ask_again(|| rustix::net::recv(socket, &mut *buffer, now)),
         false => Ok(rustix::net::recv(socket, buffer, RecvFlags::TRUNC)?),
+    }
+    .map(|(_, count)| count)
+}
+
+/// Takes what has come.
+fn take(socket: &TcpStream, room: &mut [u8], polling: bool) -> anyhow::Result<usize> {
+    match polling {
+        true => ask_again(|| rustix::net::recv(socket, &mut *room, RecvFlags::DONTWAIT)),
+        false => Ok(rustix::net::recv(socket, room, RecvFlags::empty())?),
     }
     .map(|(_, count)| count)
 }

@@ -29,7 +29,7 @@ fn main() -> anyhow::Result<ExitCode> {
         }
         Some("--idle") => memory::idle_clients()?,
         Some("--cycles") => memory::cycles()?,
-        Some("--tls") => tls::table()?,
+        Some("--tls") => tls::tables(&arguments[1..])?,
         Some("--clients") => report::eight_clients()?,
         _ => report::all(&arguments)?,
     }

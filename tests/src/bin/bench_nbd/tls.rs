@@ -1,5 +1,6 @@
 //! TLS against plain on the same server, beside nbdkit.
 
+use anyhow::Context;
 use std::{
     path::Path,
     process::Command,
@@ -32,28 +33,34 @@ struct Subject {
     server: Server,
 }
 
-/// Prints the tables: a copy by nbdcopy, and the lean load, which leaves more of the time to the server.
-pub fn table() -> anyhow::Result<()> {
+/// Prints the tables: a copy by nbdcopy, and the lean load, which leaves more of the time to the server. All of them, or
+/// those that `chosen` name by a part of their title.
+pub fn tables(chosen: &[String]) -> anyhow::Result<()> {
+    let is_chosen =
+        |title: &str| chosen.is_empty() || chosen.iter().any(|part| title.contains(part.as_str()));
     let images = Images::make()?;
     let pki = images.dir().join("pki");
     let subjects = start(&images, &pki)?;
-    println!("read 1 GiB with nbdcopy, whose own TLS is most of the time");
-    head("plain s", "TLS s");
-    compare(&subjects, |subject, secured| {
-        let port = subject.port;
-        let uri = match secured {
-            false => format!("nbd://localhost:{port}"),
-            true => format!("nbds://localhost:{port}?tls-certificates={}", pki.display()),
-        };
-        copy(&subject.server, &uri)
-    })?;
+    if is_chosen("nbdcopy") {
+        println!("read 1 GiB with nbdcopy, whose own TLS is most of the time");
+        head("plain s", "TLS s");
+        compare(&subjects, |subject, secured| {
+            let port = subject.port;
+            let uri = match secured {
+                false => format!("nbd://localhost:{port}"),
+                true => format!("nbds://localhost:{port}?tls-certificates={}", pki.display()),
+            };
+            copy(&subject.server, &uri)
+        })?;
+    }
     pin_load()?;
     let config = trusting(&pki.join("ca.pem"))?;
-    for (name, block, depth) in [
+    let loads = [
         ("4 KiB, depth 32", 4 << 10, 32),
         ("128 KiB, depth 4", 128 << 10, 4),
         ("1 MiB, depth 4", 1 << 20, 4),
-    ] {
+    ];
+    for (name, block, depth) in loads.into_iter().filter(|(name, ..)| is_chosen(name)) {
         println!("random reads of {name}, lean load: time and server time for each");
         head("plain µs", "TLS µs");
         let work = Work::random(block, depth, 100);
@@ -104,10 +111,11 @@ fn trusting(ca: &Path) -> anyhow::Result<Arc<ClientConfig>> {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(ca)?)?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
+    let mut config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
         .with_root_certificates(roots)
         .with_no_client_auth();
+    config.enable_secret_extraction = true;
     Ok(Arc::new(config))
 }
 
@@ -126,7 +134,9 @@ fn compare(
     let mut figures = [(); 4].map(|()| Vec::new());
     for _ in 0..ROUNDS {
         for (number, figures) in figures.iter_mut().enumerate() {
-            figures.push(measure(&subjects[number / 2], number % 2 == 1)?);
+            let subject = &subjects[number / 2];
+            let figure = measure(subject, number % 2 == 1);
+            figures.push(figure.with_context(|| format!("{} {}", subject.name, number % 2))?);
         }
     }
     for (subject, figures) in subjects.iter().zip(figures.chunks(2)) {

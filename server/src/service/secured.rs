@@ -1,0 +1,318 @@
+//! TLS on a socket: rustls shakes hands, [`Records`] does all that follows.
+
+use std::{
+    io::{self, IoSlice, IoSliceMut, Read, Write},
+    sync::Arc,
+    time::Instant,
+};
+
+use rustix::io::Errno;
+use rustls::{
+    ServerConfig,
+    pki_types::CertificateDer,
+    server::UnbufferedServerConnection,
+    unbuffered::{ConnectionState, EncodeError, EncodeTlsData, UnbufferedStatus},
+};
+
+use super::{
+    output::{Batch, FilePart, Output},
+    records::Records,
+    transport::{Socket, Unsent},
+};
+
+/// Bytes of a record's header, the last two of which are the length of the rest (RFC 8446 §5.1).
+const HEADER: usize = 5;
+
+/// An established connection.
+pub struct Secured {
+    records: Records,
+}
+
+impl Secured {
+    /// Shakes hands on `socket`. Gives the peer's certificate too, if it showed one.
+    ///
+    /// # Errors
+    /// Why it failed; the peer was told.
+    pub fn accept(
+        config: Arc<ServerConfig>,
+        socket: &Socket,
+        deadline: Instant,
+    ) -> io::Result<(Self, Option<CertificateDer<'static>>)> {
+        let session = UnbufferedServerConnection::new(config).map_err(io::Error::other)?;
+        let stream = Deadline { socket, deadline };
+        let mut handshake = Handshake::new(session, stream);
+        handshake.run()?;
+        let Handshake {
+            session, incoming, ..
+        } = handshake;
+        let shown = session.peer_certificates().and_then(|chain| chain.first());
+        let shown = shown.map(|first| first.clone().into_owned());
+        let taken_out = session.dangerous_into_kernel_connection();
+        let (secrets, kernel) = taken_out.map_err(io::Error::other)?;
+        let records = Records::new(secrets, kernel, &incoming)?;
+        Ok((Self { records }, shown))
+    }
+
+    /// Whether something was received that [`Secured::step`] gives without reading from the socket.
+    pub fn has_pending(&self) -> bool {
+        self.records.has_pending()
+    }
+
+    /// Reads from the socket at most once; `None` if what came is no whole record of data, 0 at the end.
+    pub fn step(&mut self, socket: &Socket, buf: &mut [u8]) -> io::Result<Option<usize>> {
+        if let Some(count) = self.opened(socket, buf)? {
+            return Ok(Some(count));
+        }
+        let mut stream = socket;
+        let count = stream.read(self.records.room()?)?;
+        if count == 0 {
+            return Ok(Some(0));
+        }
+        self.records.received(count);
+        self.opened(socket, buf)
+    }
+
+    fn opened(&mut self, mut socket: &Socket, buf: &mut [u8]) -> io::Result<Option<usize>> {
+        match self.records.read(buf) {
+            Ok(0) if !self.records.is_closed() => Ok(None),
+            Ok(count) => Ok(Some(count)),
+            Err(broken) => {
+                // It may be gone.
+                let _ = socket.write_all(&broken.last_words);
+                Err(io::Error::new(io::ErrorKind::InvalidData, broken.reason))
+            }
+        }
+    }
+
+    /// Sends all of `output`.
+    pub fn send(&mut self, socket: &Socket, output: &Output<'_>) -> Result<(), Unsent> {
+        for batch in output.batches() {
+            match batch {
+                Batch::Memory(slices) => {
+                    for slice in &slices {
+                        self.put(socket, slice).map_err(Unsent::Socket)?;
+                    }
+                }
+                Batch::File(part) => self.put_file(socket, part)?,
+            }
+        }
+        self.push(socket, false).map_err(Unsent::Socket)
+    }
+
+    /// Sends all of `bytes`.
+    pub fn send_bytes(&mut self, socket: &Socket, bytes: &[u8]) -> io::Result<()> {
+        self.put(socket, bytes)?;
+        self.push(socket, false)
+    }
+
+    fn put(&mut self, socket: &Socket, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            self.make_room(socket)?;
+            let count = self.records.batch().put(bytes)?;
+            bytes = &bytes[count..];
+        }
+        Ok(())
+    }
+
+    /// Copies a stretch of a file from the page cache into the records.
+    fn put_file(&mut self, socket: &Socket, part: &FilePart<'_>) -> Result<(), Unsent> {
+        let mut at = part.range.start;
+        while at < part.range.end {
+            self.make_room(socket).map_err(Unsent::Socket)?;
+            let batch = self.records.batch();
+            let left = usize::try_from(part.range.end - at).unwrap_or(usize::MAX);
+            let mut space: Vec<IoSliceMut<'_>> = batch.space(left).map_err(Unsent::Socket)?;
+            match rustix::io::preadv(part.file, &mut space, at) {
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(Unsent::File(error.into())),
+                Ok(0) => return Err(Unsent::File(io::ErrorKind::UnexpectedEof.into())),
+                Ok(count) => {
+                    batch.filled(count);
+                    at += count as u64;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends what is there if nothing more fits, with more to come.
+    fn make_room(&mut self, socket: &Socket) -> io::Result<()> {
+        match self.records.batch().is_full() {
+            true => self.push(socket, true),
+            false => Ok(()),
+        }
+    }
+
+    fn push(&mut self, socket: &Socket, more: bool) -> io::Result<()> {
+        if !self.records.batch().is_empty() {
+            socket.send_all(&mut self.records.seal()?, more)?;
+            self.records.sent();
+        }
+        Ok(())
+    }
+
+    /// Says goodbye.
+    pub fn close(&mut self, socket: &Socket) {
+        if let Ok(notice) = self.records.close_notify() {
+            // The peer may be gone, or not reading.
+            let _ = socket.send_all(&mut [IoSlice::new(&notice)], false);
+        }
+    }
+
+    /// Gives back what memory is not in use.
+    pub fn release(&mut self) {
+        self.records.release();
+    }
+}
+
+/// A handshake under way. It is given one record at a time: what follows the last one is not rustls's any more.
+struct Handshake<'s> {
+    session: UnbufferedServerConnection,
+    stream: Deadline<'s>,
+    incoming: Vec<u8>,
+    /// So much of it was shown to rustls.
+    shown: usize,
+    outgoing: Vec<u8>,
+}
+
+/// How a handshake goes on.
+enum Step {
+    Again,
+    Receive,
+    Done,
+}
+
+impl<'s> Handshake<'s> {
+    fn new(session: UnbufferedServerConnection, stream: Deadline<'s>) -> Self {
+        Self {
+            session,
+            stream,
+            incoming: Vec::new(),
+            shown: 0,
+            outgoing: Vec::new(),
+        }
+    }
+
+    fn run(&mut self) -> io::Result<()> {
+        loop {
+            match self.step() {
+                Ok(Step::Again) => {}
+                Ok(Step::Receive) => self.show_record()?,
+                Ok(Step::Done) => return Ok(()),
+                Err(error) => {
+                    // The alert that rustls has for the peer, which may be gone.
+                    while let Ok(Step::Again) = self.step() {}
+                    let _ = self.stream.write_all(&self.outgoing);
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    fn step(&mut self) -> io::Result<Step> {
+        let shown = &mut self.incoming[..self.shown];
+        let UnbufferedStatus { discard, state } = self.session.process_tls_records(shown);
+        let step = match state {
+            Ok(ConnectionState::EncodeTlsData(data)) => {
+                encode(data, &mut self.outgoing).map(|()| Step::Again)
+            }
+            Ok(ConnectionState::TransmitTlsData(data)) => {
+                data.done();
+                let outgoing = std::mem::take(&mut self.outgoing);
+                self.stream.write_all(&outgoing).map(|()| Step::Again)
+            }
+            Ok(ConnectionState::BlockedHandshake) => Ok(Step::Receive),
+            Ok(ConnectionState::WriteTraffic(_)) => Ok(Step::Done),
+            Ok(_) => Err(io::ErrorKind::ConnectionAborted.into()),
+            Err(error) => Err(io::Error::new(io::ErrorKind::InvalidData, error)),
+        };
+        self.incoming.drain(..discard);
+        self.shown -= discard;
+        step
+    }
+
+    /// Has rustls see one record more.
+    fn show_record(&mut self) -> io::Result<()> {
+        loop {
+            let next = &self.incoming[self.shown..];
+            let length = next.first_chunk().map_or(usize::MAX, record_length);
+            if next.len() >= length {
+                self.shown += length;
+                return Ok(());
+            }
+            self.receive()?;
+        }
+    }
+
+    fn receive(&mut self) -> io::Result<()> {
+        let mut buffer = [0; 4096];
+        match self.stream.read(&mut buffer)? {
+            0 => Err(io::ErrorKind::UnexpectedEof.into()),
+            count => {
+                self.incoming.extend_from_slice(&buffer[..count]);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Length of the record that begins like this. Of what is no record rustls is shown the beginning, so that it says so.
+fn record_length(header: &[u8; HEADER]) -> usize {
+    let length = usize::from(u16::from_be_bytes([header[3], header[4]]));
+    let is_record = (20..=23).contains(&header[0]) && header[1] == 3 && length < 1 << 15;
+    HEADER + if is_record { length } else { 0 }
+}
+
+/// Appends what rustls has to say.
+fn encode<D>(mut data: EncodeTlsData<'_, D>, outgoing: &mut Vec<u8>) -> io::Result<()> {
+    let before = outgoing.len();
+    let mut room = 0;
+    loop {
+        outgoing.resize(before + room, 0);
+        match data.encode(&mut outgoing[before..]) {
+            Ok(count) => {
+                outgoing.truncate(before + count);
+                return Ok(());
+            }
+            Err(EncodeError::InsufficientSize(short)) => room = short.required_size,
+            Err(error) => return Err(io::Error::other(error)),
+        }
+    }
+}
+
+/// Reads within a deadline.
+struct Deadline<'a> {
+    socket: &'a Socket,
+    deadline: Instant,
+}
+
+impl Read for Deadline<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        self.socket.set_read_timeout(Some(left))?;
+        let mut socket = self.socket;
+        match socket.read(buf) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                Err(io::ErrorKind::TimedOut.into())
+            }
+            result => result,
+        }
+    }
+}
+
+impl Write for Deadline<'_> {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        let mut socket = self.socket;
+        socket.write(buf)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;
