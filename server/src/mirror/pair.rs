@@ -19,7 +19,7 @@ use super::{
     driver::{Mirror, Persister},
     images,
     late_base::LateBase,
-    link::{self, Doors, Ends, Outgoing, Stream},
+    link::{self, Doors, Ends, Outgoing, Taken},
     secret::PairSecret,
     state::{Found, StateFile},
     store::{
@@ -170,9 +170,9 @@ impl Doors for Pair {
         self.mirror.link_down();
     }
 
-    fn images(&self, mut stream: Stream) -> anyhow::Result<()> {
-        stream.sock.set_read_timeout(Some(SLOW))?;
-        stream.sock.set_write_timeout(Some(SLOW))?;
+    fn images(&self, mut stream: Taken) -> anyhow::Result<()> {
+        stream.socket().set_read_timeout(Some(SLOW))?;
+        stream.socket().set_write_timeout(Some(SLOW))?;
         let holds = |held: Vec<VersionId>| {
             *self.held_there.lock() = Some(held.into_iter().collect());
         };

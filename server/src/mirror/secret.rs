@@ -179,6 +179,7 @@ impl PairSecret {
             .with_client_cert_resolver(Arc::new(resolver));
         config.enable_sni = false;
         config.resumption = Resumption::disabled();
+        config.enable_secret_extraction = true; // For our own record layer.
         Arc::new(config)
     }
 
@@ -196,6 +197,7 @@ impl PairSecret {
         // A connection stays; who comes again shows its key again.
         config.send_tls13_tickets = 0;
         config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.enable_secret_extraction = true; // For our own record layer.
         Arc::new(config)
     }
 

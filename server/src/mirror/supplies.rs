@@ -11,7 +11,6 @@ use std::{
 
 use ::images::{Bytes, Cancel, Progress, VersionId};
 use parking_lot::Mutex;
-use rustls::{ClientConnection, StreamOwned};
 
 use super::{
     images::{Outcome, Pull, lacking, pull, say_held},
@@ -109,7 +108,7 @@ impl Supplies {
 
     fn fetch(&self) -> anyhow::Result<Outcome> {
         let mut stream = connect(&self.ends, Purpose::Images)?;
-        patient(&stream)?;
+        patient(stream.socket())?;
         let volumes = self.pair.mirror.store().volumes.specs();
         let kept = self.pair.mirror.store().kept.specs();
         let specs = volumes.into_iter().map(|(_, spec)| spec).chain(kept);
@@ -175,9 +174,9 @@ impl Supplies {
     }
 }
 
-fn patient(stream: &StreamOwned<ClientConnection, TcpStream>) -> std::io::Result<()> {
-    stream.sock.set_read_timeout(Some(SLOW))?;
-    stream.sock.set_write_timeout(Some(SLOW))
+fn patient(socket: &TcpStream) -> std::io::Result<()> {
+    socket.set_read_timeout(Some(SLOW))?;
+    socket.set_write_timeout(Some(SLOW))
 }
 
 /// Progress, for the status.

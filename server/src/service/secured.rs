@@ -10,8 +10,7 @@ use rustix::io::Errno;
 use rustls::{
     ServerConfig,
     pki_types::CertificateDer,
-    server::UnbufferedServerConnection,
-    unbuffered::{ConnectionState, EncodeError, EncodeTlsData, UnbufferedStatus},
+    server::{ServerConnectionData, UnbufferedServerConnection},
 };
 
 use super::{
@@ -20,12 +19,13 @@ use super::{
     transport::{Socket, Unsent},
 };
 
-/// Bytes of a record's header, the last two of which are the length of the rest (RFC 8446 §5.1).
-const HEADER: usize = 5;
+mod handshake;
+
+pub use handshake::Handshake;
 
 /// An established connection.
 pub struct Secured {
-    records: Records,
+    records: Records<ServerConnectionData>,
 }
 
 impl Secured {
@@ -40,16 +40,12 @@ impl Secured {
     ) -> io::Result<(Self, Option<CertificateDer<'static>>)> {
         let session = UnbufferedServerConnection::new(config).map_err(io::Error::other)?;
         let stream = Deadline { socket, deadline };
-        let mut handshake = Handshake::new(session, stream);
-        handshake.run()?;
-        let Handshake {
-            session, incoming, ..
-        } = handshake;
+        let (session, early) = Handshake::new(session, stream).run()?;
         let shown = session.peer_certificates().and_then(|chain| chain.first());
         let shown = shown.map(|first| first.clone().into_owned());
         let taken_out = session.dangerous_into_kernel_connection();
         let (secrets, kernel) = taken_out.map_err(io::Error::other)?;
-        let records = Records::new(secrets, kernel, &incoming)?;
+        let records = Records::new(secrets, kernel, &early)?;
         Ok((Self { records }, shown))
     }
 
@@ -162,121 +158,6 @@ impl Secured {
     /// Gives back what memory is not in use.
     pub fn release(&mut self) {
         self.records.release();
-    }
-}
-
-/// A handshake under way. It is given one record at a time: what follows the last one is not rustls's any more.
-struct Handshake<'s> {
-    session: UnbufferedServerConnection,
-    stream: Deadline<'s>,
-    incoming: Vec<u8>,
-    /// So much of it was shown to rustls.
-    shown: usize,
-    outgoing: Vec<u8>,
-}
-
-/// How a handshake goes on.
-enum Step {
-    Again,
-    Receive,
-    Done,
-}
-
-impl<'s> Handshake<'s> {
-    fn new(session: UnbufferedServerConnection, stream: Deadline<'s>) -> Self {
-        Self {
-            session,
-            stream,
-            incoming: Vec::new(),
-            shown: 0,
-            outgoing: Vec::new(),
-        }
-    }
-
-    fn run(&mut self) -> io::Result<()> {
-        loop {
-            match self.step() {
-                Ok(Step::Again) => {}
-                Ok(Step::Receive) => self.show_record()?,
-                Ok(Step::Done) => return Ok(()),
-                Err(error) => {
-                    // The alert that rustls has for the peer, which may be gone.
-                    while let Ok(Step::Again) = self.step() {}
-                    let _ = self.stream.write_all(&self.outgoing);
-                    return Err(error);
-                }
-            }
-        }
-    }
-
-    fn step(&mut self) -> io::Result<Step> {
-        let shown = &mut self.incoming[..self.shown];
-        let UnbufferedStatus { discard, state } = self.session.process_tls_records(shown);
-        let step = match state {
-            Ok(ConnectionState::EncodeTlsData(data)) => {
-                encode(data, &mut self.outgoing).map(|()| Step::Again)
-            }
-            Ok(ConnectionState::TransmitTlsData(data)) => {
-                data.done();
-                let outgoing = std::mem::take(&mut self.outgoing);
-                self.stream.write_all(&outgoing).map(|()| Step::Again)
-            }
-            Ok(ConnectionState::BlockedHandshake) => Ok(Step::Receive),
-            Ok(ConnectionState::WriteTraffic(_)) => Ok(Step::Done),
-            Ok(_) => Err(io::ErrorKind::ConnectionAborted.into()),
-            Err(error) => Err(io::Error::new(io::ErrorKind::InvalidData, error)),
-        };
-        self.incoming.drain(..discard);
-        self.shown -= discard;
-        step
-    }
-
-    /// Has rustls see one record more.
-    fn show_record(&mut self) -> io::Result<()> {
-        loop {
-            let next = &self.incoming[self.shown..];
-            let length = next.first_chunk().map_or(usize::MAX, record_length);
-            if next.len() >= length {
-                self.shown += length;
-                return Ok(());
-            }
-            self.receive()?;
-        }
-    }
-
-    fn receive(&mut self) -> io::Result<()> {
-        let mut buffer = [0; 4096];
-        match self.stream.read(&mut buffer)? {
-            0 => Err(io::ErrorKind::UnexpectedEof.into()),
-            count => {
-                self.incoming.extend_from_slice(&buffer[..count]);
-                Ok(())
-            }
-        }
-    }
-}
-
-/// Length of the record that begins like this. Of what is no record rustls is shown the beginning, so that it says so.
-fn record_length(header: &[u8; HEADER]) -> usize {
-    let length = usize::from(u16::from_be_bytes([header[3], header[4]]));
-    let is_record = (20..=23).contains(&header[0]) && header[1] == 3 && length < 1 << 15;
-    HEADER + if is_record { length } else { 0 }
-}
-
-/// Appends what rustls has to say.
-fn encode<D>(mut data: EncodeTlsData<'_, D>, outgoing: &mut Vec<u8>) -> io::Result<()> {
-    let before = outgoing.len();
-    let mut room = 0;
-    loop {
-        outgoing.resize(before + room, 0);
-        match data.encode(&mut outgoing[before..]) {
-            Ok(count) => {
-                outgoing.truncate(before + count);
-                return Ok(());
-            }
-            Err(EncodeError::InsufficientSize(short)) => room = short.required_size,
-            Err(error) => return Err(io::Error::other(error)),
-        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! What this server receives.
 
 use std::{
-    io::{self, BufRead, Read, Write},
+    io::{self, Read, Write},
     net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream},
     sync::Arc,
     thread,
@@ -13,13 +13,9 @@ use bytes::{Buf, Bytes, BytesMut};
 use mirror::{FRAME_HEAD, Message, frame_length};
 use parking_lot::Mutex;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustls::{ServerConnection, StreamOwned};
 
-use super::{Ends, HANDSHAKE, Purpose};
+use super::{Ends, HANDSHAKE, Purpose, Taken};
 use crate::{mirror::strangers::Strangers, service::connection::patience::Patience};
-
-/// A connection of the other server.
-pub type Stream = StreamOwned<ServerConnection, TcpStream>;
 
 /// Who gets what comes in. Called on the connections' threads.
 pub trait Doors: Send + Sync + 'static {
@@ -28,7 +24,7 @@ pub trait Doors: Send + Sync + 'static {
     /// The connection for messages has ended.
     fn silent(&self);
     /// The other server fetches images; returns when it is done.
-    fn images(&self, stream: Stream) -> anyhow::Result<()>;
+    fn images(&self, stream: Taken) -> anyhow::Result<()>;
 }
 
 /// Room for what is received at once: no more than what stays at hand between being decrypted and being applied, which also
@@ -114,14 +110,14 @@ impl Hall {
     }
 
     /// Shakes hands.
-    fn welcome(&self, socket: TcpStream) -> anyhow::Result<(Purpose, Stream)> {
+    fn welcome(&self, socket: TcpStream) -> anyhow::Result<(Purpose, Taken)> {
         socket.set_nodelay(true)?;
-        socket.set_read_timeout(Some(HANDSHAKE))?;
-        socket.set_write_timeout(Some(HANDSHAKE))?;
         super::keep_alive(&socket)?;
-        let tls = ServerConnection::new(self.ends.secret.server(self.ends.role()))?;
-        let mut stream = StreamOwned::new(tls, socket);
-        shake_hands(&mut stream, Instant::now() + HANDSHAKE).context("handshake")?;
+        let config = self.ends.secret.server(self.ends.role());
+        let deadline = Instant::now() + HANDSHAKE;
+        let mut stream = Taken::accept(socket, config, deadline).context("handshake")?;
+        stream.socket().set_read_timeout(Some(HANDSHAKE))?;
+        stream.socket().set_write_timeout(Some(HANDSHAKE))?;
         let mut greeting = [0; 9];
         stream.read_exact(&mut greeting)?;
         let [purpose, settings @ ..] = greeting;
@@ -135,9 +131,9 @@ impl Hall {
         Ok((purpose, stream))
     }
 
-    fn listen_to(&self, stream: Stream) -> anyhow::Result<()> {
-        stream.sock.set_read_timeout(None)?;
-        let number = self.enter(&stream.sock)?;
+    fn listen_to(&self, stream: Taken) -> anyhow::Result<()> {
+        stream.socket().set_read_timeout(None)?;
+        let number = self.enter(stream.socket())?;
         let outcome = self.read_all(stream, number);
         if self.current.lock().0 == number {
             self.doors.silent();
@@ -155,12 +151,13 @@ impl Hall {
         Ok(current.0)
     }
 
-    fn read_all(&self, mut stream: Stream, number: u64) -> anyhow::Result<()> {
+    fn read_all(&self, mut stream: Taken, number: u64) -> anyhow::Result<()> {
         let mut received = BytesMut::new();
-        let mut room = vec![0; ROOM];
         let mut patience = Patience::lasting(ROUND);
-        decrypted(&mut stream.conn, &mut received)?;
         loop {
+            while let Some(bytes) = stream.opened()? {
+                received.extend_from_slice(bytes);
+            }
             let messages = take_messages(&mut received)?;
             if self.current.lock().0 != number {
                 return Ok(());
@@ -169,12 +166,10 @@ impl Hall {
                 self.doors.messages(messages);
             }
             // Also in the midst of a message: the rest is on its way.
-            patience.poll(|| is_readable(&stream.sock));
-            let count = stream.sock.read(&mut room)?;
-            if count == 0 {
+            patience.poll(|| is_readable(stream.socket()));
+            if !stream.receive(ROOM)? {
                 return Ok(());
             }
-            decrypt(&mut stream.conn, &room[..count], &mut received)?;
         }
     }
 }
@@ -186,62 +181,6 @@ fn is_readable(socket: &TcpStream) -> bool {
     };
     let mut fds = [PollFd::new(socket, PollFlags::IN)];
     matches!(poll(&mut fds, Some(&now)), Ok(1))
-}
-
-/// Takes what came off the socket. By itself rustls asks the socket for a few KiB at a time.
-fn decrypt(
-    tls: &mut ServerConnection,
-    mut bytes: &[u8],
-    received: &mut BytesMut,
-) -> anyhow::Result<()> {
-    while !bytes.is_empty() {
-        tls.read_tls(&mut bytes)?;
-        tls.process_new_packets()?;
-        decrypted(tls, received)?;
-    }
-    Ok(())
-}
-
-/// What TLS holds ready.
-fn decrypted(tls: &mut ServerConnection, received: &mut BytesMut) -> io::Result<()> {
-    loop {
-        let mut reader = tls.reader();
-        let ready = match reader.fill_buf() {
-            Ok(ready) => ready,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-            Err(error) => return Err(error),
-        };
-        if ready.is_empty() {
-            return Ok(());
-        }
-        received.extend_from_slice(ready);
-        let count = ready.len();
-        reader.consume(count);
-    }
-}
-
-/// Until the deadline, however slowly the other end sends.
-fn shake_hands(stream: &mut Stream, deadline: Instant) -> io::Result<()> {
-    while stream.conn.is_handshaking() {
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(io::ErrorKind::TimedOut.into());
-        }
-        stream.sock.set_read_timeout(Some(left))?;
-        while stream.conn.wants_write() {
-            stream.conn.write_tls(&mut stream.sock)?;
-        }
-        if stream.conn.is_handshaking() && stream.conn.wants_read() {
-            if stream.conn.read_tls(&mut stream.sock)? == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-            stream
-                .conn
-                .process_new_packets()
-                .map_err(io::Error::other)?;
-        }
-    }
-    stream.sock.set_read_timeout(Some(HANDSHAKE))
 }
 
 /// The whole frames at the front.

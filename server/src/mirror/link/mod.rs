@@ -7,6 +7,7 @@
 
 mod incoming;
 mod outgoing;
+mod sealed;
 
 use std::{
     io,
@@ -19,8 +20,9 @@ use mirror::NodeId;
 
 use super::secret::{PairRole, PairSecret};
 
-pub use incoming::{Doors, Stream, listen};
+pub use incoming::{Doors, listen};
 pub use outgoing::{Outgoing, connect};
+pub use sealed::{Dialled, Taken};
 
 /// How long dialling, and a handshake, may take.
 const HANDSHAKE: Duration = Duration::from_secs(2);

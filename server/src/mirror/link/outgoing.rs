@@ -1,7 +1,7 @@
 //! What this server sends: a queue that is written by whoever can, and by a thread of its own when the other end is slow.
 
 use std::{
-    io::{self, IoSlice, Read, Write},
+    io::{self, Read, Write},
     net::{Shutdown, TcpStream},
     sync::{
         Arc,
@@ -15,9 +15,8 @@ use bytes::Bytes;
 use mirror::Message;
 use parking_lot::{Condvar, Mutex};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustls::{ClientConnection, StreamOwned};
 
-use super::{Ends, HANDSHAKE, Purpose, RETRY};
+use super::{Dialled, Ends, HANDSHAKE, Purpose, RETRY};
 
 /// How long a server that stops waits for its last words to leave.
 const LAST: Duration = Duration::from_millis(200);
@@ -26,7 +25,7 @@ const LAST: Duration = Duration::from_millis(200);
 pub struct Outgoing {
     queue: Mutex<Queue>,
     /// The connection, held by whoever writes to it.
-    wire: Mutex<Option<Wire>>,
+    wire: Mutex<Option<Dialled>>,
     /// For the thread that waits until the wire takes more, and dials.
     wake: Condvar,
     stop: AtomicBool,
@@ -37,20 +36,6 @@ pub struct Outgoing {
 /// Content of at least this length is sent from where it lies; what is shorter is copied, so that it needs no slice of its
 /// own. Bytes.
 const LONG: usize = 1 << 10;
-
-/// About so much is encrypted before it is handed to the socket. Shorter steps have the two servers wait for one another more. Bytes.
-const STRIDE: usize = 256 << 10;
-
-/// How many of `slices` make about a stride.
-fn stride(slices: &[IoSlice<'_>]) -> usize {
-    let mut length = 0;
-    let within = slices.iter().take_while(|slice| {
-        let fits = length < STRIDE;
-        length += slice.len();
-        fits
-    });
-    within.count()
-}
 
 /// Messages that wait to be sent.
 #[derive(Default)]
@@ -75,16 +60,14 @@ impl Waiting {
     }
 
     /// All of it, in its order.
-    fn slices(&self) -> Vec<IoSlice<'_>> {
-        let mut slices = Vec::with_capacity(2 * self.contents.len() + 1);
-        let mut from = 0;
-        for (at, content) in &self.contents {
-            slices.push(IoSlice::new(&self.bytes[from..*at]));
-            slices.extend(content.chunks(STRIDE / 2).map(IoSlice::new));
-            from = *at;
-        }
-        slices.push(IoSlice::new(&self.bytes[from..]));
-        slices
+    fn slices(&self) -> impl Iterator<Item = &[u8]> {
+        let starts = std::iter::once(0).chain(self.contents.iter().map(|(at, _)| *at));
+        let ends = self.contents.iter().map(|(at, _)| *at);
+        let between = starts.zip(ends.chain([self.bytes.len()]));
+        let contents = self.contents.iter().map(|(_, content)| &content[..]);
+        between
+            .zip(contents.chain([&[][..]]))
+            .flat_map(|((from, to), content)| [&self.bytes[from..to], content])
     }
 
     /// Forgets all, and keeps the memory.
@@ -103,11 +86,6 @@ struct Queue {
     stuck: bool,
     /// The socket, to end the connection by.
     socket: Option<TcpStream>,
-}
-
-struct Wire {
-    tls: ClientConnection,
-    socket: TcpStream,
 }
 
 impl Outgoing {
@@ -178,9 +156,9 @@ impl Outgoing {
     }
 
     /// Writes what is queued; false if the wire takes no more now.
-    fn send(&self, wire: &mut Wire) -> io::Result<bool> {
+    fn send(&self, wire: &mut Dialled) -> io::Result<bool> {
         let mut waiting = std::mem::take(&mut self.queue.lock().waiting);
-        let all = wire.write(&waiting)?;
+        let all = write(wire, &waiting)?;
         waiting.clear();
         self.reuse(waiting);
         Ok(all)
@@ -254,8 +232,8 @@ impl Outgoing {
         }
     }
 
-    fn begin(&self, wire: Wire) {
-        let socket = wire.socket.try_clone().ok();
+    fn begin(&self, wire: Dialled) {
+        let socket = wire.socket().try_clone().ok();
         let mut held = self.wire.lock();
         *self.queue.lock() = Queue {
             up: true,
@@ -278,13 +256,26 @@ impl Outgoing {
             }
             let mut held = self.wire.lock();
             let Some(wire) = held.as_mut() else { return };
-            match wire.drain(self) {
+            match self.drain(wire) {
                 Ok(()) => {}
                 Err(error) => {
                     tracing::info!("the connection to the other server is lost: {error}");
                     return;
                 }
             }
+        }
+    }
+
+    /// Sends what is queued, waiting for the socket as long as it takes.
+    fn drain(&self, wire: &mut Dialled) -> io::Result<()> {
+        loop {
+            while !wire.push()? {
+                wait_writable(wire.socket())?;
+            }
+            if self.waiting() == 0 {
+                return Ok(());
+            }
+            self.send(wire)?;
         }
     }
 
@@ -320,57 +311,20 @@ fn is_over(socket: &TcpStream) -> bool {
             .intersects(PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR)
 }
 
-impl Wire {
-    /// Encrypts all of it and hands it over as it goes; false if the socket takes no more now.
-    fn write(&mut self, waiting: &Waiting) -> io::Result<bool> {
-        let mut slices = waiting.slices();
-        let (mut slices, mut room) = (&mut slices[..], true);
-        while !slices.is_empty() {
-            let stride = stride(slices);
-            let wanted: usize = slices[..stride].iter().map(|slice| slice.len()).sum();
-            let taken = self.tls.writer().write_vectored(&slices[..stride])?;
-            if taken < wanted {
-                return Err(io::ErrorKind::WriteZero.into());
-            }
-            IoSlice::advance_slices(&mut slices, taken);
-            room = room && self.push()?;
-        }
-        Ok(room)
+/// Encrypts all of it and hands it over as it goes; false if the socket takes no more now.
+fn write(wire: &mut Dialled, waiting: &Waiting) -> io::Result<bool> {
+    for slice in waiting.slices() {
+        wire.put(slice)?;
     }
+    wire.push()
+}
 
-    /// Hands the socket what is encrypted; false if it takes no more now.
-    fn push(&mut self) -> io::Result<bool> {
-        while self.tls.wants_write() {
-            match self.tls.write_tls(&mut self.socket) {
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(true)
-    }
-
-    /// Sends what is queued, waiting for the socket as long as it takes.
-    fn drain(&mut self, queue: &Outgoing) -> io::Result<()> {
-        loop {
-            while !self.push()? {
-                self.wait_writable()?;
-            }
-            if queue.waiting() == 0 {
-                return Ok(());
-            }
-            queue.send(self)?;
-        }
-    }
-
-    fn wait_writable(&self) -> io::Result<()> {
-        let mut fds = [PollFd::new(&self.socket, PollFlags::OUT)];
-        poll(&mut fds, None)?;
-        match fds[0].revents().intersects(PollFlags::HUP | PollFlags::ERR) {
-            true => Err(io::ErrorKind::ConnectionReset.into()),
-            false => Ok(()),
-        }
+fn wait_writable(socket: &TcpStream) -> io::Result<()> {
+    let mut fds = [PollFd::new(socket, PollFlags::OUT)];
+    poll(&mut fds, None)?;
+    match fds[0].revents().intersects(PollFlags::HUP | PollFlags::ERR) {
+        true => Err(io::ErrorKind::ConnectionReset.into()),
+        false => Ok(()),
     }
 }
 
@@ -381,39 +335,34 @@ impl Wire {
 )]
 struct OtherSettings;
 
-fn dial(ends: &Ends) -> anyhow::Result<Wire> {
-    let stream = connect(ends, Purpose::Messages)?;
-    let (mut tls, socket) = stream.into_parts();
-    socket.set_nonblocking(true)?;
-    tls.set_buffer_limit(None);
-    Ok(Wire { tls, socket })
+fn dial(ends: &Ends) -> anyhow::Result<Dialled> {
+    let wire = connect(ends, Purpose::Messages)?;
+    wire.socket().set_nonblocking(true)?;
+    Ok(wire)
 }
 
-/// A connection for images, blocking.
+/// A connection for `purpose`, blocking.
 ///
 /// # Errors
 /// The other server cannot be reached, or is not the one.
-pub fn connect(
-    ends: &Ends,
-    purpose: Purpose,
-) -> anyhow::Result<StreamOwned<ClientConnection, TcpStream>> {
+pub fn connect(ends: &Ends, purpose: Purpose) -> anyhow::Result<Dialled> {
     let socket = TcpStream::connect_timeout(&ends.peer, HANDSHAKE)?;
     socket.set_nodelay(true)?;
-    socket.set_read_timeout(Some(HANDSHAKE))?;
-    socket.set_write_timeout(Some(HANDSHAKE))?;
     super::keep_alive(&socket)?;
     let config = ends.secret.client(ends.role(), ends.other());
-    let tls = ClientConnection::new(config, ends.other().name())?;
-    let mut stream = StreamOwned::new(tls, socket);
+    let deadline = Instant::now() + HANDSHAKE;
+    let mut wire = Dialled::connect(socket, config, ends.other().name(), deadline)?;
+    wire.socket().set_read_timeout(Some(HANDSHAKE))?;
+    wire.socket().set_write_timeout(Some(HANDSHAKE))?;
     let mut greeting = vec![purpose as u8];
     greeting.extend(ends.settings.to_le_bytes());
-    stream.write_all(&greeting)?;
-    stream.flush()?;
+    wire.write_all(&greeting)?;
+    wire.flush()?;
     // The answer to the handshake: until it is here nobody knows whether the other end takes this one's key.
     let mut welcome = [0];
-    stream.read_exact(&mut welcome)?;
+    wire.read_exact(&mut welcome)?;
     match welcome[0] == purpose as u8 {
-        true => Ok(stream),
+        true => Ok(wire),
         false => Err(OtherSettings.into()),
     }
 }

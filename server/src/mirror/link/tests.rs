@@ -27,7 +27,7 @@ impl Doors for Ears {
         let _ = self.0.send(Heard::Silent);
     }
 
-    fn images(&self, _: Stream) -> anyhow::Result<()> {
+    fn images(&self, _: Taken) -> anyhow::Result<()> {
         Ok(())
     }
 }

@@ -15,10 +15,7 @@ mod seal;
 
 use std::io::{self, IoSlice};
 
-use rustls::{
-    ExtractedSecrets, ProtocolVersion, SupportedCipherSuite, kernel::KernelConnection,
-    server::ServerConnectionData,
-};
+use rustls::{ExtractedSecrets, ProtocolVersion, SupportedCipherSuite, kernel::KernelConnection};
 
 pub use seal::Batch;
 
@@ -68,11 +65,11 @@ impl Alert {
 }
 
 /// Both directions of a connection whose handshake is done.
-pub struct Records {
+pub struct Records<D> {
     version: ProtocolVersion,
     /// Records that a key may seal.
     limit: u64,
-    secrets: KernelConnection<ServerConnectionData>,
+    secrets: KernelConnection<D>,
     sealing: Cipher,
     opener: Opener,
     batch: Batch,
@@ -87,14 +84,14 @@ pub struct Records {
     closed: bool,
 }
 
-impl Records {
+impl<D> Records<D> {
     /// Goes on where the handshake ended. `early` is what was received behind it.
     ///
     /// # Errors
     /// A cipher that is not known here.
     pub fn new(
         secrets: ExtractedSecrets,
-        kernel: KernelConnection<ServerConnectionData>,
+        kernel: KernelConnection<D>,
         early: &[u8],
     ) -> io::Result<Self> {
         let version = kernel.protocol_version();
@@ -230,6 +227,21 @@ impl Records {
         }
     }
 
+    /// The data that comes next, where it lies; `None` if no more is there.
+    ///
+    /// # Errors
+    /// As [`Records::read`].
+    pub fn next(&mut self) -> Result<Option<&[u8]>, Broken> {
+        while self.opener.is_empty() && !self.closed {
+            match self.open_next() {
+                Ok(true) => {}
+                Ok(false) => return Ok(None),
+                Err(told) => return Err(self.broken(told)),
+            }
+        }
+        Ok(Some(self.opener.take_all()).filter(|data| !data.is_empty()))
+    }
+
     /// Opens a record, if there is a whole one.
     fn open_next(&mut self) -> Result<bool, Told> {
         match self.opener.open()? {
@@ -314,11 +326,11 @@ impl Records {
         self.closed = true;
         match told {
             Told::ByPeer(alert) => Broken {
-                reason: format!("the client ended TLS with alert {}", alert.0),
+                reason: format!("the other end closed TLS with alert {}", alert.0),
                 last_words: Vec::new(),
             },
             Told::ToPeer(alert) => Broken {
-                reason: format!("the client sent {}", alert.text()),
+                reason: format!("the other end sent {}", alert.text()),
                 last_words: self.alert(alert).unwrap_or_default(),
             },
         }

@@ -1,0 +1,244 @@
+//! An encrypted connection between the two servers.
+
+use std::{
+    io::{self, IoSlice, Read, Write},
+    net::TcpStream,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use rustls::{
+    ClientConfig, ExtractedSecrets, ServerConfig,
+    client::{ClientConnectionData, UnbufferedClientConnection},
+    kernel::KernelConnection,
+    pki_types::ServerName,
+    server::{ServerConnectionData, UnbufferedServerConnection},
+};
+
+use crate::service::{
+    records::{Broken, Records},
+    secured::Handshake,
+};
+
+/// A connection that this server dialled.
+pub type Dialled = Sealed<ClientConnectionData>;
+/// One that the other server dialled.
+pub type Taken = Sealed<ServerConnectionData>;
+
+/// A connection that has been shaken hands on.
+pub struct Sealed<D> {
+    socket: TcpStream,
+    records: Records<D>,
+    /// Sealed, and not taken by the socket yet.
+    left: Vec<u8>,
+}
+
+impl Dialled {
+    /// Shakes hands with whom was dialled.
+    ///
+    /// # Errors
+    /// It does not come about by then, or the other end is not the one.
+    pub fn connect(
+        socket: TcpStream,
+        config: Arc<ClientConfig>,
+        name: ServerName<'static>,
+        deadline: Instant,
+    ) -> io::Result<Self> {
+        let session = UnbufferedClientConnection::new(config, name).map_err(io::Error::other)?;
+        let (session, early) = Handshake::new(session, By(&socket, deadline)).run()?;
+        Self::behind(socket, session.dangerous_into_kernel_connection(), &early)
+    }
+}
+
+impl Taken {
+    /// Shakes hands with who dialled.
+    ///
+    /// # Errors
+    /// As [`Dialled::connect`].
+    pub fn accept(
+        socket: TcpStream,
+        config: Arc<ServerConfig>,
+        deadline: Instant,
+    ) -> io::Result<Self> {
+        let session = UnbufferedServerConnection::new(config).map_err(io::Error::other)?;
+        let (session, early) = Handshake::new(session, By(&socket, deadline)).run()?;
+        Self::behind(socket, session.dangerous_into_kernel_connection(), &early)
+    }
+}
+
+impl<D> Sealed<D> {
+    fn behind(
+        socket: TcpStream,
+        secrets: Result<(ExtractedSecrets, KernelConnection<D>), rustls::Error>,
+        early: &[u8],
+    ) -> io::Result<Self> {
+        let (secrets, kernel) = secrets.map_err(io::Error::other)?;
+        Ok(Self {
+            socket,
+            records: Records::new(secrets, kernel, early)?,
+            left: Vec::new(),
+        })
+    }
+
+    /// The socket, to wait for it and to end it.
+    pub fn socket(&self) -> &TcpStream {
+        &self.socket
+    }
+
+    /// Receives once, at most `most` bytes; false at the end.
+    ///
+    /// # Errors
+    /// Of the socket.
+    pub fn receive(&mut self, most: usize) -> io::Result<bool> {
+        let room = self.records.room()?;
+        let most = most.min(room.len());
+        let count = self.socket.read(&mut room[..most])?;
+        self.records.received(count);
+        Ok(count > 0)
+    }
+
+    /// What was received, piece by piece; `None` if no more of it is whole.
+    ///
+    /// # Errors
+    /// It is not the other end's.
+    pub fn opened(&mut self) -> io::Result<Option<&[u8]>> {
+        self.records.next().map_err(in_words)
+    }
+
+    /// Takes all of `bytes`. Hands over what is ready when much is; false if the socket takes no more now.
+    ///
+    /// # Errors
+    /// The connection is over.
+    pub fn put(&mut self, mut bytes: &[u8]) -> io::Result<bool> {
+        let mut takes = true;
+        while !bytes.is_empty() {
+            if self.records.batch().is_full() {
+                takes = self.push()?;
+            }
+            let count = self.records.batch().put(bytes)?;
+            bytes = &bytes[count..];
+        }
+        Ok(takes)
+    }
+
+    /// Hands everything over; false if the socket takes no more now.
+    ///
+    /// # Errors
+    /// The connection is over.
+    pub fn push(&mut self) -> io::Result<bool> {
+        if !self.records.batch().is_empty() {
+            let mut slices = self.records.seal()?;
+            match self.left.is_empty() {
+                true => send(&self.socket, &mut slices, &mut self.left)?,
+                false => keep(&slices, &mut self.left),
+            }
+            self.records.sent();
+        }
+        self.push_left()
+    }
+
+    fn push_left(&mut self) -> io::Result<bool> {
+        if self.left.is_empty() {
+            return Ok(true);
+        }
+        let left = std::mem::take(&mut self.left);
+        send(&self.socket, &mut [IoSlice::new(&left)], &mut self.left)?;
+        Ok(self.left.is_empty())
+    }
+}
+
+/// Sends what the socket takes; the rest goes to `left`.
+fn send(
+    mut socket: &TcpStream,
+    mut slices: &mut [IoSlice<'_>],
+    left: &mut Vec<u8>,
+) -> io::Result<()> {
+    while !slices.is_empty() {
+        match socket.write_vectored(slices) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(count) => IoSlice::advance_slices(&mut slices, count),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                keep(slices, left);
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+fn keep(slices: &[IoSlice<'_>], left: &mut Vec<u8>) {
+    slices
+        .iter()
+        .for_each(|slice| left.extend_from_slice(slice));
+}
+
+fn in_words(broken: Broken) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, broken.reason)
+}
+
+/// For a conversation that may wait for the socket.
+impl<D> Read for Sealed<D> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match self.records.read(buf).map_err(in_words)? {
+                0 if !self.records.is_closed() && !buf.is_empty() => {}
+                count => return Ok(count),
+            }
+            if !self.receive(usize::MAX)? {
+                return Ok(0);
+            }
+        }
+    }
+}
+
+/// For a conversation that may wait for the socket; a time that runs out is an error.
+impl<D> Write for Sealed<D> {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        match self.put(buf)? {
+            true => Ok(buf.len()),
+            false => Err(io::ErrorKind::TimedOut.into()),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self.push()? {
+            true => Ok(()),
+            false => Err(io::ErrorKind::TimedOut.into()),
+        }
+    }
+}
+
+/// A socket until a deadline, however slowly the other end sends.
+struct By<'s>(&'s TcpStream, Instant);
+
+impl By<'_> {
+    fn left(&self) -> io::Result<Option<Duration>> {
+        let left = self.1.saturating_duration_since(Instant::now());
+        match left.is_zero() {
+            true => Err(io::ErrorKind::TimedOut.into()),
+            false => Ok(Some(left)),
+        }
+    }
+}
+
+impl Read for By<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.0.set_read_timeout(self.left()?)?;
+        let mut socket = self.0;
+        socket.read(buf)
+    }
+}
+
+impl Write for By<'_> {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.0.set_write_timeout(self.left()?)?;
+        let mut socket = self.0;
+        socket.write(buf)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
