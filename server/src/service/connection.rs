@@ -184,7 +184,7 @@ impl<'a> Transmission<'a, 'a> {
             rules: rules(session),
             plain,
             contexts: session.contexts.clone().into(),
-            input: Input::with(early)?,
+            input: Input::with(early, Request::header_len(session.style))?,
             output: Output::default(),
             partial: None,
             segments: Vec::new(),

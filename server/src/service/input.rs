@@ -10,20 +10,29 @@ const MESSAGES: usize = 512 << 10;
 pub const LONGEST_PIECE: usize = 1 << 20;
 /// A piece may begin wherever a message may end.
 const CAPACITY: usize = MESSAGES + LONGEST_PIECE;
+/// Payloads begin at multiples of this where they can, a line of the processor's cache: 256 KiB that begin elsewhere take a
+/// fifth longer to copy into the page cache. Bytes.
+const LINE: usize = 64;
 
 /// Received bytes in the order of their arrival. Its memory is taken when first needed and can be given back.
-#[derive(Default)]
 pub struct Input {
     /// A mapping of its own, so that giving it back really gives it back.
     buffer: Option<MmapMut>,
     start: usize,
     end: usize,
+    /// Where a message is put when there is nothing before it: its payload then begins with a line.
+    first: usize,
 }
 
 impl Input {
-    /// Begins with `bytes`, received along with the handshake.
-    pub fn with(bytes: &[u8]) -> io::Result<Self> {
-        let mut input = Self::default();
+    /// Begins with `bytes`, received along with the handshake. Messages have headers of `header` bytes.
+    pub fn with(bytes: &[u8], header: usize) -> io::Result<Self> {
+        let mut input = Self {
+            buffer: None,
+            start: 0,
+            end: 0,
+            first: header.next_multiple_of(LINE) - header,
+        };
         let mut rest = bytes;
         while !rest.is_empty() {
             let room = input.room(None)?;
@@ -45,10 +54,6 @@ impl Input {
     /// Drops the first `count` bytes.
     pub fn consume(&mut self, count: usize) {
         self.start += count;
-        if self.start >= self.end {
-            self.start = 0;
-            self.end = 0;
-        }
     }
 
     /// Whether a message of `length` bytes fits as a whole.
@@ -62,6 +67,10 @@ impl Input {
     /// # Errors
     /// When there is no memory.
     pub fn room(&mut self, missing: Option<usize>) -> io::Result<&mut [u8]> {
+        if self.start == self.end {
+            self.start = missing.map_or(self.first, |_| 0);
+            self.end = self.start;
+        }
         let buffer = match &mut self.buffer {
             Some(buffer) => buffer,
             none => none.insert(MmapMut::map_anon(CAPACITY)?),
@@ -69,10 +78,10 @@ impl Input {
         if let Some(missing) = missing {
             return Ok(&mut buffer[self.end..self.end + missing]);
         }
-        if self.start > 0 && self.end > MESSAGES / 2 {
-            buffer.copy_within(self.start..self.end, 0);
-            self.end -= self.start;
-            self.start = 0;
+        if self.start > self.first && self.end > MESSAGES / 2 {
+            buffer.copy_within(self.start..self.end, self.first);
+            self.end -= self.start - self.first;
+            self.start = self.first;
         }
         Ok(&mut buffer[self.end..MESSAGES])
     }
@@ -85,7 +94,7 @@ impl Input {
     /// Gives the memory back if nothing is in it.
     pub fn release(&mut self) {
         if self.start == self.end {
-            *self = Self::default();
+            self.buffer = None;
         }
     }
 }
@@ -96,7 +105,7 @@ mod tests {
 
     #[test]
     fn bytes_come_out_in_order_across_compaction() {
-        let mut input = Input::default();
+        let mut input = Input::with(&[], 28).unwrap();
         let (mut sent, mut taken) = (0u32, 0u32);
         while taken < 400_000 {
             let room = input.room(None).unwrap();
@@ -119,7 +128,7 @@ mod tests {
     /// Nothing is moved for a piece, wherever in the buffer its message ended, and nothing after it is received.
     #[test]
     fn the_longest_piece_fits_after_any_message() {
-        let mut input = Input::default();
+        let mut input = Input::with(&[], 28).unwrap();
         let room = input.room(None).unwrap().len();
         input.received(room);
         input.consume(room - 1);
@@ -133,9 +142,27 @@ mod tests {
         assert_eq!(input.bytes().len(), LONGEST_PIECE);
     }
 
+    /// Of a message with nothing before it, of what is longer than a piece, and after a message that was cut was moved.
+    #[test]
+    fn payloads_begin_with_a_line() {
+        for header in [28, 32] {
+            let mut input = Input::with(&[], header).unwrap();
+            let is_aligned = |bytes: &[u8]| bytes.as_ptr().addr().is_multiple_of(LINE);
+            input.received(header + 500);
+            assert!(is_aligned(&input.bytes()[header..]));
+            input.consume(header + 500);
+            assert!(is_aligned(input.room(Some(LONGEST_PIECE)).unwrap()));
+            let room = input.room(None).unwrap().len();
+            input.received(room);
+            input.consume(room - header);
+            input.room(None).unwrap();
+            assert!(is_aligned(&input.bytes()[header..]));
+        }
+    }
+
     #[test]
     fn memory_is_given_back_only_when_empty() {
-        let mut input = Input::with(b"abc").unwrap();
+        let mut input = Input::with(b"abc", 28).unwrap();
         input.release();
         assert_eq!(input.bytes(), b"abc");
         input.consume(3);
