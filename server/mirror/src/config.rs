@@ -66,6 +66,9 @@ pub struct Timing {
     pub flush: Millis,
     /// How long a standby that failed stays away, and how long a block that could not be read is left alone.
     pub rest: Millis,
+    /// A disk that has ended nothing for this long hangs. Well above what a disk tries by itself before it gives an error
+    /// (some 10 s), and above `stall`: where both disks are slow, the standby is lost first, and nobody gives way.
+    pub hang: Millis,
 }
 
 impl Default for Timing {
@@ -80,6 +83,7 @@ impl Default for Timing {
             stall: Millis(10_000),
             flush: Millis(2000),
             rest: Millis(5000),
+            hang: Millis(30_000),
         }
     }
 }
@@ -96,6 +100,9 @@ impl Timing {
         }
         if self.ping.0 * 3 > self.silence.0 {
             return Err("ping must be at most a third of silence");
+        }
+        if self.hang.0 <= self.stall.0 {
+            return Err("hang must be longer than stall");
         }
         Ok(())
     }

@@ -240,6 +240,8 @@ pub enum Notice {
     StandbyFailed,
     /// What this server held before the resync is not kept any more: there is no room for both.
     KeptNoLonger,
+    /// This server's disk hangs. A primary whose standby holds everything gives way.
+    DiskHangs,
 }
 
 /// Why a server is not promoted.

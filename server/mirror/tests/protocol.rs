@@ -33,6 +33,7 @@ fn the_spans_are_the_defaults() {
         stall,
         flush,
         rest,
+        hang,
     } = Timing::default();
     let code = [
         ("ping", ping),
@@ -44,6 +45,7 @@ fn the_spans_are_the_defaults() {
         ("stall", stall),
         ("flush", flush),
         ("rest", rest),
+        ("hang", hang),
     ];
     let page: Vec<_> = table("name")
         .iter()

@@ -11,6 +11,7 @@ mod actions;
 mod ear;
 mod gate;
 mod persist;
+mod probe;
 mod requests;
 
 use std::{
@@ -42,7 +43,9 @@ use crate::service::{Ended, deliver_all, pool::Pool};
 use actions::Todo;
 use ear::Ear;
 use gate::Gate;
+use probe::Probe;
 
+use actions::say_unreadable;
 pub use actions::{say, say_blocks};
 pub use gate::Deposed;
 pub use persist::Persister;
@@ -74,6 +77,7 @@ pub struct Mirror {
     core: Mutex<Core>,
     gate: Gate,
     ear: Ear,
+    probe: Probe,
     store: Arc<PairStore>,
     pool: Arc<Pool>,
     outgoing: OnceLock<Arc<Outgoing>>,
@@ -108,6 +112,7 @@ impl Mirror {
             core: Mutex::new(core),
             gate: Gate::default(),
             ear: Ear::default(),
+            probe: Probe::default(),
             store,
             pool: Pool::new(WORKERS, u64::MAX),
             outgoing: OnceLock::new(),
@@ -140,6 +145,9 @@ impl Mirror {
         let persisted = move |id| own.feed(vec![Event::Persisted(id)]);
         self.persister.start(persisted)?;
         let own = self.clone();
+        let thread = thread::Builder::new().name("pair-probe".into());
+        thread.spawn(move || own.probe())?;
+        let own = self.clone();
         let thread = thread::Builder::new().name("pair-tick".into());
         thread.spawn(move || own.tick()).map(drop)
     }
@@ -149,8 +157,33 @@ impl Mirror {
         const TICK: Duration = Duration::from_millis(50);
         while !self.stop.load(Relaxed) {
             thread::sleep(TICK);
-            self.core.lock().node.hear(self.ear.hears(clock::now()));
+            self.listen();
             self.feed(vec![Event::Tick]);
+        }
+    }
+
+    /// Tells the machine what only this process sees.
+    fn listen(&self) {
+        let node = &mut self.core.lock().node;
+        node.hear(self.ear.hears(clock::now()));
+        node.wait_for_disk(self.probe.since());
+    }
+
+    /// Asks the disk for a sign of life, as long as machines wait for it.
+    fn probe(self: Arc<Self>) {
+        /// A few times within what counts as hanging.
+        const REST: Duration = Duration::from_secs(5);
+        let path = self.store.data.join("overlays/.probe");
+        loop {
+            thread::sleep(REST);
+            if self.stop.load(Relaxed) {
+                return;
+            }
+            if self.reign.borrow().ours
+                && let Err(error) = self.probe.ask(&path, clock::now())
+            {
+                tracing::debug!("{}: {error}", path.display());
+            }
         }
     }
 
@@ -194,11 +227,10 @@ impl Mirror {
         match notice {
             Notice::Unreadable { volume, range } => {
                 let disk = self.store.volumes.name_of(volume);
-                format!(
-                    "{}: {disk}, {}",
-                    say(notice),
+                say_unreadable(&format!(
+                    "the disk {disk}, in {},",
                     say_blocks(range.start, range.blocks())
-                )
+                ))
             }
             _ => say(notice),
         }

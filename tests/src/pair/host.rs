@@ -33,7 +33,7 @@ pub struct Host {
 
 impl Host {
     pub(super) fn new(side: Side, plan: &Plan<'_>, dir: &Path, switch: &Switch) -> Self {
-        let namespace = match plan.small {
+        let namespace = match plan.small || plan.hangs {
             true => Namespace::with_mounts(),
             false => Namespace::new(),
         };
@@ -53,6 +53,9 @@ impl Host {
         };
         if plan.small {
             host.mount_small();
+        }
+        if plan.hangs {
+            host.mount_image();
         }
         host
     }
@@ -265,6 +268,37 @@ impl Host {
         self.mounted(mount.arg(self.data()));
     }
 
+    fn mount_image(&self) {
+        let image = self.dir.join("disk");
+        let file = File::create(&image).expect("a file");
+        file.set_len(ROOMY).expect("it can be long");
+        self.mounted(self.namespace.command("mkfs.ext4").arg("-q").arg(&image));
+        let mut mount = self.namespace.command("mount");
+        self.mounted(mount.args(["-o", "loop"]).arg(&image).arg(self.data()));
+    }
+
+    /// Its disk ends no change from now on, and gives no error either.
+    ///
+    /// # Panics
+    /// When it has no disk that can be made to hang.
+    pub fn hang(&self) {
+        self.mounted(&mut self.fsfreeze("-f"));
+    }
+
+    /// It goes on.
+    ///
+    /// # Panics
+    /// When it does not hang.
+    pub fn go_on(&self) {
+        self.mounted(&mut self.fsfreeze("-u"));
+    }
+
+    fn fsfreeze(&self, what: &str) -> Command {
+        let mut command = self.namespace.command("fsfreeze");
+        command.arg(what).arg(self.data());
+        command
+    }
+
     /// Leaves its small disk this much room, or as much as it had at first.
     ///
     /// # Panics
@@ -291,6 +325,14 @@ impl Host {
             "{}",
             String::from_utf8_lossy(&output.stderr)
         );
+    }
+}
+
+impl Drop for Host {
+    /// A process that waits for a disk cannot be killed.
+    fn drop(&mut self) {
+        // Fails for a disk that does not hang.
+        let _ = self.fsfreeze("-u").output();
     }
 }
 

@@ -79,6 +79,8 @@ pub struct Plan<'a> {
     pub standby: &'a str,
     /// Whether each server has a disk of its own, which can be made full.
     pub small: bool,
+    /// Whether each server has a disk of its own, which can be made to hang.
+    pub hangs: bool,
     /// Whether an etcd is the witness.
     pub etcd: bool,
 }

@@ -5,6 +5,7 @@ mod changes;
 mod dirty;
 mod flushing;
 mod gate;
+mod hanging;
 mod kept;
 mod pace;
 mod pieces;
@@ -86,7 +87,8 @@ pub struct Node {
     last_persist: PersistId,
     generations: u64,
     dirty: Dirty,
-    works: BTreeMap<Ticket, (Job, bool)>,
+    works: BTreeMap<Ticket, hanging::AtWork>,
+    watch: hanging::Watch,
     last_ticket: Ticket,
     seeking: Seeking,
     primary: Option<Primary>,
@@ -137,6 +139,7 @@ impl Node {
             generations: 0,
             dirty,
             works: BTreeMap::new(),
+            watch: hanging::Watch::beginning(now),
             last_ticket: Ticket(0),
             seeking: Seeking::default(),
             primary: None,
@@ -216,6 +219,7 @@ impl Node {
     }
 
     fn tick(&mut self) {
+        self.watch_disk();
         self.check_silence();
         self.ping();
         self.greet();
@@ -306,20 +310,22 @@ impl Node {
 
     fn work(&mut self, job: Job, work: Work) {
         let ticket = self.new_ticket();
-        self.works.insert(ticket, (job, work.changes()));
+        let at_work = hanging::AtWork::new(job, work.changes(), self.now);
+        self.works.insert(ticket, at_work);
         self.out.push(Action::Disk(ticket, work));
     }
 
     /// Whether no change of the disk is under way. One of an older session that ended late would overwrite newer data.
     fn quiet(&self) -> bool {
-        self.works.values().all(|(_, changes)| !changes)
+        self.works.values().all(|work| !work.changes)
     }
 
     fn done(&mut self, ticket: Ticket, result: Result<crate::Yield, crate::Fault>) {
-        let Some((job, _)) = self.works.remove(&ticket) else {
+        let Some(work) = self.works.remove(&ticket) else {
             return;
         };
-        match job {
+        self.note_end(&work);
+        match work.job {
             Job::Change(entry) => self.change_done(entry, result),
             Job::Read(entry) => self.resync_read(entry, result),
             Job::Sum(entry) => self.resync_summed(entry, result),

@@ -255,16 +255,20 @@ impl Node {
         let held = primary.changes.is_all_held() && !self.is_flushing();
         let clear = self.asker.want.is_none() && !primary.fenced();
         let durable = self.persists.is_empty() && self.quiet();
-        if let Some(session) = self.session().map(|session| session.id)
-            && held
-            && clear
-            && durable
-        {
-            self.depose();
-            self.durable.last_primary = false;
-            self.persist(After::Nothing);
-            self.send(Body::Yield { session });
+        if held && clear && durable {
+            self.leave_place();
         }
+    }
+
+    /// Lets the standby have it, now.
+    pub(super) fn leave_place(&mut self) {
+        let Some(session) = self.session().map(|session| session.id) else {
+            return;
+        };
+        self.depose();
+        self.durable.last_primary = false;
+        self.persist(After::Nothing);
+        self.send(Body::Yield { session });
     }
 
     /// The standby is gone. What was on its way may have reached it or not.

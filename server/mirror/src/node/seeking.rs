@@ -15,6 +15,8 @@ pub(super) struct Seeking {
     open: Option<(Term, SessionId)>,
     /// The operator wants this server promoted.
     demand: Option<Demand>,
+    /// The primary of this term has made way for this server, which lacks nothing that it answered.
+    given: Option<Term>,
 }
 
 /// How the operator wants it promoted.
@@ -85,7 +87,7 @@ impl Node {
 
     /// Whether it wants no session now.
     fn rests(&self) -> bool {
-        self.now < self.rest_until || !self.prepared
+        self.now < self.rest_until || !self.prepared || self.hangs()
     }
 
     /// Whether this server has what it needs to be a standby besides what the other one sends it. It begins with yes.
@@ -176,7 +178,7 @@ impl Node {
     fn may_seek(&self) -> bool {
         let data = !self.durable.history.is_empty() && !self.durable.inconsistent;
         let led = self.recent_peer().is_some_and(|peer| peer.primary);
-        data && !led && (self.agreed_witness().is_some() || self.may_resume())
+        data && !led && !self.hangs() && (self.agreed_witness().is_some() || self.may_resume())
     }
 
     /// Without a witness: the last primary goes on after a restart if the other server says that it was not promoted.
@@ -223,6 +225,10 @@ impl Node {
     /// The witness' record is here.
     pub(super) fn looked(&mut self, record: Option<Record>) {
         self.asker.want = None;
+        if self.primary.is_some() {
+            self.looked_as_primary(record);
+            return;
+        }
         let Some(claim) = self.seeking.claim else {
             return;
         };
@@ -252,7 +258,8 @@ impl Node {
         if record.outdated == Some(self.me.peer()) {
             return Ok(());
         }
-        if matches!(self.config.mode, Mode::Async { .. }) && record.holder != self.me {
+        let lags = matches!(self.config.mode, Mode::Async { .. }) && record.holder != self.me;
+        if lags && self.seeking.given != Some(record.term) {
             return Err(WhyNot::Lagging);
         }
         self.nothing_better(&record)
@@ -281,6 +288,11 @@ impl Node {
         self.promise_until = self
             .promise_until
             .max(self.now.after(self.config.timing.silence));
+    }
+
+    /// The primary of this term makes way for this server.
+    pub(super) fn is_given(&mut self, term: Term) {
+        self.seeking.given = Some(term);
     }
 
     /// Takes the next term of its own, durably, before anybody hears of it.

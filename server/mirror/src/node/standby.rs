@@ -254,6 +254,7 @@ impl Node {
             self.promise_until = self.now;
             self.peer = None; // That it is the primary is no longer so.
             self.durable.last_primary = true; // First in turn.
+            self.is_given(term);
         }
     }
 

@@ -55,6 +55,8 @@ pub struct Status {
     pub split_brain: bool,
     /// The witness that answers is not the agreed one.
     pub strange_witness: bool,
+    /// For how long this server's disk has been hanging.
+    pub hangs: Option<Millis>,
     /// How long ago the other server was heard of.
     pub heard: Option<Millis>,
 }
@@ -111,6 +113,7 @@ impl Node {
             rolled_back: self.durable.rolled_back,
             split_brain: self.split_brain,
             strange_witness: self.asker.stranger.is_some(),
+            hangs: self.hung_for(),
             heard: self.heard.map(|when| self.now.since(when)),
         }
     }

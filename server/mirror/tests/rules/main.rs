@@ -1,5 +1,6 @@
 //! Single rules, driven by hand: what the simulation meets too rarely, and what needs an operator.
 
+mod hanging;
 mod lagging;
 mod pair;
 mod suspended;

@@ -5,8 +5,8 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use mirror::{
     Action, Ask, BlockRange, Blocks, Body, Command, Config, ConnectionId, Durable, Event, Fault,
-    Incarnation, Message, Moment, Node, NodeId, Notice, Op, Reply, Request, RequestId, Role,
-    Ticket, VolumeId, Witness, WitnessId, WitnessState, Work, Yield,
+    Incarnation, Message, Moment, Node, NodeId, Notice, Op, PersistId, Reply, Request, RequestId,
+    Role, Ticket, VolumeId, Witness, WitnessId, WitnessState, Work, Yield,
 };
 
 /// Two servers whose disks work at once, and wires that a test cuts.
@@ -34,6 +34,11 @@ pub struct Pair {
     pub held: Vec<(NodeId, Ticket)>,
     /// Whose changes are held back as well.
     pub slow: Option<NodeId>,
+    /// Whose flushes are held back, too.
+    pub hung: Option<NodeId>,
+    /// Whose durable state is not written.
+    pub unwritten: Option<NodeId>,
+    pub waiting: Vec<(NodeId, PersistId)>,
     /// What the standby lacks, found when it is given all metadata next time.
     pub lost: Blocks,
     /// The disks' own blocks are very many, and apart.
@@ -84,6 +89,9 @@ impl Pair {
             sums: [Some(Yield::Sum(0)), Some(Yield::Sum(0))],
             held: Vec::new(),
             slow: None,
+            hung: None,
+            unwritten: None,
+            waiting: Vec::new(),
             lost: Blocks::default(),
             sparse: false,
             bad: Blocks::default(),
@@ -129,6 +137,9 @@ impl Pair {
             Action::Disk(ticket, Work::Apply(_)) if self.slow == Some(id) => {
                 self.held.push((id, ticket));
             }
+            Action::Disk(ticket, Work::Apply(_) | Work::Flush(_)) if self.hung == Some(id) => {
+                self.held.push((id, ticket));
+            }
             Action::Disk(ticket, work) => {
                 if let Some(event) = self.read(id, ticket, &work) {
                     return self.todo.push_back((id, event));
@@ -146,6 +157,9 @@ impl Pair {
                     _ => Yield::Nothing,
                 };
                 self.todo.push_back((id, Event::Done(ticket, Ok(result))));
+            }
+            Action::Persist(persist, _) if self.unwritten == Some(id) => {
+                self.waiting.push((id, persist));
             }
             Action::Persist(persist, state) => {
                 self.durable[id as usize] = *state;

@@ -32,7 +32,7 @@ impl World {
         self.take_back(primary)
     }
 
-    fn leader(&self) -> Option<NodeId> {
+    pub fn leader(&self) -> Option<NodeId> {
         let leads = |node: &NodeId| {
             let status = self.hosts[*node as usize].status();
             status.is_some_and(|status| status.role == Role::Primary)

@@ -17,6 +17,8 @@ pub enum Fault {
     Unslow(End, End),
     WitnessUp,
     DiskWell(NodeId),
+    /// A disk that hung goes on.
+    DiskGoesOn(NodeId, u64),
     /// Somebody looks after the pair.
     Operator,
 }
@@ -41,6 +43,7 @@ impl World {
         if self.random.one_in(4) {
             self.break_something(); // Failures like company.
         }
+        self.hang_some();
     }
 
     fn break_something(&mut self) {
@@ -208,6 +211,11 @@ impl World {
                 self.host(node).full = false;
                 self.host(node).failing = false;
             }
+            Fault::DiskGoesOn(node, since) => {
+                if self.host(node).hung == Some(since) {
+                    self.end_hang(node);
+                }
+            }
             Fault::Operator => self.operate(),
         }
     }
@@ -219,6 +227,7 @@ impl World {
         self.witness.restart();
         for node in NODES {
             self.end_fault(Fault::DiskWell(node));
+            self.end_hang(node);
             if self.hosts[node as usize].node.is_none() {
                 self.at(1000, Ev::Fault(Fault::Boot(node)));
             }
@@ -230,6 +239,9 @@ impl World {
     /// there is one that does not.
     fn operate(&mut self) {
         self.at(6_000_000, Ev::Fault(Fault::Operator));
+        if self.hosts.iter().any(|host| host.hung.is_some()) {
+            return; // Whoever looks after the pair looks after that disk first.
+        }
         let role = |node: NodeId| self.hosts[node as usize].status().map(|s| s.role);
         let led = NODES.into_iter().find(|n| role(*n) == Some(Role::Primary));
         if let Some(primary) = led.filter(|primary| self.holder() == Some(*primary)) {

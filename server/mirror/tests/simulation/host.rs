@@ -62,6 +62,12 @@ pub struct Host {
     pub failing: bool,
     /// Its disk does not go back but half.
     pub balks: bool,
+    /// Since when its disk has ended nothing.
+    pub hung: Option<u64>,
+    /// Since when it has owed the process an answer that nobody but that one waits for.
+    pub asked: Option<Moment>,
+    /// What would have ended meanwhile.
+    pub stuck: Vec<Ev>,
     /// Power was lost since the durable state was written.
     pub power_lost: bool,
     /// Lost power since its data were last known to be good.
@@ -110,6 +116,9 @@ impl Host {
             full: false,
             failing: false,
             balks: false,
+            hung: None,
+            asked: None,
+            stuck: Vec::new(),
             power_lost: false,
             lacks: false,
             before: None,
@@ -172,6 +181,7 @@ impl Host {
         self.frozen = false;
         self.inbox.clear();
         self.held.clear();
+        self.asked = None;
         self.told_damage = false;
         for (_, (work, snapshot)) in std::mem::take(&mut self.works) {
             if matches!(work, Work::GoBack) {

@@ -31,10 +31,12 @@ pub enum Lie {
     NothingKept,
     /// Who has begun to go back greets as if it had not.
     BackUnsaid,
+    /// No disk is ever taken to hang.
+    HangUnseen,
 }
 
 /// Those that must be caught.
-pub const LIES: [Lie; 13] = [
+pub const LIES: [Lie; 14] = [
     Lie::NoLease,
     Lie::ShipWithoutWaiting,
     Lie::FlushWithoutWaiting,
@@ -48,4 +50,5 @@ pub const LIES: [Lie; 13] = [
     Lie::SumsAgree,
     Lie::NothingKept,
     Lie::BackUnsaid,
+    Lie::HangUnseen,
 ];

@@ -6,6 +6,7 @@ mod back;
 mod client;
 mod disk;
 mod faults;
+mod hang;
 mod host;
 mod lies;
 mod model;
@@ -44,6 +45,7 @@ fn add(sum: &mut Counts, one: &Counts) {
     sum.repairs += one.repairs;
     sum.returns += one.returns;
     sum.halves += one.halves;
+    sum.hangs += one.hangs;
 }
 
 /// Runs seeds on all processors; what failed comes first.
@@ -103,6 +105,10 @@ fn many_seeds() {
         sum.returns > count / 6 && sum.halves > count / 6,
         "and some resyncs must be broken off"
     );
+    assert!(
+        sum.hangs > count / 4,
+        "and some disks must hang under a primary"
+    );
 }
 
 #[test]
@@ -154,7 +160,7 @@ fn seeds_of_old_mistakes() {
         2608, 332822, 732221,
     ] {
         let world = || World::new(seed, Lie::None, false);
-        for world in [world().without_verify(), world()] {
+        for world in [world().without_verify(), world().without_hangs(), world()] {
             let (_, result) = world.run();
             result.unwrap_or_else(|what| panic!("seed {seed}: {what}"));
         }

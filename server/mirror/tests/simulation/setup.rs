@@ -15,6 +15,7 @@ const TIMING: Timing = Timing {
     stall: Millis(3000),
     flush: Millis(300),
     rest: Millis(500),
+    hang: Millis(4000),
 };
 
 /// What a seed decides.

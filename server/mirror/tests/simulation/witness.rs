@@ -25,6 +25,11 @@ impl WitnessHost {
         self.truth
     }
 
+    /// Who it is.
+    pub fn id(&self) -> WitnessId {
+        self.witness.state().id
+    }
+
     pub fn revision(&self) -> Revision {
         self.witness.state().revision
     }

@@ -65,11 +65,13 @@ pub struct Counts {
     pub repairs: u64,
     pub returns: u64,
     pub halves: u64,
+    pub hangs: u64,
 }
 
 pub struct World {
     pub random: Random,
     pub aside: Random,
+    pub hangs: Random,
     pub now: u64,
     order: u64,
     /// When, which of those at that time, and its place in `events`.
@@ -92,6 +94,10 @@ pub struct World {
     pub active: bool,
     /// Both sides are compared now and then.
     pub verifies: bool,
+    /// Disks hang now and then.
+    pub hanging: bool,
+    /// Servers look after their disks, also when nobody else does.
+    pub probing: bool,
     /// Clients go on though nothing is broken.
     pub busy: bool,
     /// The pair has gone back to an older state: what clients were told counts no more.
@@ -106,8 +112,12 @@ pub struct World {
 impl World {
     pub fn new(seed: u64, lie: Lie, verbose: bool) -> Self {
         let mut random = Random::new(seed);
-        let setup = Setup::new(&mut random);
+        let mut setup = Setup::new(&mut random);
+        if lie == Lie::HangUnseen {
+            setup.config.timing.hang = mirror::Millis(1 << 40);
+        }
         let witness = WitnessHost::new(random.next());
+        let aside = random.aside();
         Self {
             now: 1_000_000,
             order: 0,
@@ -126,6 +136,7 @@ impl World {
             losses_when_taken: 0,
             active: false,
             verifies: true,
+            hanging: true,
             busy: false,
             over: false,
             found: None,
@@ -133,7 +144,9 @@ impl World {
             violation: None,
             verbose,
             setup,
-            aside: random.aside(),
+            probing: aside.aside().one_in(2),
+            hangs: aside.aside(),
+            aside,
             random,
         }
     }
@@ -207,6 +220,7 @@ impl World {
             self.spoil_and_verify()?;
         }
         self.review()?;
+        self.hang_and_be_replaced()?;
         self.break_resync_and_go_back()
     }
 
@@ -214,6 +228,14 @@ impl World {
     pub fn without_verify(self) -> Self {
         Self {
             verifies: false,
+            ..self.without_hangs()
+        }
+    }
+
+    /// The same with disks that do not hang, as they were later.
+    pub fn without_hangs(self) -> Self {
+        Self {
+            hanging: false,
             ..self
         }
     }
@@ -277,7 +299,7 @@ impl World {
         self.host(standby).disk.spoil(volume, sector, value);
     }
 
-    fn review(&mut self) -> Result<(), String> {
+    pub fn review(&mut self) -> Result<(), String> {
         for who in 0..self.clients.len() {
             self.add_task(who, Task::Flush);
             (0..SECTORS).for_each(|sector| self.add_task(who, Task::Read { sector }));
@@ -336,7 +358,9 @@ impl World {
         self.counts.events += 1;
         let event = self.events[place].take().expect("each once");
         self.free.push(place);
-        self.happen(event);
+        if let Some(event) = self.pass_disk(event) {
+            self.happen(event);
+        }
         self.check_gates();
     }
 
@@ -375,6 +399,10 @@ impl World {
             let hears = !self.active || !self.random.one_in(20);
             if let Some(node) = self.hosts[id as usize].node.as_mut() {
                 node.hear(hears);
+            }
+            let asked = self.ask_disk(id);
+            if let Some(node) = self.hosts[id as usize].node.as_mut() {
+                node.wait_for_disk(asked);
             }
             self.input(id, Input::Event(Event::Tick));
         }
@@ -564,7 +592,7 @@ impl World {
         clear && ((leads(a) && follows(b)) || (leads(b) && follows(a)))
     }
 
-    fn at_peace(&mut self) -> bool {
+    pub fn at_peace(&mut self) -> bool {
         let idle = self.clients.iter().all(|client| client.tasks.is_empty());
         let idle_node = |host: &Host| host.status().is_some_and(|status| status.in_flight == 0);
         let quiet = |host: &Host| !host.frozen && idle_node(host);

@@ -58,6 +58,9 @@ pub struct PairView {
     pub rolled_back: bool,
     /// Why the machines have to wait, if they have to.
     pub suspended: Option<String>,
+    /// How long this server's disk has ended nothing, if that is too long.
+    #[serde(default)]
+    pub disk_hangs_seconds: Option<f64>,
     /// Primary: how far the standby is behind.
     pub lag: LagView,
     /// The standby is being brought up.
@@ -253,6 +256,8 @@ pub enum EventKind {
     StandbyFailed,
     /// What it held before the resync is not kept any more.
     KeptNoLonger,
+    /// This server's disk hangs.
+    DiskHangs,
 }
 
 /// How `standby promote` is meant.

@@ -15,6 +15,7 @@ pub fn problems(view: &PairView) -> Vec<String> {
     if let Some(why) = &view.suspended {
         found.push(format!("the machines wait: {why}"));
     }
+    found.extend(view.disk_hangs_seconds.map(|span| hangs(view, span)));
     if view.split_brain.is_none() && view.own_disks == 0 {
         found.extend(not_paired(view));
     }
@@ -38,6 +39,26 @@ pub fn own_disks(count: usize) -> String {
     format!(
         "this server has {count} disks of its own from the time when it was alone, and they would be deleted if it became \
          the standby: `bootroom standby discard` if they are to go, `bootroom standby promote` if they are the ones that count"
+    )
+}
+
+/// The disk ends nothing, not even with an error.
+fn hangs(view: &PairView, seconds: f64) -> String {
+    let then = match (view.role, view.paired, &view.witness) {
+        (RoleView::Primary, true, Some(_)) => {
+            "The standby takes over as soon as the witness says that it may. If the witness does not answer: start it"
+        }
+        (RoleView::Primary, true, None) => "The standby takes over",
+        (RoleView::Primary, false, _) => {
+            "The machines wait for it: there is no standby that holds everything and could take over"
+        }
+        _ => {
+            "If it was the primary it has made way for the other server, and becomes its standby when the disk goes on. If \
+             the other one does not serve: `bootroom standby promote` there"
+        }
+    };
+    format!(
+        "this server's disk has ended nothing for {seconds:.0} s. {then}. Look at the storage of this server (`dmesg`, SMART)"
     )
 }
 
@@ -171,6 +192,7 @@ mod tests {
             empty: false,
             rolled_back: false,
             suspended: None,
+            disk_hangs_seconds: None,
             lag: LagView::default(),
             resync: None,
             verify: None,
@@ -308,6 +330,23 @@ mod tests {
             ..well()
         };
         assert_eq!(problems(&standby), [""; 0]);
+    }
+
+    #[test]
+    fn a_disk_that_hangs_is_told_with_who_takes_over() {
+        let hangs = |change: fn(&mut PairView)| {
+            let mut view = well();
+            view.disk_hangs_seconds = Some(31.4);
+            change(&mut view);
+            problems(&view).remove(0)
+        };
+        let paired = hangs(|view| view.witness = Some(witness(None, false)));
+        assert!(paired.contains("nothing for 31 s"), "{paired}");
+        assert!(paired.contains("the witness says"), "{paired}");
+        let alone = hangs(|view| view.paired = false);
+        assert!(alone.contains("no standby"), "{alone}");
+        let deposed = hangs(|view| (view.role, view.paired) = (RoleView::Seeking, false));
+        assert!(deposed.contains("promote` there"), "{deposed}");
     }
 
     #[test]

@@ -52,6 +52,7 @@ impl From<Notice> for EventKind {
             Notice::VerifyStopped => Self::VerifyStopped,
             Notice::StandbyFailed => Self::StandbyFailed,
             Notice::KeptNoLonger => Self::KeptNoLonger,
+            Notice::DiskHangs => Self::DiskHangs,
         }
     }
 }
@@ -105,6 +106,7 @@ fn without_witness(desk: &Desk, pair: &Pair) -> PairView {
         suspended: status
             .waits
             .map(|wait| waits(wait, pair.mirror.witness_trouble())),
+        disk_hangs_seconds: status.hangs.map(|span| seconds(span.0)),
         lag: lag(&status, pair.mirror.unsent_bytes()),
         resync: status.resync.map(progress),
         verify: status.verify.map(progress),

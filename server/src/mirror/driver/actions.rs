@@ -59,6 +59,7 @@ impl Mirror {
             Notice::SplitBrain
             | Notice::StrangeWitness
             | Notice::StandbyFailed
+            | Notice::DiskHangs
             | Notice::Unreadable { .. } => tracing::error!("{text}"),
             Notice::Verified { differing: 1.., .. }
             | Notice::VerifyStopped
@@ -104,8 +105,10 @@ pub fn say(notice: Notice) -> String {
         Notice::Resync { compare: true, .. } => {
             "bringing the standby up: everything is compared".into()
         }
-        Notice::Unreadable { .. } => "a disk cannot be read on this server, the only one that has all of it; the standby gets \
-             everything else. `bootroom standby status` says what to do"
+        Notice::Unreadable { .. } => say_unreadable("a disk"),
+        Notice::DiskHangs => "this server's disk hangs: it ends nothing that it is asked to do. If the standby holds everything \
+             it takes over; if it does not by itself, say `bootroom standby promote` there. Look at the storage of this \
+             server (`dmesg`)"
             .into(),
         Notice::Paired => "both servers hold the same".into(),
         Notice::SplitBrain => "both servers have changes of their own: look at `bootroom standby status` on both, and say \
@@ -128,6 +131,14 @@ pub fn say(notice: Notice) -> String {
             .into(),
         Notice::StandbyFailed => "the disk of this standby failed; it starts again in a moment".into(),
     }
+}
+
+/// That a disk, which is named in that way, cannot be read, with what to do.
+pub(super) fn say_unreadable(disk: &str) -> String {
+    format!(
+        "{disk} cannot be read on this server, the only one that has all of it; the standby gets everything else. \
+         `bootroom standby status` says what to do"
+    )
 }
 
 fn say_why_not(why: mirror::WhyNot) -> &'static str {
