@@ -33,7 +33,7 @@ use volumes::Volumes;
 /// Long writes are stored in pieces that end at multiples of this. The host keeps what is written at once in pages of about
 /// that size and looks through a whole one for each short write to it, which happens on two servers here: shorter than where
 /// there is one ([`crate::service`]). Bytes.
-const PIECE: u64 = 8 << 10;
+const PIECE: u64 = 16 << 10;
 
 /// All of it.
 pub struct PairStore {
