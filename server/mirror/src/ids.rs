@@ -48,7 +48,8 @@ pub struct Revision(pub u64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct WitnessId(pub u64);
 
-/// One run of a server's process: drawn at random at its start.
+/// One run of a server: drawn at random at the start of its process, and another one whenever what it has said of its data
+/// is not so any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Incarnation(pub u64);
 

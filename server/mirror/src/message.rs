@@ -25,7 +25,7 @@ pub enum Body {
     Open {
         /// The session to begin.
         session: SessionId,
-        /// The run that is meant.
+        /// The run that is meant: that of the greeting which this answers.
         to: Incarnation,
     },
     /// Standby: "I am, and durably inconsistent until you say otherwise".

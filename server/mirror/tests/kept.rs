@@ -58,7 +58,11 @@ impl Server {
     }
 
     fn hear(&mut self, body: Body) {
-        let (from, term) = (NodeId::A, Term(2));
+        self.hear_in(Term(2), body);
+    }
+
+    fn hear_in(&mut self, term: Term, body: Body) {
+        let from = NodeId::A;
         self.tell(Event::Received(Message { from, term, body }));
     }
 
@@ -203,27 +207,73 @@ fn a_disk_that_does_not_go_back_leaves_it_as_it_was() {
     go_back(&mut server);
 }
 
-#[test]
-fn who_began_to_go_back_is_nobodys_standby_before_it_is_told_to_discard() {
-    let mut server = Server::start(half_old());
-    let back = go_back(&mut server);
-    server.tell(Event::Done(back, Err(Fault::Broken)));
+/// A has raised its term, and offers a session to who sent it that greeting.
+fn offer(server: &mut Server, to: Incarnation) -> Role {
     let session = SessionId {
         of: Incarnation(1),
         number: 1,
     };
-    let open = |server: &mut Server| {
-        let (from, term) = (NodeId::A, Term(8));
-        let body = Body::Open { session, to: RUN };
-        server.tell(Event::Received(Message { from, term, body }));
-        server.node.status().role
-    };
-    assert_eq!(open(&mut server), Role::Seeking, "a late greeting's fruit");
+    let (from, term) = (NodeId::A, Term(8));
+    let body = Body::Open { session, to };
+    server.tell(Event::Received(Message { from, term, body }));
+    server.node.status().role
+}
+
+/// As whom the server greets now.
+fn greeting(server: &mut Server) -> Incarnation {
+    server.now += 250;
+    server.tell(Event::Tick);
+    let hello = server.done.iter().find_map(|action| match action {
+        Action::Send(Message {
+            body: Body::Hello(hello),
+            ..
+        }) => hello.incarnation,
+        _ => None,
+    });
+    hello.expect("it greets")
+}
+
+#[test]
+fn an_offer_to_who_had_not_begun_to_go_back_counts_no_more_not_even_after_a_discard() {
+    let mut server = Server::start(half_old());
+    assert_eq!(greeting(&mut server), RUN);
+    let back = go_back(&mut server);
+    server.tell(Event::Done(back, Err(Fault::Broken)));
+    let stray = greeting(&mut server);
+    assert_eq!(
+        offer(&mut server, RUN),
+        Role::Seeking,
+        "a late greeting's fruit"
+    );
     server.tell(Event::Command(Command::Discard));
     server.settle();
     let forget = server.work(|work| matches!(work, Work::Forget)).unwrap();
     server.tell(Event::Done(forget, Ok(Yield::Nothing)));
-    assert_eq!(open(&mut server), Role::Standby);
+    for late in [RUN, stray] {
+        assert_eq!(offer(&mut server, late), Role::Seeking);
+    }
+    let empty = greeting(&mut server);
+    assert_eq!(offer(&mut server, empty), Role::Standby);
+}
+
+#[test]
+fn an_offer_to_who_was_not_primary_yet_counts_no_more_when_it_was() {
+    let mut server = Server::start(has_data());
+    server.tell(Event::Command(Command::Promote { force: true }));
+    server.now += 10_000;
+    server.tell(Event::Tick);
+    server.settle();
+    server.settle();
+    assert_eq!(server.node.status().role, Role::Primary);
+    server.hear_in(
+        Term(8),
+        Body::Hello(mirror::Hello {
+            primary: true,
+            ..mirror::Hello::default()
+        }),
+    );
+    assert_eq!(server.node.status().role, Role::Seeking);
+    assert_eq!(offer(&mut server, RUN), Role::Seeking, "it has more since");
 }
 
 #[test]

@@ -148,6 +148,7 @@ mod tests {
         for header in [28, 32] {
             let mut input = Input::with(&[], header).unwrap();
             let is_aligned = |bytes: &[u8]| bytes.as_ptr().addr().is_multiple_of(LINE);
+            input.room(None).unwrap();
             input.received(header + 500);
             assert!(is_aligned(&input.bytes()[header..]));
             input.consume(header + 500);

@@ -75,7 +75,7 @@ impl Node {
         self.durable.history = vec![self.new_generation()];
         self.durable.shared = false;
         self.durable.complete = false;
-        self.strayed = true;
+        self.start_over();
         let persist = self.persist(super::After::Nothing);
         if let Some(primary) = self.primary.as_mut() {
             primary.straying = Some(persist);

@@ -103,9 +103,6 @@ pub struct Node {
     rest_until: Moment,
     /// Nothing is kept from before a resync any more, as of this replacement of the durable state; the disk is to be told.
     unkept: Option<(PersistId, Generation)>,
-    /// This run has begun to go back, and the other server cannot have what it holds since: who offers a session all the
-    /// same goes by a greeting from before that.
-    strayed: bool,
     prepared: bool,
     /// Since when it hears what comes in; nothing while it does not.
     hears_since: Option<Moment>,
@@ -153,7 +150,6 @@ impl Node {
             hello_at: now,
             rest_until: Moment(0),
             unkept: None,
-            strayed: false,
             prepared: true,
             hears_since: Some(now),
             split_brain: false,
@@ -378,6 +374,14 @@ impl Node {
             of: self.incarnation,
             number: self.generations,
         }
+    }
+
+    /// What this server has said of its data so far is not so any more: who offers a session on the strength of it offers
+    /// that to somebody who is not there any more.
+    fn start_over(&mut self) {
+        /// Far from other random numbers.
+        const STEP: u64 = 0x9E37_79B9_7F4A_7C15;
+        self.incarnation.0 = self.incarnation.0.wrapping_add(STEP);
     }
 
     fn agreed_witness(&self) -> Option<WitnessId> {

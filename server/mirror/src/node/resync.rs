@@ -315,7 +315,6 @@ impl Node {
         session.phase = Phase::Finishing;
         let id = session.id;
         self.durable.shared = true;
-        self.strayed = false;
         self.persist(After::Shared(id));
     }
 

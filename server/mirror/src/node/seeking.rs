@@ -346,6 +346,7 @@ impl Node {
         let Some(claim) = self.seeking.claim.take() else {
             return;
         };
+        self.start_over();
         self.durable.shared |= claim.force; // A forced one always goes a way of its own.
         self.seeking.open = None;
         self.term = self.durable.term;
@@ -404,7 +405,7 @@ impl Node {
         self.durable.inconsistent = true;
         self.durable.complete = false;
         self.split_brain = false;
-        self.strayed = false;
+        self.start_over();
         self.seeking.claim = None;
         self.seeking.demand = None;
         self.asker.forget();
@@ -429,10 +430,6 @@ impl Node {
         self.seeking.claim = None;
         self.seeking.demand = None;
         self.asker.forget();
-        if self.strayed {
-            self.say_hello(); // So that it learns of that.
-            return;
-        }
         self.seeking.open = Some((term, session));
     }
 

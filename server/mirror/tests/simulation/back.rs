@@ -1,7 +1,7 @@
 //! The end of a pair: the primary dies for good while it brings the standby up, which goes back to what it held before. Or it
 //! was out of reach only, and returns to a standby that got half the way.
 
-use mirror::{Command, Event, NodeId, Role};
+use mirror::{Command, Event, Message, NodeId, Role};
 
 use crate::{disk::Content, host::Host, net::End, world::World};
 
@@ -95,6 +95,7 @@ impl World {
             return Ok(()); // The standby took its place while they were apart.
         }
         self.cut_both(standby, true);
+        let late = self.greeting_of(standby)?;
         self.busy = false;
         self.over = true;
         self.host(standby).balks = true;
@@ -109,12 +110,23 @@ impl World {
         }
         self.cut_both(standby, false);
         self.counts.halves += 1;
-        self.meet_again(primary)
+        self.meet_again(primary, late)
+    }
+
+    /// A greeting that will come late. The server may have been started anew before, and does not know then what it was sent.
+    fn greeting_of(&mut self, standby: NodeId) -> Result<Option<Message>, String> {
+        if self.aside.one_in(2) {
+            self.kill(standby);
+            self.boot(standby);
+            let end = self.now + 300_000;
+            self.until(u64::MAX / 2, "a greeting", |world| world.now >= end)?;
+        }
+        Ok(self.host(standby).greeting.clone())
     }
 
     /// The other server, which has everything, leads again: by itself, or by a person's word. If it takes this one unasked
-    /// they hold the same, and if not, this one gives its own up.
-    fn meet_again(&mut self, primary: NodeId) -> Result<(), String> {
+    /// they hold the same, and if not, this one gives its own up; then a greeting from before comes, which was long on its way.
+    fn meet_again(&mut self, primary: NodeId, mut late: Option<Message>) -> Result<(), String> {
         let standby = primary.peer();
         for _ in 0..20 {
             let end = self.now + 3_000_000;
@@ -128,6 +140,9 @@ impl World {
             }
             self.event(primary, Event::Command(Command::AcceptWitness));
             self.event(standby, Event::Command(Command::Discard));
+            if let Some(message) = late.take() {
+                self.event(primary, Event::Received(message));
+            }
         }
         self.end_alike()
     }

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use mirror::{
-    Action, Blocks, ConnectionId, Durable, Event, Fault, Generation, Incarnation, Moment, Node,
-    NodeId, Notice, PersistId, Reply, RequestId, Status, Ticket, VolumeId, Work, Yield,
+    Action, Blocks, ConnectionId, Durable, Event, Fault, Generation, Incarnation, Message, Moment,
+    Node, NodeId, Notice, PersistId, Reply, RequestId, Status, Ticket, VolumeId, Work, Yield,
 };
 
 use crate::{
@@ -55,6 +55,8 @@ pub struct Host {
     damaged: Option<VolumeId>,
     /// This process has said so.
     told_damage: bool,
+    /// Its last greeting while it was not primary.
+    pub greeting: Option<Message>,
     /// Counts how often all clients were closed.
     pub reign: u64,
     pub clock: Clock,
@@ -111,6 +113,7 @@ impl Host {
             held: Vec::new(),
             damaged: None,
             told_damage: false,
+            greeting: None,
             reign: 0,
             clock: Clock::default(),
             full: false,

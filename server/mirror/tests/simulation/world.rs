@@ -471,6 +471,9 @@ impl World {
 
     pub fn send_message(&mut self, from: NodeId, message: Message) {
         self.lie_about(from, &message);
+        if matches!(&message.body, Body::Hello(hello) if !hello.primary) {
+            self.host(from).greeting = Some(message.clone());
+        }
         let message = self.falsified(message);
         let to = from.peer();
         if let Some(delay) = self

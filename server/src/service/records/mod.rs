@@ -336,6 +336,12 @@ impl<D> Records<D> {
         }
     }
 
+    /// Has a key seal no more than so many records.
+    #[cfg(test)]
+    pub fn limit_to(&mut self, records: u64) {
+        self.limit = records;
+    }
+
     /// Gives back what memory is not in use.
     pub fn release(&mut self) {
         self.opener.release();

@@ -83,9 +83,7 @@ impl<S: Side, T: Read + Write> Handshake<S, T> {
                 Ok(Step::Receive) => self.show_record()?,
                 Ok(Step::Done) => return Ok((self.session, self.incoming)),
                 Err(error) => {
-                    // The alert that rustls has for the peer, which may be gone.
-                    while let Ok(Step::Again) = self.step() {}
-                    let _ = self.stream.write_all(&self.outgoing);
+                    self.tell();
                     return Err(error);
                 }
             }
@@ -112,6 +110,16 @@ impl<S: Side, T: Read + Write> Handshake<S, T> {
         self.incoming.drain(..discard);
         self.shown -= discard;
         step
+    }
+
+    /// After a failure: the alert that rustls has for the peer, which may be gone. rustls is shown nothing more, since
+    /// it does not stand to fail again.
+    fn tell(&mut self) {
+        self.incoming.clear();
+        self.shown = 0;
+        if let Ok(Step::Again) = self.step() {
+            let _ = self.stream.write_all(&self.outgoing);
+        }
     }
 
     /// Has rustls see one record more.
