@@ -83,7 +83,9 @@ impl<S: Side, T: Read + Write> Handshake<S, T> {
                 Ok(Step::Receive) => self.show_record()?,
                 Ok(Step::Done) => return Ok((self.session, self.incoming)),
                 Err(error) => {
-                    self.tell();
+                    if error.kind() == io::ErrorKind::InvalidData {
+                        self.tell();
+                    }
                     return Err(error);
                 }
             }
