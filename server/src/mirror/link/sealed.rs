@@ -1,6 +1,7 @@
 //! An encrypted connection between the two servers.
 
 use std::{
+    collections::VecDeque,
     io::{self, IoSlice, Read, Write},
     net::TcpStream,
     sync::Arc,
@@ -30,7 +31,7 @@ pub struct Sealed<D> {
     socket: TcpStream,
     records: Records<D>,
     /// Sealed, and not taken by the socket yet.
-    left: Vec<u8>,
+    left: VecDeque<u8>,
 }
 
 impl Dialled {
@@ -76,7 +77,7 @@ impl<D> Sealed<D> {
         Ok(Self {
             socket,
             records: Records::new(secrets, kernel, early)?,
-            left: Vec::new(),
+            left: VecDeque::new(),
         })
     }
 
@@ -127,11 +128,14 @@ impl<D> Sealed<D> {
     /// The connection is over.
     pub fn push(&mut self) -> io::Result<bool> {
         if !self.records.batch().is_empty() {
-            let mut slices = self.records.seal()?;
-            match self.left.is_empty() {
-                true => send(&self.socket, &mut slices, &mut self.left)?,
-                false => keep(&slices, &mut self.left),
+            let mut sealed = self.records.seal()?;
+            let mut unsent = &mut sealed[..];
+            if self.left.is_empty() {
+                send(&self.socket, &mut unsent)?;
             }
+            unsent
+                .iter()
+                .for_each(|slice| self.left.extend(slice.iter()));
             self.records.sent();
         }
         self.push_left()
@@ -141,37 +145,31 @@ impl<D> Sealed<D> {
         if self.left.is_empty() {
             return Ok(true);
         }
-        let left = std::mem::take(&mut self.left);
-        send(&self.socket, &mut [IoSlice::new(&left)], &mut self.left)?;
+        let (first, second) = self.left.as_slices();
+        let mut slices = [IoSlice::new(first), IoSlice::new(second)];
+        let mut unsent = &mut slices[..];
+        send(&self.socket, &mut unsent)?;
+        match unsent.iter().map(|slice| slice.len()).sum() {
+            // Gives the memory back: it may be much after a stall.
+            0 => self.left = VecDeque::new(),
+            count => drop(self.left.drain(..self.left.len() - count)),
+        }
         Ok(self.left.is_empty())
     }
 }
 
-/// Sends what the socket takes; the rest goes to `left`.
-fn send(
-    mut socket: &TcpStream,
-    mut slices: &mut [IoSlice<'_>],
-    left: &mut Vec<u8>,
-) -> io::Result<()> {
+/// Sends what the socket takes; the rest stays in `slices`.
+fn send(mut socket: &TcpStream, slices: &mut &mut [IoSlice<'_>]) -> io::Result<()> {
     while !slices.is_empty() {
         match socket.write_vectored(slices) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(count) => IoSlice::advance_slices(&mut slices, count),
+            Ok(count) => IoSlice::advance_slices(slices, count),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                keep(slices, left);
-                return Ok(());
-            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
             Err(error) => return Err(error),
         }
     }
     Ok(())
-}
-
-fn keep(slices: &[IoSlice<'_>], left: &mut Vec<u8>) {
-    slices
-        .iter()
-        .for_each(|slice| left.extend_from_slice(slice));
 }
 
 fn in_words(broken: Broken) -> io::Error {
