@@ -39,8 +39,7 @@ impl Secured {
         deadline: Instant,
     ) -> io::Result<(Self, Option<CertificateDer<'static>>)> {
         let session = UnbufferedServerConnection::new(config).map_err(io::Error::other)?;
-        let stream = Deadline { socket, deadline };
-        let (session, early) = Handshake::new(session, stream).run()?;
+        let (session, early) = Handshake::new(session, socket, deadline).run()?;
         let shown = session.peer_certificates().and_then(|chain| chain.first());
         let shown = shown.map(|first| first.clone().into_owned());
         let taken_out = session.dangerous_into_kernel_connection();
@@ -158,40 +157,6 @@ impl Secured {
     /// Gives back what memory is not in use.
     pub fn release(&mut self) {
         self.records.release();
-    }
-}
-
-/// Reads within a deadline.
-struct Deadline<'a> {
-    socket: &'a Socket,
-    deadline: Instant,
-}
-
-impl Read for Deadline<'_> {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let left = self.deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(io::ErrorKind::TimedOut.into());
-        }
-        self.socket.set_read_timeout(Some(left))?;
-        let mut socket = self.socket;
-        match socket.read(buf) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                Err(io::ErrorKind::TimedOut.into())
-            }
-            result => result,
-        }
-    }
-}
-
-impl Write for Deadline<'_> {
-    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        let mut socket = self.socket;
-        socket.write(buf)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }
 

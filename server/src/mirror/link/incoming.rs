@@ -111,13 +111,10 @@ impl Hall {
 
     /// Shakes hands.
     fn welcome(&self, socket: TcpStream) -> anyhow::Result<(Purpose, Taken)> {
-        socket.set_nodelay(true)?;
-        super::keep_alive(&socket)?;
+        super::prepare(&socket)?;
         let config = self.ends.secret.server(self.ends.role());
         let deadline = Instant::now() + HANDSHAKE;
         let mut stream = Taken::accept(socket, config, deadline).context("handshake")?;
-        stream.socket().set_read_timeout(Some(HANDSHAKE))?;
-        stream.socket().set_write_timeout(Some(HANDSHAKE))?;
         let mut greeting = [0; 9];
         stream.read_exact(&mut greeting)?;
         let [purpose, settings @ ..] = greeting;

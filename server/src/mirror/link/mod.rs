@@ -70,8 +70,11 @@ impl Ends {
     }
 }
 
-/// An end that is cut off without a word is noticed by the state machine; this only frees what it held.
-fn keep_alive(socket: &TcpStream) -> io::Result<()> {
+/// Before the handshake. An end that is cut off without a word is noticed by the state machine; keepalive only frees what it
+/// held.
+fn prepare(socket: &TcpStream) -> io::Result<()> {
+    socket.set_nodelay(true)?;
+    socket.set_write_timeout(Some(HANDSHAKE))?;
     let probe = Duration::from_secs(5);
     let settings = socket2::TcpKeepalive::new()
         .with_time(probe)

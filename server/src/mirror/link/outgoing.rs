@@ -33,8 +33,7 @@ pub struct Outgoing {
     told: AtomicBool,
 }
 
-/// Content of at least this length is sent from where it lies; what is shorter is copied, so that it needs no slice of its
-/// own. Bytes.
+/// Content of at least this length waits where it lies; what is shorter is copied, so that it needs no entry of its own. Bytes.
 const LONG: usize = 1 << 10;
 
 /// Messages that wait to be sent.
@@ -61,13 +60,14 @@ impl Waiting {
 
     /// All of it, in its order.
     fn slices(&self) -> impl Iterator<Item = &[u8]> {
-        let starts = std::iter::once(0).chain(self.contents.iter().map(|(at, _)| *at));
-        let ends = self.contents.iter().map(|(at, _)| *at);
-        let between = starts.zip(ends.chain([self.bytes.len()]));
-        let contents = self.contents.iter().map(|(_, content)| &content[..]);
-        between
-            .zip(contents.chain([&[][..]]))
-            .flat_map(|((from, to), content)| [&self.bytes[from..to], content])
+        let mut from = 0;
+        let contents = self.contents.iter().flat_map(move |(at, content)| {
+            let before = &self.bytes[from..*at];
+            from = *at;
+            [before, &content[..]]
+        });
+        let last = self.contents.last().map_or(0, |(at, _)| *at);
+        contents.chain([&self.bytes[last..]])
     }
 
     /// Forgets all, and keeps the memory.
@@ -347,13 +347,10 @@ fn dial(ends: &Ends) -> anyhow::Result<Dialled> {
 /// The other server cannot be reached, or is not the one.
 pub fn connect(ends: &Ends, purpose: Purpose) -> anyhow::Result<Dialled> {
     let socket = TcpStream::connect_timeout(&ends.peer, HANDSHAKE)?;
-    socket.set_nodelay(true)?;
-    super::keep_alive(&socket)?;
+    super::prepare(&socket)?;
     let config = ends.secret.client(ends.role(), ends.other());
     let deadline = Instant::now() + HANDSHAKE;
     let mut wire = Dialled::connect(socket, config, ends.other().name(), deadline)?;
-    wire.socket().set_read_timeout(Some(HANDSHAKE))?;
-    wire.socket().set_write_timeout(Some(HANDSHAKE))?;
     let mut greeting = vec![purpose as u8];
     greeting.extend(ends.settings.to_le_bytes());
     wire.write_all(&greeting)?;

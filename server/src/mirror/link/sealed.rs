@@ -5,7 +5,7 @@ use std::{
     io::{self, IoSlice, Read, Write},
     net::TcpStream,
     sync::Arc,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use rustls::{
@@ -16,6 +16,7 @@ use rustls::{
     server::{ServerConnectionData, UnbufferedServerConnection},
 };
 
+use super::HANDSHAKE;
 use crate::service::{
     records::{Broken, Records},
     secured::Handshake,
@@ -46,7 +47,7 @@ impl Dialled {
         deadline: Instant,
     ) -> io::Result<Self> {
         let session = UnbufferedClientConnection::new(config, name).map_err(io::Error::other)?;
-        let (session, early) = Handshake::new(session, By(&socket, deadline)).run()?;
+        let (session, early) = Handshake::new(session, &socket, deadline).run()?;
         Self::behind(socket, session.dangerous_into_kernel_connection(), &early)
     }
 }
@@ -62,7 +63,7 @@ impl Taken {
         deadline: Instant,
     ) -> io::Result<Self> {
         let session = UnbufferedServerConnection::new(config).map_err(io::Error::other)?;
-        let (session, early) = Handshake::new(session, By(&socket, deadline)).run()?;
+        let (session, early) = Handshake::new(session, &socket, deadline).run()?;
         Self::behind(socket, session.dangerous_into_kernel_connection(), &early)
     }
 }
@@ -74,6 +75,8 @@ impl<D> Sealed<D> {
         early: &[u8],
     ) -> io::Result<Self> {
         let (secrets, kernel) = secrets.map_err(io::Error::other)?;
+        // For the greeting.
+        socket.set_read_timeout(Some(HANDSHAKE))?;
         Ok(Self {
             socket,
             records: Records::new(secrets, kernel, early)?,
@@ -205,38 +208,5 @@ impl<D> Write for Sealed<D> {
             true => Ok(()),
             false => Err(io::ErrorKind::TimedOut.into()),
         }
-    }
-}
-
-/// A socket until a deadline, however slowly the other end sends.
-struct By<'s>(&'s TcpStream, Instant);
-
-impl By<'_> {
-    fn left(&self) -> io::Result<Option<Duration>> {
-        let left = self.1.saturating_duration_since(Instant::now());
-        match left.is_zero() {
-            true => Err(io::ErrorKind::TimedOut.into()),
-            false => Ok(Some(left)),
-        }
-    }
-}
-
-impl Read for By<'_> {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        self.0.set_read_timeout(self.left()?)?;
-        let mut socket = self.0;
-        socket.read(buf)
-    }
-}
-
-impl Write for By<'_> {
-    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        self.0.set_write_timeout(self.left()?)?;
-        let mut socket = self.0;
-        socket.write(buf)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }

@@ -24,8 +24,8 @@ use open::Opener;
 
 /// Bytes of content that a record holds at most (RFC 8446 §5.1).
 const MOST_CONTENT: usize = 1 << 14;
-/// Bytes of a record's header.
-const HEADER: usize = 5;
+/// Bytes of a record's header, the last two of which are the length of the rest (RFC 8446 §5.1).
+pub const HEADER: usize = 5;
 /// A peer that changes its key more often than this without sending data in between does nothing else, as rustls has it.
 const MOST_UPDATES: u32 = 32;
 
@@ -214,17 +214,10 @@ impl<D> Records<D> {
     /// Why the connection is over, and what the peer is to be told of that, if anything.
     pub fn read(&mut self, buf: &mut [u8]) -> Result<usize, Broken> {
         let mut count = 0;
-        loop {
+        while count < buf.len() && self.has_data()? {
             count += self.opener.take(&mut buf[count..]);
-            if count == buf.len() || self.closed {
-                return Ok(count);
-            }
-            match self.open_next() {
-                Ok(true) => {}
-                Ok(false) => return Ok(count),
-                Err(told) => return Err(self.broken(told)),
-            }
         }
+        Ok(count)
     }
 
     /// The data that comes next, where it lies; `None` if no more is there.
@@ -232,14 +225,22 @@ impl<D> Records<D> {
     /// # Errors
     /// As [`Records::read`].
     pub fn next(&mut self) -> Result<Option<&[u8]>, Broken> {
+        Ok(match self.has_data()? {
+            true => Some(self.opener.take_all()),
+            false => None,
+        })
+    }
+
+    /// Whether there is data that was opened; opens what it takes for that.
+    fn has_data(&mut self) -> Result<bool, Broken> {
         while self.opener.is_empty() && !self.closed {
             match self.open_next() {
                 Ok(true) => {}
-                Ok(false) => return Ok(None),
+                Ok(false) => return Ok(false),
                 Err(told) => return Err(self.broken(told)),
             }
         }
-        Ok(Some(self.opener.take_all()).filter(|data| !data.is_empty()))
+        Ok(!self.opener.is_empty())
     }
 
     /// Opens a record, if there is a whole one.
@@ -287,7 +288,7 @@ impl<D> Records<D> {
         }
     }
 
-    /// A client has nothing to say after the handshake but that its key changes. What comes behind that in the same
+    /// Nobody has anything to say after the handshake but that a key changes (a server that sends tickets would). What comes behind that in the same
     /// record would be under the wrong key (RFC 8446 §5.1). Renegotiation in TLS 1.2 is not done.
     fn take_message(&mut self) -> Result<(), Told> {
         self.message.extend_from_slice(self.opener.take_all());

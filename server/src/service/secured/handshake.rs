@@ -1,15 +1,19 @@
 //! A TLS handshake, of either side, after which nothing is left in rustls.
 
-use std::io::{self, Read, Write};
+use std::{
+    io::{self, Read, Write},
+    os::fd::AsFd,
+    time::Instant,
+};
 
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustls::{
     client::{ClientConnectionData, UnbufferedClientConnection},
     server::{ServerConnectionData, UnbufferedServerConnection},
     unbuffered::{ConnectionState, EncodeError, EncodeTlsData, UnbufferedStatus},
 };
 
-/// Bytes of a record's header, the last two of which are the length of the rest (RFC 8446 §5.1).
-const HEADER: usize = 5;
+use crate::service::records::HEADER;
 
 /// One side's part in a handshake.
 pub trait Side {
@@ -44,9 +48,10 @@ impl Side for UnbufferedClientConnection {
 }
 
 /// A handshake under way. It is given one record at a time: what follows the last one is not rustls's any more.
-pub struct Handshake<S, T> {
+pub struct Handshake<'s, S, T> {
     session: S,
-    stream: T,
+    socket: &'s T,
+    deadline: Instant,
     incoming: Vec<u8>,
     /// So much of it was shown to rustls.
     shown: usize,
@@ -60,12 +65,16 @@ enum Step {
     Done,
 }
 
-impl<S: Side, T: Read + Write> Handshake<S, T> {
-    /// One that has not begun. Reads from `stream` have to end at the deadline.
-    pub fn new(session: S, stream: T) -> Self {
+impl<'s, S: Side, T: AsFd> Handshake<'s, S, T>
+where
+    for<'a> &'a T: Read + Write,
+{
+    /// One that has not begun. It ends at the deadline, however slowly the other end sends.
+    pub fn new(session: S, socket: &'s T, deadline: Instant) -> Self {
         Self {
             session,
-            stream,
+            socket,
+            deadline,
             incoming: Vec::new(),
             shown: 0,
             outgoing: Vec::new(),
@@ -102,7 +111,7 @@ impl<S: Side, T: Read + Write> Handshake<S, T> {
             Ok(ConnectionState::TransmitTlsData(data)) => {
                 data.done();
                 let outgoing = std::mem::take(&mut self.outgoing);
-                self.stream.write_all(&outgoing).map(|()| Step::Again)
+                self.write(&outgoing).map(|()| Step::Again)
             }
             Ok(ConnectionState::BlockedHandshake) => Ok(Step::Receive),
             Ok(ConnectionState::WriteTraffic(_)) => Ok(Step::Done),
@@ -120,7 +129,7 @@ impl<S: Side, T: Read + Write> Handshake<S, T> {
         self.incoming.clear();
         self.shown = 0;
         if let Ok(Step::Again) = self.step() {
-            let _ = self.stream.write_all(&self.outgoing);
+            let _ = self.write(&self.outgoing);
         }
     }
 
@@ -137,14 +146,28 @@ impl<S: Side, T: Read + Write> Handshake<S, T> {
         }
     }
 
+    fn write(&self, bytes: &[u8]) -> io::Result<()> {
+        let mut socket = self.socket;
+        socket.write_all(bytes)
+    }
+
     fn receive(&mut self) -> io::Result<()> {
-        let mut buffer = [0; 4096];
-        match self.stream.read(&mut buffer)? {
-            0 => Err(io::ErrorKind::UnexpectedEof.into()),
-            count => {
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        set_socket_timeout(self.socket, Timeout::Recv, Some(left))?;
+        let (mut socket, mut buffer) = (self.socket, [0; 4096]);
+        match socket.read(&mut buffer) {
+            Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(count) => {
                 self.incoming.extend_from_slice(&buffer[..count]);
                 Ok(())
             }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                Err(io::ErrorKind::TimedOut.into())
+            }
+            Err(error) => Err(error),
         }
     }
 }
