@@ -247,7 +247,8 @@ impl<'s> Transport<'s> {
         self.socket
     }
 
-    /// Whether something was received that [`Transport::recv`] gives without reading from the socket.
+    /// Whether something was received that [`Transport::recv`] has to look at, as a rule data that it gives without reading from
+    /// the socket.
     pub fn has_pending(&self) -> bool {
         self.tls.as_ref().is_some_and(|tls| tls.has_pending())
     }

@@ -133,10 +133,6 @@ impl<'a, S: Read + Write> Conn<'a, S> {
         while at < buf.len() {
             match self.stream.read(&mut buf[at..]) {
                 Ok(0) => return Err(Ended::Stream),
-                // What TLS says of a peer that is gone without a word.
-                Err(error) if error.kind() == ErrorKind::UnexpectedEof => {
-                    return Err(Ended::Stream);
-                }
                 Ok(count) => {
                     (at, begun) = (at + count, Instant::now());
                     self.received += count as u64;
