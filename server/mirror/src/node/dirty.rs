@@ -11,6 +11,8 @@ pub(super) struct Dirty {
     pub(super) unsent: Blocks,
     /// Not sent either: this server could not read them when they had their turn.
     pub(super) unread: Blocks,
+    /// Of those, what the standby of this session was found to hold otherwise. Of the rest it holds what it was sent.
+    pub(super) wrong: Blocks,
     /// Applied on both sides, not known to be on both disks.
     pub(super) sent: BTreeMap<VolumeId, Sent>,
 }
@@ -90,6 +92,16 @@ impl Dirty {
         self.unsent.touches(volume, range) || self.unread.touches(volume, range)
     }
 
+    /// The standby holds something else. Tells whether that was not to be expected.
+    pub(super) fn differs(&mut self, volume: VolumeId, range: BlockRange) -> bool {
+        let known = self.lacks(volume, range);
+        self.unsent.insert(volume, range);
+        if !known {
+            self.wrong.insert(volume, range);
+        }
+        !known
+    }
+
     /// These cannot be read here for now.
     pub(super) fn put_off(&mut self, volume: VolumeId, range: BlockRange) {
         self.unsent.remove(volume, range);
@@ -99,6 +111,7 @@ impl Dirty {
     /// Both sides hold the same of these. Where some could not be read before, the rest of that volume has its turn again.
     pub(super) fn arrived(&mut self, volume: VolumeId, range: BlockRange) {
         self.unsent.remove(volume, range);
+        self.wrong.remove(volume, range);
         if self.unread.touches(volume, range) {
             self.unread.remove(volume, range);
             for left in self.unread.take(volume).ranges() {
@@ -110,6 +123,7 @@ impl Dirty {
     /// The session is over: nothing of what was sent is known to stay.
     pub(super) fn all_unsent(&mut self) {
         self.unsent.merge(&std::mem::take(&mut self.unread));
+        self.wrong = Blocks::default();
         for (volume, sent) in std::mem::take(&mut self.sent) {
             self.put_back(volume, sent.list);
         }

@@ -156,7 +156,7 @@ impl Node {
 
     fn may_give_way(&self) -> bool {
         let fenced = self.primary.as_ref().is_none_or(Primary::fenced);
-        self.is_paired() && !fenced && !self.is_ahead()
+        self.is_paired() && self.dirty.wrong.is_empty() && !fenced && !self.is_ahead()
     }
 
     /// Mode `async`: whether something was answered that the standby does not have.

@@ -131,16 +131,14 @@ impl Node {
             return;
         };
         // A change that failed here has made it differ: that is known, and sent again anyway.
-        let known = self.dirty.lacks(volume, range);
-        if !equal {
-            self.dirty.unsent.insert(volume, range);
-        } else if let Some(seq) = seq {
+        let found = !equal && self.dirty.differs(volume, range);
+        if let Some(seq) = seq.filter(|_| equal) {
             // The standby has it on its list since it was asked for the checksum: it is told when it may drop it.
             self.dirty.push(volume, seq, range);
         }
         if let Some(verify) = self.verifying() {
             verify.findings.blocks += range.blocks();
-            if !equal && !known {
+            if found {
                 verify.findings.differing.insert(volume, range);
             }
         }

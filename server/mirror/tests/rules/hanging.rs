@@ -1,8 +1,11 @@
 //! A disk that hangs: what was asked of it never ends.
 
-use mirror::{Alone, Ask, Config, Mode, Moment, NodeId, Notice, Reply, Role};
+use mirror::{
+    Alone, Ask, BlockRange, Blocks, Command, Config, Event, Fault, Mode, Moment, NodeId, Notice,
+    Reply, Role, Yield,
+};
 
-use crate::pair::{Pair, config};
+use crate::pair::{Pair, V, config};
 
 /// What counts as hanging, and a little.
 const LONG: u64 = 30_100;
@@ -185,6 +188,53 @@ fn a_server_whose_disk_hangs_does_not_seek_promotion() {
     pair.witnessed = true;
     pair.tell(NodeId::A, mirror::Event::Tick);
     pair.pass(1000);
+    assert_eq!(roles(&pair), (Role::Seeking, Role::Primary));
+}
+
+/// The first blocks of the disk.
+fn beginning() -> Blocks {
+    let mut blocks = Blocks::default();
+    blocks.insert(V, BlockRange { start: 0, end: 64 });
+    blocks
+}
+
+/// Nobody but the primary has it right.
+#[test]
+fn nobody_makes_way_for_a_standby_that_was_found_to_hold_something_else() {
+    for readable in [false, true] {
+        let mut pair = Pair::paired(true);
+        pair.ask(NodeId::A, 1, Ask::Attach);
+        (pair.own, pair.sums[1]) = (64, Some(Yield::Sum(1)));
+        pair.bad = beginning();
+        pair.tell(NodeId::A, Event::Command(Command::Verify));
+        pair.hung = Some(NodeId::A);
+        pair.write_at(NodeId::A, 2, 1 << 20);
+        if readable {
+            pair.bad = Blocks::default();
+        }
+        pair.pass(2 * LONG);
+        let expected = match readable {
+            false => (Role::Primary, Role::Standby),
+            true => (Role::Seeking, Role::Primary),
+        };
+        assert_eq!(roles(&pair), expected, "sent again: {readable}");
+    }
+}
+
+/// It holds what this server failed to write, and nobody was told that it is written.
+#[test]
+fn a_disk_that_first_fails_and_then_hangs_makes_way() {
+    let mut pair = Pair::paired(true);
+    pair.ask(NodeId::A, 1, Ask::Attach);
+    pair.hung = Some(NodeId::A);
+    pair.bad = beginning();
+    pair.write(NodeId::A, 2);
+    for (id, ticket) in std::mem::take(&mut pair.held) {
+        pair.tell(id, Event::Done(ticket, Err(Fault::Broken)));
+    }
+    assert_eq!(pair.reply(2), Some(Reply::Failed));
+    pair.write_at(NodeId::A, 3, 1 << 20);
+    pair.pass(LONG);
     assert_eq!(roles(&pair), (Role::Seeking, Role::Primary));
 }
 

@@ -46,9 +46,12 @@ pub fn own_disks(count: usize) -> String {
 fn hangs(view: &PairView, seconds: f64) -> String {
     let then = match (view.role, view.paired, &view.witness) {
         (RoleView::Primary, true, Some(_)) => {
-            "The standby takes over as soon as the witness says that it may. If the witness does not answer: start it"
+            "The standby takes over as soon as it holds everything that counts and the witness says that it may. If the \
+             witness does not answer: start it"
         }
-        (RoleView::Primary, true, None) => "The standby takes over",
+        (RoleView::Primary, true, None) => {
+            "The standby takes over as soon as it holds everything that counts"
+        }
         (RoleView::Primary, false, _) => {
             "The machines wait for it: there is no standby that holds everything and could take over"
         }
