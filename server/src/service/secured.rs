@@ -53,10 +53,12 @@ impl Secured {
         self.records.has_pending()
     }
 
-    /// Reads from the socket at most once; `None` if what came is no whole record of data, 0 at the end.
+    /// Reads from the socket at most once, and only if nothing is pending; `None` if there is no whole record of data, 0 at
+    /// the end.
     pub fn step(&mut self, socket: &Socket, buf: &mut [u8]) -> io::Result<Option<usize>> {
-        if let Some(count) = self.opened(socket, buf)? {
-            return Ok(Some(count));
+        // May be records without data: nobody knows then that the socket has anything.
+        if self.has_pending() {
+            return self.opened(socket, buf);
         }
         let mut stream = socket;
         let count = stream.read(self.records.room()?)?;

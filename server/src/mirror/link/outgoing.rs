@@ -256,13 +256,13 @@ impl Outgoing {
             }
             let mut held = self.wire.lock();
             let Some(wire) = held.as_mut() else { return };
-            match self.drain(wire) {
-                Ok(()) => {}
-                Err(error) => {
-                    tracing::info!("the connection to the other server is lost: {error}");
-                    return;
-                }
+            if let Err(error) = self.drain(wire) {
+                tracing::info!("the connection to the other server is lost: {error}");
+                return;
             }
+            drop(held);
+            // Queued by somebody who found the wire held, after the last look at the queue.
+            self.kick();
         }
     }
 

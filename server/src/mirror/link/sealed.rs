@@ -194,19 +194,22 @@ impl<D> Read for Sealed<D> {
     }
 }
 
-/// For a conversation that may wait for the socket; a time that runs out is an error.
+/// For a conversation that may wait for the socket; a time that runs out is an error, after which nothing more was taken.
 impl<D> Write for Sealed<D> {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        match self.put(buf)? {
-            true => Ok(buf.len()),
-            false => Err(io::ErrorKind::TimedOut.into()),
-        }
+        in_time(self.push_left()?)?;
+        self.put(buf)?;
+        Ok(buf.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        match self.push()? {
-            true => Ok(()),
-            false => Err(io::ErrorKind::TimedOut.into()),
-        }
+        in_time(self.push()?)
+    }
+}
+
+fn in_time(all: bool) -> io::Result<()> {
+    match all {
+        true => Ok(()),
+        false => Err(io::ErrorKind::TimedOut.into()),
     }
 }

@@ -1,4 +1,5 @@
 use std::{
+    io::{Read, Write},
     net::{Ipv4Addr, TcpListener},
     sync::mpsc,
     thread,
@@ -163,6 +164,66 @@ fn content_of_any_length_arrives_between_its_neighbours() {
     }
     assert!(came == sent, "not what was sent");
     assert_eq!(outgoing.waiting(), 0);
+}
+
+/// Reads what comes for images once it is told to.
+struct Slow {
+    begin: parking_lot::Mutex<mpsc::Receiver<()>>,
+    read: mpsc::Sender<Vec<u8>>,
+}
+
+impl Doors for Slow {
+    fn messages(&self, _: Vec<Message>) {}
+
+    fn silent(&self) {}
+
+    fn images(&self, mut stream: Taken) -> anyhow::Result<()> {
+        self.begin.lock().recv()?;
+        let mut all = Vec::new();
+        stream.read_to_end(&mut all)?;
+        Ok(self.read.send(all)?)
+    }
+}
+
+#[test]
+fn what_is_written_again_after_a_time_has_run_out_arrives_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let peer = free_port();
+    let (secret, settings) = (secret(dir.path(), "one"), 1);
+    let ends = |me| Ends {
+        me,
+        secret: secret.clone(),
+        peer,
+        settings,
+    };
+    let ((start, begin), (read, came)) = (mpsc::channel(), mpsc::channel());
+    let begin = parking_lot::Mutex::new(begin);
+    listen(peer, ends(NodeId::B), Arc::new(Slow { begin, read })).unwrap();
+    let mut wire = connect(&ends(NodeId::A), Purpose::Images).unwrap();
+    let short = Duration::from_millis(20);
+    wire.socket().set_write_timeout(Some(short)).unwrap();
+    let (mut sent, mut waited) = (Vec::new(), 0);
+    while waited < 3 || sent.len() < 16 << 20 {
+        let frame: Vec<u8> = (0..100_000).map(|at| (at + sent.len() / 7) as u8).collect();
+        let mut left = &frame[..];
+        while !left.is_empty() {
+            match wire.write(left) {
+                Ok(count) => left = &left[count..],
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                    waited += 1;
+                    if waited == 3 {
+                        start.send(()).unwrap();
+                    }
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+        sent.extend(frame);
+    }
+    while wire.flush().is_err() {}
+    drop(wire);
+    let came = came.recv_timeout(DEADLINE).unwrap();
+    assert!(came == sent, "{} of {}", came.len(), sent.len());
 }
 
 #[test]

@@ -134,6 +134,20 @@ fn keys_change_when_the_client_asks() {
     }
 }
 
+/// Replies would wait for the client's next request.
+#[test]
+fn behind_a_record_without_data_nobody_waits_for_the_socket() {
+    let (mut secured, socket, mut client) = connected_13();
+    client.write_all(b"data").unwrap();
+    client.conn.refresh_traffic_keys().unwrap();
+    client.flush().unwrap();
+    assert_eq!(received(&mut secured, &socket, 4).unwrap(), b"data");
+    assert!(secured.has_pending());
+    let next = secured.step(&socket, &mut [0; 4]).unwrap();
+    assert_eq!(next, None);
+    assert!(!secured.has_pending());
+}
+
 #[test]
 fn a_client_that_only_changes_keys_is_cut_off() {
     let (mut secured, socket, mut client) = connected_13();
