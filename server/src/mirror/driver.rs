@@ -86,6 +86,8 @@ pub struct Mirror {
     reign: watch::Sender<Reign>,
     notices: broadcast::Sender<Notice>,
     chronicle: Chronicle,
+    /// [`Node::answers_early`]
+    answers_early: bool,
     stop: AtomicBool,
 }
 
@@ -101,6 +103,7 @@ struct Core {
 impl Mirror {
     /// Around `node`. Nothing moves before [`Mirror::begin`].
     pub fn new(node: Node, store: Arc<PairStore>, persister: Persister) -> Arc<Self> {
+        let answers_early = node.answers_early();
         let core = Core {
             node,
             actions: Vec::new(),
@@ -124,6 +127,7 @@ impl Mirror {
             }),
             notices: broadcast::Sender::new(256),
             chronicle: Chronicle::default(),
+            answers_early,
             stop: AtomicBool::new(false),
         })
     }
@@ -244,7 +248,11 @@ impl Mirror {
     /// Messages of the other server.
     pub fn receive(self: &Arc<Self>, messages: Vec<Message>) {
         let _busy = self.ear.busy(clock::now());
-        self.feed(messages.into_iter().map(Event::Received).collect());
+        let events = messages.into_iter().map(Event::Received).collect();
+        match self.answers_early && self.reign.borrow().ours {
+            true => self.delegate(events),
+            false => self.feed(events),
+        }
     }
 
     /// The connections to or from the other server have ended.
@@ -321,6 +329,16 @@ impl Mirror {
             let todo = self.think(events);
             self.act(todo, &mut works);
             events = self.do_some(&mut works);
+        }
+    }
+
+    /// Hands events to the machine, and has the pool do what it says. So this thread hears the other server also while the
+    /// disk hangs: what was answered early keeps a primary in its place until it is known to be there.
+    fn delegate(self: &Arc<Self>, events: Vec<Event>) {
+        let mut works = VecDeque::new();
+        self.act(self.think(events), &mut works);
+        for (ticket, work) in works {
+            self.hand_over(ticket, work);
         }
     }
 

@@ -251,7 +251,7 @@ impl Node {
         };
         let item = Item::Op(op.clone());
         self.ship_as(ticket, item);
-        if matches!(self.config.mode, Mode::Async { .. }) {
+        if self.answers_early() {
             self.apply(ticket, Stage::Both);
         }
     }

@@ -3,7 +3,7 @@
 //! A server that waits for such a disk gives signs of life as ever, so nobody would take its place. It looks itself: a
 //! primary whose standby holds everything gives its place up, and needs nothing of its disk for that.
 
-use crate::{Millis, Mode, Moment, Notice, Record};
+use crate::{Millis, Moment, Notice, Record};
 
 use super::{
     Job, Node,
@@ -162,6 +162,6 @@ impl Node {
     /// Mode `async`: whether something was answered that the standby does not have.
     fn is_ahead(&self) -> bool {
         let ahead = |change: &Change| change.stage == Stage::Applied;
-        matches!(self.config.mode, Mode::Async { .. }) && !self.tickets(ahead).is_empty()
+        self.answers_early() && !self.tickets(ahead).is_empty()
     }
 }

@@ -1,8 +1,8 @@
 //! A server that is neither primary nor standby: it looks for a primary, or tries to become one.
 
 use crate::{
-    Alone, Body, Generation, Hello, Incarnation, Mode, Notice, PersistId, Record, Revision,
-    SessionId, Term, WhyNot,
+    Alone, Body, Generation, Hello, Incarnation, Notice, PersistId, Record, Revision, SessionId,
+    Term, WhyNot,
 };
 
 use super::{After, Node, Role, asking::Want, primary::Primary};
@@ -14,7 +14,7 @@ pub(super) struct Seeking {
     /// A primary asked for a session; accepted as soon as the disk is quiet.
     open: Option<(Term, SessionId)>,
     /// The operator wants this server promoted.
-    demand: Option<Demand>,
+    demand: Option<Waiting>,
     /// The primary of this term has made way for this server, which lacks nothing that it answered.
     given: Option<Term>,
 }
@@ -28,6 +28,14 @@ pub(super) enum Demand {
     Forced,
     /// The same, with what it held before the resync that has not ended.
     Back,
+}
+
+/// A demand that begins once no promise holds it back.
+#[derive(Debug, Clone, Copy)]
+struct Waiting {
+    demand: Demand,
+    /// The other server was known to be primary, so it is meant to lose its place.
+    against_primary: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -117,6 +125,7 @@ impl Node {
             self.offer_session(term, &hello);
         } else if other_primary {
             self.notice_rival(term, &hello);
+            self.withdraw_demand();
             self.say_hello();
         }
     }
@@ -136,6 +145,14 @@ impl Node {
             self.note(Notice::SplitBrain);
         }
         self.split_brain = rival;
+    }
+
+    /// The other server is primary. Who demanded this one's promotion before that was known meant to have one primary.
+    fn withdraw_demand(&mut self) {
+        let unaware = |waiting: &mut Waiting| !waiting.against_primary;
+        if self.seeking.demand.take_if(unaware).is_some() {
+            self.note(Notice::NotPromotable(WhyNot::Outdated));
+        }
     }
 
     fn two_primaries(&mut self, term: Term) {
@@ -169,7 +186,7 @@ impl Node {
         if busy || !over {
             return;
         }
-        let demand = self.seeking.demand.take();
+        let demand = self.seeking.demand.take().map(|waiting| waiting.demand);
         if demand.is_some() || self.may_seek() {
             self.begin_claim(Claim::new(demand));
         }
@@ -258,7 +275,7 @@ impl Node {
         if record.outdated == Some(self.me.peer()) {
             return Ok(());
         }
-        let lags = matches!(self.config.mode, Mode::Async { .. }) && record.holder != self.me;
+        let lags = self.answers_early() && record.holder != self.me;
         if lags && self.seeking.given != Some(record.term) {
             return Err(WhyNot::Lagging);
         }
@@ -384,8 +401,12 @@ impl Node {
             self.note(Notice::NotPromotable(WhyNot::Outdated));
             return;
         }
+        let against_primary = self.follows();
         self.leave_standby();
-        self.seeking.demand = Some(demand); // Begins once no promise holds it back.
+        self.seeking.demand = Some(Waiting {
+            demand,
+            against_primary,
+        });
     }
 
     pub(super) fn may_adopt_by_hand(&self) -> bool {
@@ -427,8 +448,10 @@ impl Node {
         self.leave_standby();
         // A promotion of this server that is still on its way to the witness meets a newer revision there: the primary
         // won its higher term after this server looked.
-        self.seeking.claim = None;
-        self.seeking.demand = None;
+        let claimed = self.seeking.claim.take().is_some_and(|claim| claim.by_hand);
+        if self.seeking.demand.take().is_some() || claimed {
+            self.note(Notice::NotPromotable(WhyNot::Outdated));
+        }
         self.asker.forget();
         self.seeking.open = Some((term, session));
     }

@@ -1,6 +1,6 @@
 //! How a server is, for people and for tests.
 
-use crate::{Blocks, Millis, Term};
+use crate::{Blocks, Millis, Mode, Term};
 
 use super::{
     Node,
@@ -126,6 +126,11 @@ impl Node {
     /// What this primary could not read, so that the standby lacks it.
     pub fn unread(&self) -> &Blocks {
         &self.dirty.unread
+    }
+
+    /// Whether changes are answered before the standby has them.
+    pub fn answers_early(&self) -> bool {
+        matches!(self.config.mode, Mode::Async { .. })
     }
 
     pub(super) fn role(&self) -> Role {

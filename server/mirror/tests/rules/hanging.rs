@@ -2,7 +2,7 @@
 
 use mirror::{
     Alone, Ask, BlockRange, Blocks, Command, Config, Event, Fault, Mode, Moment, NodeId, Notice,
-    Reply, Role, Yield,
+    Reply, Role, WhyNot, Yield,
 };
 
 use crate::pair::{Pair, V, config};
@@ -189,6 +189,27 @@ fn a_server_whose_disk_hangs_does_not_seek_promotion() {
     pair.tell(NodeId::A, mirror::Event::Tick);
     pair.pass(1000);
     assert_eq!(roles(&pair), (Role::Seeking, Role::Primary));
+}
+
+/// Who says so does not know yet that the other server takes over.
+#[test]
+fn a_forced_promotion_that_waits_is_withdrawn_when_the_other_server_has_become_primary() {
+    let mut pair = hung(config(true));
+    pair.write(NodeId::A, 3);
+    pair.pass(29_000);
+    while pair.role(NodeId::A) == Role::Primary {
+        pair.now += 50;
+        pair.tell(NodeId::A, Event::Tick);
+    }
+    assert_eq!(roles(&pair), (Role::Seeking, Role::Seeking));
+    let force = Event::Command(Command::Promote { force: true });
+    pair.tell(NodeId::A, force.clone());
+    pair.pass(10_000);
+    assert_eq!(roles(&pair), (Role::Seeking, Role::Primary));
+    assert!(pair.noted(NodeId::A, Notice::NotPromotable(WhyNot::Outdated)));
+    pair.tell(NodeId::A, force);
+    pair.pass(10_000);
+    assert_eq!(pair.role(NodeId::A), Role::Primary, "now they know");
 }
 
 /// The first blocks of the disk.

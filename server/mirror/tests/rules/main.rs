@@ -419,6 +419,20 @@ fn a_place_can_be_handed_over_in_the_middle_of_a_comparison() {
     assert!(!pair.noted(NodeId::A, Notice::PeerLost), "it was not lost");
 }
 
+/// Nobody is deposed by mistake: who is to make way is told so, or stopped.
+#[test]
+fn a_standby_that_is_forced_stays_one_as_long_as_its_primary_is_there() {
+    let mut pair = Pair::paired(true);
+    pair.tell(NodeId::B, Event::Command(Command::Promote { force: true }));
+    pair.pass(10_000);
+    assert_eq!(
+        (pair.role(NodeId::A), pair.role(NodeId::B)),
+        (Role::Primary, Role::Standby)
+    );
+    let told = Notice::NotPromotable(WhyNot::Outdated);
+    assert!(pair.noted(NodeId::B, told));
+}
+
 #[test]
 fn a_seeking_server_sees_a_split_too() {
     let mut pair = Pair::paired(false);

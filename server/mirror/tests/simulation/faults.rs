@@ -239,9 +239,6 @@ impl World {
     /// there is one that does not.
     fn operate(&mut self) {
         self.at(6_000_000, Ev::Fault(Fault::Operator));
-        if self.hosts.iter().any(|host| host.hung.is_some()) {
-            return; // Whoever looks after the pair looks after that disk first.
-        }
         let role = |node: NodeId| self.hosts[node as usize].status().map(|s| s.role);
         let led = NODES.into_iter().find(|n| role(*n) == Some(Role::Primary));
         if let Some(primary) = led.filter(|primary| self.holder() == Some(*primary)) {
@@ -256,6 +253,9 @@ impl World {
             (good, !host.lacks, holder == Some(*node))
         };
         let best = NODES.into_iter().max_by_key(worth).expect("two");
+        if self.hosts[best as usize].hung.is_some() {
+            return; // That disk is looked after first.
+        }
         self.log(|| format!("the operator promotes {best:?}"));
         self.counts.by_hand += 1;
         if !self.setup.is_sync() {

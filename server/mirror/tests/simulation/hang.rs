@@ -81,10 +81,13 @@ impl World {
             // Who waits for reads only is seen by nobody but the probe.
             (0..self.clients.len()).for_each(|who| self.add_task(who, Task::Flush));
         }
-        // A session that ended meanwhile and began anew has the standby wait for what this disk does not give.
+        // If the session ended meanwhile, the witness was told that nobody may be promoted, or a new one has the standby wait
+        // for what this disk does not give.
         let settled = |world: &mut Self| {
+            let outdated = world.truth().and_then(|record| record.outdated);
             let status = world.host(standby).status();
-            status.is_some_and(|s| s.role == Role::Primary || !s.consistent)
+            let led = status.is_some_and(|s| s.role == Role::Primary || !s.consistent);
+            led || outdated == Some(standby)
         };
         self.until(
             15_000_000,

@@ -249,8 +249,18 @@ impl World {
         let mut random = Random::new(self.random.next());
         self.log(|| format!("{id:?} is killed"));
         if self.host(id).node.is_some() {
+            let had = !self.host(id).durable.inconsistent;
             self.host(id).stop(&mut random);
+            self.note_target(id, had);
             self.close_clients_of(id);
+        }
+    }
+
+    /// This server, which had everything or not, may have become the target of a resync from one that lost power meanwhile.
+    fn note_target(&mut self, id: NodeId, had: bool) {
+        let peer_lacks = self.hosts[id.peer() as usize].lacks;
+        if had && self.host(id).durable.inconsistent && peer_lacks {
+            self.lose_unflushed();
         }
     }
 
@@ -485,7 +495,6 @@ impl World {
 
     pub fn end_persist(&mut self, id: NodeId, life: u64, persist: PersistId) {
         let lie = self.lie;
-        let peer_lacks = self.hosts[id.peer() as usize].lacks;
         let host = self.host(id);
         if host.life != life {
             return;
@@ -503,9 +512,7 @@ impl World {
             host.lacks = host.durable.rolled_back;
             host.note_kept();
         }
-        if had && host.durable.inconsistent && peer_lacks {
-            self.lose_unflushed(); // Became the target of a resync from one that lost power meanwhile.
-        }
+        self.note_target(id, had);
         if lie != Lie::PersistLater {
             self.input(id, Input::Event(Event::Persisted(persist)));
         }

@@ -149,7 +149,10 @@ fn say_why_not(why: mirror::WhyNot) -> &'static str {
         Inconsistent => {
             "this server was being brought up when it lost the other one, so its disks are half old and half new"
         }
-        Outdated => "the other server has gone on without this one, or is the primary now",
+        Outdated => {
+            "the other server has gone on without this one, or is the primary now (`bootroom standby handover` there has it \
+             make way)"
+        }
         RolledBack => {
             "this server lost power, and the other one may hold writes that this one lost"
         }
