@@ -88,6 +88,38 @@ fn both_servers_and_the_witness_are_upgraded_while_a_machine_works() {
 }
 
 #[test]
+fn a_pair_is_ended_and_one_server_goes_on_with_the_disks() {
+    let (mut pair, disk) = under_load();
+    disk.wait_for_answers(200);
+    let leave = ["standby", "leave", "--yes", "--config"];
+    assert!(pair.host_mut(B).stop().success());
+    let running = pair.host(A).on_files(&leave);
+    let said = String::from_utf8_lossy(&running.stderr);
+    assert!(said.contains("in use by another process"), "{said}");
+    assert!(pair.host_mut(A).stop().success());
+    pair.host(A).configure_alone();
+    let refused = pair.host(A).on_files(&["serve", "--config"]);
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(3), "{said}");
+    assert!(said.contains("bootroom standby leave"), "{said}");
+    let left = pair.host(A).on_files(&leave);
+    let said = String::from_utf8_lossy(&left.stderr);
+    assert!(
+        left.status.success() && said.contains("was the primary last"),
+        "{said}"
+    );
+    disk.mark();
+    pair.host_mut(A).start();
+    disk.wait_attached(A);
+    disk.verify_unharmed();
+    // Who comes back later is new, and takes nobody's disks for leftovers.
+    assert!(pair.host_mut(A).stop().success());
+    let again = pair.host(A).on_files(&leave);
+    let said = String::from_utf8_lossy(&again.stdout);
+    assert!(said.contains("is not one of a pair"), "{said}");
+}
+
+#[test]
 fn a_primary_that_is_dead_for_good_is_replaced_by_an_empty_one() {
     let (mut pair, disk) = under_load();
     disk.mark();

@@ -11,7 +11,10 @@ use super::{
     problem::Problem,
     reader::Located,
 };
-use crate::exports::source::{Identity, identify_file};
+use crate::{
+    exports::source::{Identity, identify_file},
+    mirror::leaving::{Part, part},
+};
 
 /// What on this machine stands in the way. Changes nothing on it.
 pub fn check(config: &Config) -> Vec<Problem> {
@@ -27,6 +30,7 @@ pub fn check(config: &Config) -> Vec<Problem> {
     problems.extend(secret);
     // One of a pair gets its images from the other one.
     if check_data(config, &mut problems) && config.standby.is_none() {
+        problems.extend(check_leftover(config));
         check_images(config, &mut problems);
     }
     problems
@@ -116,6 +120,26 @@ fn check_data(config: &Config, problems: &mut Vec<Problem>) -> bool {
         return false;
     }
     true
+}
+
+/// Whether these are the data of a server of a pair, which did not leave it.
+fn check_leftover(config: &Config) -> Option<Problem> {
+    let data = &config.server.data;
+    let problem = |message| Problem::at(data.span.clone(), message);
+    match part(&data.value) {
+        Ok(Part::None) => None,
+        Ok(_) => {
+            let message = format!(
+                "{} is the data directory of one of a pair of servers, and there is no [standby]: the other server may be \
+                 serving the same disks",
+                data.value.display()
+            );
+            let fix =
+                "put [standby] back, or make this server a single one: bootroom standby leave";
+            Some(problem(message).fix(fix))
+        }
+        Err(error) => Some(problem(format!("{error:#}"))),
+    }
 }
 
 /// Files and devices of exports: there, of the right kind, and none that one export writes behind another's back.

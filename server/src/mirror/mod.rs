@@ -6,6 +6,7 @@ mod clock;
 pub mod driver;
 mod images;
 mod late_base;
+pub mod leaving;
 mod link;
 pub mod pair;
 pub mod secret;

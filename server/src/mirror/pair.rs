@@ -183,7 +183,7 @@ impl Doors for Pair {
 /// How long the other server may be silent while it copies images.
 const SLOW: std::time::Duration = std::time::Duration::from_secs(60);
 
-fn open_overlays(config: &Config, low_water: u64) -> overlay::Result<Store> {
+pub(super) fn open_overlays(config: &Config, low_water: u64) -> overlay::Result<Store> {
     let options = overlay::Options {
         low_water,
         ..Default::default()
@@ -191,7 +191,7 @@ fn open_overlays(config: &Config, low_water: u64) -> overlay::Result<Store> {
     Store::open(&config.server.overlays(), options)
 }
 
-fn open_volumes(
+pub(super) fn open_volumes(
     folder: &Path,
     overlays: Arc<Store>,
     versions: &Arc<OpenVersions>,
@@ -257,7 +257,7 @@ fn note_lost(durable: &mut Durable, lost: &Lost, state: &StateFile) -> anyhow::R
 }
 
 /// Overlays that no volume is: left by a crash between two steps of making or deleting one, which nobody was told of.
-fn clear_strangers(volumes: &Volumes, overlays: &Store) -> anyhow::Result<()> {
+pub(super) fn clear_strangers(volumes: &Volumes, overlays: &Store) -> anyhow::Result<()> {
     for (id, stranger) in volumes.strangers()? {
         // One that cannot be read may be anything; it is left where it is.
         if stranger.is_ok() {

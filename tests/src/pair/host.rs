@@ -91,7 +91,7 @@ impl Host {
     pub fn start(&mut self) {
         let mut command = self.namespace.command(&self.program);
         command.args(["serve", "--config"]);
-        command.arg(self.dir.join("bootroom.toml"));
+        command.arg(self.configuration());
         let log = File::options().create(true).append(true).open(self.log());
         let log = log.expect("a log can be written");
         command.stdout(log.try_clone().expect("a file can be cloned"));
@@ -126,6 +126,31 @@ impl Host {
     /// When it does not stop.
     pub fn stop(&mut self) -> ExitStatus {
         self.server.take().expect("the server is running").stop()
+    }
+
+    /// Takes [standby] out of its configuration.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub fn configure_alone(&self) {
+        let text = fs::read_to_string(self.configuration()).expect("a configuration");
+        let (before, pair) = text.split_once("[standby]").expect("[standby]");
+        let after = pair.find("\n[").map_or("", |at| &pair[at..]);
+        fs::write(self.configuration(), [before, after].concat()).expect("it is written");
+    }
+
+    /// A command that works on the files of this server, which does not run.
+    ///
+    /// # Panics
+    /// When it cannot be run.
+    pub fn on_files(&self, arguments: &[&str]) -> Output {
+        let mut command = self.namespace.command(&self.program);
+        command.args(arguments).arg(self.configuration());
+        command.output().expect("bootroom runs")
+    }
+
+    fn configuration(&self) -> PathBuf {
+        self.dir.join("bootroom.toml")
     }
 
     /// Freezes the server, connections and all.

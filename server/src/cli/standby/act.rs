@@ -52,7 +52,7 @@ async fn report(target: &Target, ended: Ended) -> anyhow::Result<Exit> {
 }
 
 /// Asks a person who was told what it costs.
-fn agreed(yes: bool, question: &str) -> anyhow::Result<()> {
+pub(super) fn agreed(yes: bool, question: &str) -> anyhow::Result<()> {
     let reason = "a person has to agree to that";
     if !yes && !ask::confirm(question, reason)? {
         bail!("nothing was done");

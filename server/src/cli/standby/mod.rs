@@ -1,6 +1,7 @@
 //! `bootroom standby`: the pair of servers.
 
 mod act;
+mod leave;
 mod outcome;
 mod status;
 mod verify;
@@ -28,6 +29,8 @@ pub enum StandbyCommand {
     Verify(verify::VerifyOptions),
     /// Give up this server's own changes after a split brain, and take the other's data
     Discard(AskedOptions),
+    /// Make this server, which is stopped, a single one again
+    Leave(leave::LeaveOptions),
     /// Take the witness that answers for the one that counts, though it is another than the agreed one
     AcceptWitness(AskedOptions),
 }
@@ -41,7 +44,7 @@ Examples:
   bootroom standby verify                             do both servers hold the same?
   bootroom standby handover                           before this server is shut down for maintenance
 
-All but `secret` ask the server on this box.";
+All but `secret` and `leave` ask the server on this box.";
 
 /// Arguments of `standby secret`.
 #[derive(Debug, Args)]
@@ -101,6 +104,7 @@ pub fn run(command: &StandbyCommand) -> anyhow::Result<Exit> {
         StandbyCommand::Handover(options) => block_on(act::hand_over(options)),
         StandbyCommand::Verify(options) => block_on(verify::run(options)),
         StandbyCommand::Discard(options) => block_on(act::discard(options)),
+        StandbyCommand::Leave(options) => leave::run(options),
         StandbyCommand::AcceptWitness(options) => block_on(act::accept_witness(options)),
     }
 }
