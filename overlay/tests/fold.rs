@@ -7,8 +7,10 @@ use std::fs;
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::Duration;
 
 use overlay::{
     Attachment, Base, Durability, ErrorKind, HostDisk, Limits, Options, Overlay, Retention,
@@ -276,6 +278,45 @@ fn a_fold_that_finds_no_room_goes_on_later() {
     world.overlay.fold_hidden(|_| false).unwrap();
     assert!(all(&world.disk) == now);
     assert_eq!(world.overlay.usage().used, 6 << 20);
+}
+
+/// A machine waits for its snapshot; nobody waits for a fold.
+#[test]
+fn a_fold_gives_way_to_a_snapshot_and_is_done_after_it() {
+    let (begin, begun) = mpsc::channel();
+    let (folds, folding) = (Arc::new(AtomicBool::new(false)), thread::current().id());
+    let is_folding = folds.clone();
+    let world = world_on(Hooked::host(move |call, _| {
+        let of_fold = call == Call::Sync && thread::current().id() == folding;
+        if of_fold && is_folding.load(Ordering::Relaxed) {
+            let _ = begin.send(());
+            // The snapshot begins meanwhile.
+            thread::sleep(Duration::from_millis(100));
+        }
+        Ok(())
+    }));
+    changed(&world);
+    let now = all(&world.disk);
+    let of_machine = SnapshotName::new("machine").unwrap();
+    folds.store(true, Ordering::Relaxed);
+    thread::scope(|scope| {
+        let (overlay, name) = (&world.overlay, &of_machine);
+        let taking = scope.spawn(move || {
+            begun.recv().unwrap();
+            overlay.snapshot(name, 2)
+        });
+        let folded = overlay.fold_snapshot(&hidden());
+        assert_eq!(folded.unwrap_err().kind(), ErrorKind::Busy);
+        taking.join().unwrap().unwrap();
+    });
+    folds.store(false, Ordering::Relaxed);
+    assert!(all(&world.disk) == now);
+    world.overlay.fold_hidden(|_| false).unwrap();
+    let left = world.overlay.snapshots();
+    assert_eq!(left.len(), 1, "{left:?}");
+    assert_eq!(left[0].name, of_machine);
+    assert!(all(&world.disk) == now);
+    assert!(after_a_restart(world) == now);
 }
 
 #[test]
