@@ -20,11 +20,19 @@ fn open(dir: &Path) -> (Arc<PairStore>, volumes::Lost) {
 }
 
 fn open_amiss(dir: &Path) -> (Arc<PairStore>, volumes::Amiss) {
+    open_with(dir, 0)
+}
+
+fn open_with(dir: &Path, low_water: u64) -> (Arc<PairStore>, volumes::Amiss) {
     let image = dir.join("image");
     std::fs::write(&image, vec![1; SIZE as usize]).unwrap();
     let base = Arc::new(FileBase::open(&image, BASE).unwrap());
     let overlays = dir.join("overlays");
-    let overlays = Arc::new(Store::open(&overlays, overlay::Options::default()).unwrap());
+    let options = overlay::Options {
+        low_water,
+        ..Default::default()
+    };
+    let overlays = Arc::new(Store::open(&overlays, options).unwrap());
     let bases = move |_, _| base.clone() as Arc<dyn overlay::Base>;
     let path = dir.join("volumes.redb");
     let (volumes, amiss) = Volumes::open(&path, overlays, Box::new(bases)).unwrap();
@@ -388,8 +396,12 @@ const KEPT: mirror::Generation = mirror::Generation {
 
 /// As after a start in which the machine says that something is kept.
 fn keeping(dir: &Path) -> Arc<PairStore> {
-    let (store, lost) = open(dir);
-    assert_eq!(lost, []);
+    keeping_with(dir, 0)
+}
+
+fn keeping_with(dir: &Path, low_water: u64) -> Arc<PairStore> {
+    let (store, amiss) = open_with(dir, low_water);
+    assert_eq!(amiss.lost, []);
     let store = Arc::into_inner(store).unwrap();
     let kept = Kept::open(dir, KEPT).unwrap().unwrap();
     Arc::new(PairStore { kept, ..store })
@@ -470,6 +482,28 @@ fn what_a_resync_changes_deletes_and_makes_afresh_can_be_gone_back_to() {
     let (store, lost) = open(dir.path());
     assert_eq!(lost, [], "all as it was");
     assert!(all(&store, 6) == other);
+}
+
+/// The snapshot takes no room, but each change after it does.
+#[test]
+fn with_little_free_nothing_is_kept_beside_what_comes_also_of_a_disk_that_has_its_snapshot() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).0;
+    meta(&store, &[made(5, None)]);
+    write(&store, 5, 0, vec![5; 4096]).unwrap();
+    drop(store);
+    let store = keeping(dir.path());
+    write(&store, 5, 4096, vec![6; 4096]).unwrap();
+    assert!(!store.kept.wants(VolumeId(5)), "it has its snapshot");
+    drop(store);
+    // As if the file system had become full meanwhile; what the primary admitted is taken all the same.
+    let store = keeping_with(dir.path(), u64::MAX);
+    store.volumes.set_admitted(true);
+    let (fault, error) = write(&store, 5, 8192, vec![7; 4096]).unwrap_err();
+    assert_eq!(fault, Fault::NoSpace);
+    assert!(error.to_string().contains("too little is free"), "{error}");
+    store.kept.set(None);
+    write(&store, 5, 8192, vec![7; 4096]).unwrap();
 }
 
 fn wait_until(what: &str, met: impl Fn() -> bool) {
