@@ -1,18 +1,27 @@
 //! A server that crashed, and then was restarted, between two boots still knows leases, images, overlays and their
-//! snapshots; a machine's disk is backed up while it runs.
+//! snapshots; a machine's disk is backed up while it runs. The machines end with a shell on their root: `boot_disks` has whole
+//! systems.
 
 use std::process::Output;
 
 use bootroom_tests::machine::{Firmware, Machine};
-use bootroom_tests::room::Room;
+use bootroom_tests::room::{Plan, QUIET, Room, SHELL};
 
 #[test]
 fn a_restart_between_two_boots_loses_nothing() {
-    let mut room = Room::new(&[
-        ("one", Firmware::Bios, "retention = \"keep\""),
-        ("two", Firmware::Bios, "retention = \"keep\""),
-    ]);
-    let mut machines = room.boot();
+    let plan = Plan {
+        server: QUIET,
+        ..Plan::default()
+    };
+    let lines = format!("{SHELL}retention = \"keep\"");
+    let mut room = Room::with(
+        plan,
+        &[
+            ("one", Firmware::Bios, &lines),
+            ("two", Firmware::Bios, &lines),
+        ],
+    );
+    let mut machines = room.boot_to_shells();
     let before = addresses(&mut machines);
     for (machine, name) in machines.iter_mut().zip(["one", "two"]) {
         machine
@@ -32,7 +41,7 @@ fn a_restart_between_two_boots_loses_nothing() {
         !info.status.success(),
         "what was opened before the restart is open still"
     );
-    let mut machines = room.boot();
+    let mut machines = room.boot_to_shells();
     assert_eq!(addresses(&mut machines), before, "the leases are the same");
     for (machine, name) in machines.iter_mut().zip(["one", "two"]) {
         assert_eq!(machine.console.run("cat /root/name"), name);

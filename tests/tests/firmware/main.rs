@@ -11,15 +11,11 @@ use std::time::{Duration, Instant};
 
 use bootroom_tests::machine::{Desk, Machine};
 use bootroom_tests::namespace::Namespace;
-use bootroom_tests::room::Room;
+use bootroom_tests::room::{QUIET, Room, SHELL};
 use serde_json::Value;
 
 /// How long a machine may take to its shell. It takes 20 to 60 s on an idle computer with two cores.
 const LIMIT: Duration = Duration::from_secs(280);
-/// Lines of a client that boots a shell on its root.
-const SHELL: &str = "kernel_args = \"console=ttyS0 quiet init=/bin/bash\"\n";
-/// Saves the 16 s that iPXE waits for an IPv6 router.
-const QUIET: &str = "quiet_ipv6 = true";
 
 /// Boots these desks, plugged in at `namespace`, side by side; each gets to its root. Returns them, running.
 fn boot_all(room: &Room, namespace: &Namespace, desks: &[Desk]) -> Vec<Machine> {

@@ -114,7 +114,7 @@ class Tftp:
         self.port += 1
         words = [path, "octet", *(str(word) for pair in asked.items() for word in pair)]
         wire.sendto(b"\0\x01" + b"".join(word.encode() + b"\0" for word in words), (SERVER, 69))
-        content, block, size = b"", 1, 512
+        content, block, size = bytearray(), 1, 512
         while True:
             packet, peer = wire.recvfrom(2000)
             assert peer[0] == SERVER
