@@ -17,9 +17,15 @@ const ROOM: &str = "[clients.one]\nmac = \"52:54:00:80:00:01\"\nimage = \"tiny\"
      [clients.two]\nmac = \"52:54:00:80:00:02\"\nimage = \"tiny\"\nretention = \"keep\"\n";
 
 fn pair() -> Pair {
+    pair_with("")
+}
+
+/// With further lines of `[standby]`.
+fn pair_with(standby: &str) -> Pair {
     Pair::new(&Plan {
         room: ROOM,
         hangs: true,
+        standby,
         ..Plan::default()
     })
 }
@@ -66,6 +72,24 @@ fn a_primary_whose_disk_hangs_makes_way_and_comes_back_as_the_standby() {
     pair.wait_paired(B);
     pair.compare(B);
     assert!(pair.status(A)["disk_hangs_seconds"].is_null());
+    disk.verify_unharmed();
+}
+
+/// What it answered before the standby had it keeps it in its place only until that has it.
+#[test]
+#[ignore = "long: make test-full"]
+fn in_mode_async_too_nothing_that_was_answered_is_lost_when_a_disk_hangs() {
+    let pair = pair_with("mode = \"async\"");
+    let disk = pair.load(1, "one", 32);
+    disk.wait_for_answers(2000);
+    disk.mark();
+    pair.host(A).hang();
+    wait_replaced(&pair, A);
+    disk.wait_attached(B);
+    disk.verify_unharmed();
+    pair.host(A).go_on();
+    pair.wait_paired(B);
+    pair.compare(B);
     disk.verify_unharmed();
 }
 
