@@ -9,6 +9,7 @@ use std::{
 use rustix::io::Errno;
 use rustls::{
     ServerConfig,
+    kernel::KernelConnection,
     pki_types::CertificateDer,
     server::{ServerConnectionData, UnbufferedServerConnection},
 };
@@ -25,7 +26,7 @@ pub use handshake::Handshake;
 
 /// An established connection.
 pub struct Secured {
-    records: Records<ServerConnectionData>,
+    records: Records<KernelConnection<ServerConnectionData>>,
 }
 
 impl Secured {
@@ -44,7 +45,7 @@ impl Secured {
         let shown = shown.map(|first| first.clone().into_owned());
         let taken_out = session.dangerous_into_kernel_connection();
         let (secrets, kernel) = taken_out.map_err(io::Error::other)?;
-        let records = Records::new(secrets, kernel, &early)?;
+        let records = Records::after_handshake(secrets, kernel, &early)?;
         Ok((Self { records }, shown))
     }
 

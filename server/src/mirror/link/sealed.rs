@@ -30,7 +30,7 @@ pub type Taken = Sealed<ServerConnectionData>;
 /// A connection that has been shaken hands on.
 pub struct Sealed<D> {
     socket: TcpStream,
-    records: Records<D>,
+    records: Records<KernelConnection<D>>,
     /// Sealed, and not taken by the socket yet.
     left: VecDeque<u8>,
 }
@@ -79,7 +79,7 @@ impl<D> Sealed<D> {
         socket.set_read_timeout(Some(HANDSHAKE))?;
         Ok(Self {
             socket,
-            records: Records::new(secrets, kernel, early)?,
+            records: Records::after_handshake(secrets, kernel, early)?,
             left: VecDeque::new(),
         })
     }

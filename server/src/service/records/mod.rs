@@ -15,7 +15,10 @@ mod seal;
 
 use std::io::{self, IoSlice};
 
-use rustls::{ExtractedSecrets, ProtocolVersion, SupportedCipherSuite, kernel::KernelConnection};
+use rustls::{
+    ConnectionTrafficSecrets, ExtractedSecrets, ProtocolVersion, SupportedCipherSuite,
+    kernel::KernelConnection,
+};
 
 pub use seal::Batch;
 
@@ -64,12 +67,36 @@ impl Alert {
     }
 }
 
+/// Where the next keys of a TLS 1.3 connection come from (RFC 8446 §7.2).
+pub trait NextKeys {
+    /// For what is sealed from now on.
+    ///
+    /// # Errors
+    /// There is none.
+    fn sealing(&mut self) -> Result<ConnectionTrafficSecrets, rustls::Error>;
+    /// For what is opened from now on.
+    ///
+    /// # Errors
+    /// There is none.
+    fn opening(&mut self) -> Result<ConnectionTrafficSecrets, rustls::Error>;
+}
+
+impl<D> NextKeys for KernelConnection<D> {
+    fn sealing(&mut self) -> Result<ConnectionTrafficSecrets, rustls::Error> {
+        self.update_tx_secret().map(|(_, secrets)| secrets)
+    }
+
+    fn opening(&mut self) -> Result<ConnectionTrafficSecrets, rustls::Error> {
+        self.update_rx_secret().map(|(_, secrets)| secrets)
+    }
+}
+
 /// Both directions of a connection whose handshake is done.
-pub struct Records<D> {
+pub struct Records<K> {
     version: ProtocolVersion,
     /// Records that a key may seal.
     limit: u64,
-    secrets: KernelConnection<D>,
+    keys: K,
     sealing: Cipher,
     opener: Opener,
     batch: Batch,
@@ -84,12 +111,12 @@ pub struct Records<D> {
     closed: bool,
 }
 
-impl<D> Records<D> {
+impl<D> Records<KernelConnection<D>> {
     /// Goes on where the handshake ended. `early` is what was received behind it.
     ///
     /// # Errors
     /// A cipher that is not known here.
-    pub fn new(
+    pub fn after_handshake(
         secrets: ExtractedSecrets,
         kernel: KernelConnection<D>,
         early: &[u8],
@@ -99,12 +126,28 @@ impl<D> Records<D> {
             SupportedCipherSuite::Tls13(suite) => suite.common.confidentiality_limit,
             SupportedCipherSuite::Tls12(suite) => suite.common.confidentiality_limit,
         };
-        let mut opener = Opener::new(Cipher::new(version, secrets.rx)?);
-        opener.put(early)?;
+        let mut records = Self::new(version, limit, secrets, kernel)?;
+        records.opener.put(early)?;
+        Ok(records)
+    }
+}
+
+impl<K: NextKeys> Records<K> {
+    /// Begins with the keys `secrets`, each of which may seal `limit` records.
+    ///
+    /// # Errors
+    /// A cipher that is not known here.
+    pub fn new(
+        version: ProtocolVersion,
+        limit: u64,
+        secrets: ExtractedSecrets,
+        keys: K,
+    ) -> io::Result<Self> {
+        let opener = Opener::new(Cipher::new(version, secrets.rx)?);
         Ok(Self {
             version,
             limit,
-            secrets: kernel,
+            keys,
             sealing: Cipher::new(version, secrets.tx)?,
             opener,
             batch: Batch::default(),
@@ -152,7 +195,7 @@ impl<D> Records<D> {
             ));
         }
         self.before = self.sealed(ContentType::HANDSHAKE, &KEY_UPDATE_NOT_REQUESTED)?;
-        let (_, secrets) = self.secrets.update_tx_secret().map_err(io::Error::other)?;
+        let secrets = self.keys.sealing().map_err(io::Error::other)?;
         self.sealing = Cipher::new(self.version, (0, secrets))?;
         self.update_wanted = false;
         Ok(())
@@ -317,8 +360,8 @@ impl<D> Records<D> {
             return Err(Alert::UNEXPECTED_MESSAGE.into());
         }
         self.update_wanted |= asks;
-        let next = self.secrets.update_rx_secret().ok();
-        let cipher = next.and_then(|(_, secrets)| Cipher::new(self.version, (0, secrets)).ok());
+        let next = self.keys.opening().ok();
+        let cipher = next.and_then(|secrets| Cipher::new(self.version, (0, secrets)).ok());
         self.opener.change(cipher.ok_or(Alert::INTERNAL_ERROR)?);
         Ok(())
     }
