@@ -97,7 +97,7 @@ fn a_pair_is_ended_and_one_server_goes_on_with_the_disks() {
     let said = String::from_utf8_lossy(&running.stderr);
     assert!(said.contains("in use by another process"), "{said}");
     assert!(pair.host_mut(A).stop().success());
-    pair.host(A).configure_alone();
+    let as_one_of_two = pair.host(A).configure_alone();
     let refused = pair.host(A).on_files(&["serve", "--config"]);
     let said = String::from_utf8_lossy(&refused.stderr);
     assert_eq!(refused.status.code(), Some(3), "{said}");
@@ -112,11 +112,18 @@ fn a_pair_is_ended_and_one_server_goes_on_with_the_disks() {
     pair.host_mut(A).start();
     disk.wait_attached(A);
     disk.verify_unharmed();
-    // Who comes back later is new, and takes nobody's disks for leftovers.
     assert!(pair.host_mut(A).stop().success());
     let again = pair.host(A).on_files(&leave);
     let said = String::from_utf8_lossy(&again.stdout);
     assert!(said.contains("is not one of a pair"), "{said}");
+    // Whoever comes back later is new to the pair, with disks of its own that are nobody's leftovers.
+    pair.host(A).configure(&as_one_of_two);
+    pair.host_mut(A).start();
+    assert_eq!(pair.status(A)["own_disks"], 1);
+    pair.host(A).promote();
+    disk.mark();
+    disk.wait_attached(A);
+    disk.verify_unharmed();
 }
 
 #[test]

@@ -257,6 +257,12 @@ pub enum WhyNot {
     Lagging,
     /// It never had data.
     Empty,
+    /// The other server is primary, and has it as its standby.
+    Led,
+    /// The other server has become primary, which was not known when the promotion was demanded.
+    Overtaken,
+    /// The witness that answers is not the agreed one.
+    StrangeWitness,
     /// Nothing is kept from before a resync.
     NothingKept,
     /// The disk did not go back to what it held before the resync.

@@ -134,8 +134,8 @@ fn check_leftover(config: &Config) -> Option<Problem> {
                  serving the same disks",
                 data.value.display()
             );
-            let fix =
-                "put [standby] back, or make this server a single one: bootroom standby leave";
+            let fix = "put [standby] back, unless this server has served without it; or make it a single one: bootroom \
+                       standby leave";
             Some(problem(message).fix(fix))
         }
         Err(error) => Some(problem(format!("{error:#}"))),

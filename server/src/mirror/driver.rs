@@ -249,7 +249,8 @@ impl Mirror {
     pub fn receive(self: &Arc<Self>, messages: Vec<Message>) {
         let _busy = self.ear.busy(clock::now());
         let events = messages.into_iter().map(Event::Received).collect();
-        match self.answers_early && self.reign.borrow().ours {
+        let ours = self.reign.borrow().ours;
+        match self.answers_early && ours {
             true => self.delegate(events),
             false => self.feed(events),
         }

@@ -1,15 +1,16 @@
 //! A server that was one of a pair goes on by itself. Only when a person says so: the other one may be serving the same
 //! disks, and what either changes without the other's knowledge nobody could put together again.
 
-use std::{fs, io, path::Path};
+use std::{fs, io, path::Path, sync::Arc};
 
 use anyhow::{Context, bail};
+use images::Catalogue;
 use mirror::Durable;
-use overlay::{HostDisk, Storage};
+use overlay::{HostDisk, OverlayId, Storage};
 
 use super::{
-    pair::{clear_strangers, open_overlays, open_volumes},
-    state::StateFile,
+    pair::{open_overlays, open_volumes},
+    state::{Damaged, StateFile},
     store::volumes::Volumes,
 };
 use crate::{clients::versions::OpenVersions, config::Config, files::sync_folder};
@@ -23,8 +24,10 @@ pub enum Part {
     Primary,
     /// It was the standby last, or waited for the other one, and its disks are whole.
     Follower,
-    /// It was being brought up as the standby.
-    HalfOld,
+    /// It waits for the other one's data: its disks are half old and half new, or one of them was lost.
+    Incomplete,
+    /// That is not known any more.
+    Unknown,
 }
 
 impl Part {
@@ -32,7 +35,7 @@ impl Part {
         match durable {
             Durable {
                 inconsistent: true, ..
-            } => Self::HalfOld,
+            } => Self::Incomplete,
             Durable { history, .. } if history.is_empty() => Self::None,
             Durable {
                 last_primary: true, ..
@@ -45,66 +48,64 @@ impl Part {
 /// Looks at the data directory `data`.
 ///
 /// # Errors
-/// What it says of a pair cannot be read, or is damaged.
+/// What it says of a pair cannot be read.
 pub fn part(data: &Path) -> anyhow::Result<Part> {
     let folder = data.join("mirror");
-    match folder.is_dir() {
-        true => state_in(&folder).map(|(_, durable)| Part::of(&durable)),
-        false => Ok(Part::None),
+    if !folder.is_dir() {
+        return Ok(Part::None);
     }
-}
-
-fn state_in(folder: &Path) -> anyhow::Result<(StateFile, Durable)> {
     let boot = HostDisk
         .boot_id()
         .context("cannot read the host's boot id")?;
-    let (state, found) = StateFile::open(folder, boot)?;
-    Ok((state, found.durable))
+    match StateFile::open(&folder, boot) {
+        Ok((_, found)) => Ok(Part::of(&found.durable)),
+        Err(error) if error.is::<Damaged>() => Ok(Part::Unknown),
+        Err(error) => Err(error),
+    }
 }
 
-/// Makes the data directory one of a single server. May be cut off anywhere and begun again.
+/// Makes the data directory one of a single server; gives the disks on which something stays that was kept from before a
+/// resync, and takes up space. May be cut off anywhere and begun again.
 ///
 /// # Errors
-/// The server is running, its disks are half old, or its files cannot be changed.
-pub fn leave(config: &Config) -> anyhow::Result<()> {
+/// The server is running, it lacks what the other one has, or its files cannot be changed.
+pub fn leave(config: &Config) -> anyhow::Result<Vec<OverlayId>> {
     let data = &config.server.data.value;
     let folder = data.join("mirror");
-    // Taken as long as a server runs.
-    let overlays = std::sync::Arc::new(open_overlays(config, 0)?);
-    let (state, mut durable) = state_in(&folder)?;
-    if Part::of(&durable) == Part::HalfOld {
-        bail!("the disks of this server are half old and half new");
+    if !folder.is_dir() {
+        return Ok(Vec::new());
     }
-    let versions = std::sync::Arc::new(OpenVersions::of(images::Catalogue::open(
-        config.server.images(),
-    )?));
-    let (volumes, _) = open_volumes(&folder, overlays.clone(), &versions)?;
-    clear_strangers(&volumes, &overlays)?;
-    durable.kept = None;
-    state
-        .save(&durable)
-        .context("cannot write the state of the pair")?;
-    fold(&volumes);
+    // Taken as long as a server runs.
+    let overlays = open_overlays(config, 0).context("stop the server first")?;
+    if part(data)? == Part::Incomplete {
+        bail!("this server lacks what the other one has: start it with [standby]");
+    }
+    let overlays = Arc::new(overlays);
+    let versions = OpenVersions::of(Catalogue::open(config.server.images())?);
+    let (volumes, _) = open_volumes(&folder, overlays.clone(), &Arc::new(versions))?;
+    let unfolded = fold(&volumes);
     overlays.drop_away()?;
     drop(volumes);
     // What is said of the pair goes first: a server that has it, and not the table, would take its disks for leftovers.
     for name in ["state", "kept", "volumes.redb"] {
         remove(&folder.join(name))?;
     }
-    Ok(())
+    Ok(unfolded)
 }
 
-/// Folds what was taken to be gone back to. A disk that cannot be opened concerns its machine only.
-fn fold(volumes: &Volumes) {
+/// Folds what was taken to be gone back to; gives the disks of which that cannot be done.
+fn fold(volumes: &Volumes) -> Vec<OverlayId> {
+    let mut left = Vec::new();
     for (volume, spec) in volumes.specs() {
-        let opened = volumes.overlay(volume);
-        let folded =
-            opened.and_then(|found| found.map_or(Ok(()), |one| one.fold_hidden(|_| false)));
-        if let Err(error) = folded {
-            let overlay = &spec.overlay;
-            tracing::warn!("overlay {overlay}: what was kept from before a resync stays: {error}");
+        if volumes
+            .fold_hidden(volume, &spec.overlay, |_| false)
+            .is_err()
+        {
+            left.push(spec.overlay);
         }
+        volumes.let_go(volume); // There may be more disks than files that may be open.
     }
+    left
 }
 
 fn remove(path: &Path) -> anyhow::Result<()> {
@@ -131,7 +132,7 @@ mod tests {
             "looking makes nothing"
         );
         let folder = data.path().join("mirror");
-        let (state, new) = state_in(&folder).unwrap();
+        let (state, found) = StateFile::open(&folder, uuid::Uuid::nil()).unwrap();
         assert_eq!(
             part(data.path()).unwrap(),
             Part::None,
@@ -140,7 +141,7 @@ mod tests {
         let of = Incarnation(1);
         let paired = Durable {
             history: vec![Generation { of, number: 1 }],
-            ..new
+            ..found.durable
         };
         let cases = [
             (paired.clone(), Part::Follower),
@@ -156,7 +157,7 @@ mod tests {
                     inconsistent: true,
                     ..paired
                 },
-                Part::HalfOld,
+                Part::Incomplete,
             ),
         ];
         for (durable, expected) in cases {
@@ -164,6 +165,6 @@ mod tests {
             assert_eq!(part(data.path()).unwrap(), expected);
         }
         fs::write(folder.join("state"), "no state").unwrap();
-        assert!(part(data.path()).is_err());
+        assert_eq!(part(data.path()).unwrap(), Part::Unknown);
     }
 }

@@ -257,7 +257,7 @@ fn note_lost(durable: &mut Durable, lost: &Lost, state: &StateFile) -> anyhow::R
 }
 
 /// Overlays that no volume is: left by a crash between two steps of making or deleting one, which nobody was told of.
-pub(super) fn clear_strangers(volumes: &Volumes, overlays: &Store) -> anyhow::Result<()> {
+fn clear_strangers(volumes: &Volumes, overlays: &Store) -> anyhow::Result<()> {
     for (id, stranger) in volumes.strangers()? {
         // One that cannot be read may be anything; it is left where it is.
         if stranger.is_ok() {

@@ -59,19 +59,11 @@ impl StateFile {
             }
             read => read.with_context(|| format!("cannot read {}", self.path.display()))?,
         };
-        let (boot, durable) = decode(&bytes).ok_or_else(|| self.damaged())?;
+        let (boot, durable) = decode(&bytes).ok_or_else(|| Damaged(self.path.clone()))?;
         Ok(Found {
             durable,
             power_lost: boot != self.boot,
         })
-    }
-
-    fn damaged(&self) -> anyhow::Error {
-        anyhow::anyhow!(
-            "{} is damaged: what differs from the other server is not known any more. If the other one has everything, \
-             move this server's data directory away and start again: it then takes all from the other one",
-            self.path.display()
-        )
     }
 
     /// Replaces the state; durable when this returns.
@@ -88,6 +80,16 @@ impl StateFile {
         seal(MAGIC, &content)
     }
 }
+
+/// What the file holds cannot be told.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{} is damaged: what differs from the other server is not known any more. If the other one has everything, move this \
+     server's data directory away and start again: it then takes all from the other one. If that one is lost: `bootroom \
+     standby leave` makes this one a single server, with its disks as they are",
+    .0.display()
+)]
+pub struct Damaged(PathBuf);
 
 fn decode(bytes: &[u8]) -> Option<(Uuid, Durable)> {
     let (boot, state) = unseal(MAGIC, bytes)?.split_at_checked(BOOT)?;

@@ -42,8 +42,6 @@ impl Host {
         namespace.ip(&format!("address add {}/24 dev eth0", side.address()));
         let own = dir.join(name);
         fs::create_dir_all(own.join("data")).expect("a data directory");
-        fs::write(own.join("bootroom.toml"), configuration(side, plan, dir))
-            .expect("it is written");
         let host = Self {
             side,
             server: None,
@@ -51,6 +49,7 @@ impl Host {
             dir: own,
             program: binary::bootroom(),
         };
+        host.configure(&configuration(side, plan, dir));
         if plan.small {
             host.mount_small();
         }
@@ -128,15 +127,24 @@ impl Host {
         self.server.take().expect("the server is running").stop()
     }
 
-    /// Takes [standby] out of its configuration.
+    /// Takes [standby] out of its configuration; gives what the configuration was.
     ///
     /// # Panics
     /// When there is none.
-    pub fn configure_alone(&self) {
+    pub fn configure_alone(&self) -> String {
         let text = fs::read_to_string(self.configuration()).expect("a configuration");
         let (before, pair) = text.split_once("[standby]").expect("[standby]");
         let after = pair.find("\n[").map_or("", |at| &pair[at..]);
-        fs::write(self.configuration(), [before, after].concat()).expect("it is written");
+        self.configure(&[before, after].concat());
+        text
+    }
+
+    /// Gives it another configuration.
+    ///
+    /// # Panics
+    /// When it cannot be written.
+    pub fn configure(&self, text: &str) {
+        fs::write(self.configuration(), text).expect("it is written");
     }
 
     /// A command that works on the files of this server, which does not run.

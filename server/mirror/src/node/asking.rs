@@ -1,7 +1,8 @@
 //! The conversation with the witness.
 
 use crate::{
-    Action, Moment, Notice, Record, Revision, Swap, WitnessAnswer, WitnessId, WitnessRequest,
+    Action, Moment, Notice, Record, Revision, Swap, WhyNot, WitnessAnswer, WitnessId,
+    WitnessRequest,
 };
 
 use super::{After, Node};
@@ -161,7 +162,7 @@ impl Node {
         self.asker.pending = Some((0, self.now)); // Asked again, but not at once.
         if self.primary.is_none() {
             self.asker.want = None;
-            self.claim_lost();
+            self.refuse_claim(WhyNot::StrangeWitness);
         }
         self.adopt_together(answer);
         false
@@ -189,7 +190,7 @@ impl Node {
         } else if newer && self.primary.is_none() {
             // Somebody was faster: whether a promotion is still possible has to be seen afresh.
             self.asker.want = None;
-            self.claim_lost();
+            self.refuse_claim(WhyNot::Overtaken);
         }
     }
 

@@ -11,7 +11,8 @@ pub(super) struct Dirty {
     pub(super) unsent: Blocks,
     /// Not sent either: this server could not read them when they had their turn.
     pub(super) unread: Blocks,
-    /// Of those, what the standby of this session was found to hold otherwise. Of the rest it holds what it was sent.
+    /// What of `unsent` and `unread` holds something that the standby was found not to hold. Of the rest of them it has what
+    /// clients were told.
     pub(super) wrong: Blocks,
     /// Applied on both sides, not known to be on both disks.
     pub(super) sent: BTreeMap<VolumeId, Sent>,
@@ -96,9 +97,7 @@ impl Dirty {
     pub(super) fn differs(&mut self, volume: VolumeId, range: BlockRange) -> bool {
         let known = self.lacks(volume, range);
         self.unsent.insert(volume, range);
-        if !known {
-            self.wrong.insert(volume, range);
-        }
+        self.wrong.insert(volume, range);
         !known
     }
 

@@ -249,6 +249,9 @@ impl Node {
     /// Gives the place up once nothing is under way and the witness would let the standby have it. Nothing is answered
     /// from then on, so no promise has to be kept.
     pub(super) fn yield_place(&mut self) {
+        if !self.dirty.wrong.is_empty() {
+            self.stay(); // Found by a comparison that was under way.
+        }
         let Some(primary) = self.primary.as_ref().filter(|p| p.yielding) else {
             return;
         };
@@ -257,6 +260,14 @@ impl Node {
         let durable = self.persists.is_empty() && self.quiet();
         if held && clear && durable {
             self.leave_place();
+        }
+    }
+
+    /// Does not make way after all.
+    fn stay(&mut self) {
+        let yields = self.primary.as_mut().map(|p| &mut p.yielding);
+        if yields.is_some_and(std::mem::take) {
+            self.note(Notice::NotHandedOver);
         }
     }
 

@@ -44,6 +44,8 @@ struct Claim {
     /// What was kept from before a resync is gone back to.
     back: bool,
     by_hand: bool,
+    /// By hand: the other server was known to be primary, so it is meant to lose its place.
+    against_primary: bool,
     /// The replacement of the durable state that holds the term to be used.
     raising: Option<PersistId>,
     /// The witness' revision that the decision rests on.
@@ -51,12 +53,14 @@ struct Claim {
 }
 
 impl Claim {
-    /// By hand if there is a demand.
-    fn new(demand: Option<Demand>) -> Self {
+    /// By hand if somebody waits for it.
+    fn new(waiting: Option<Waiting>) -> Self {
+        let demand = waiting.map(|waiting| waiting.demand);
         Self {
             force: demand.is_some_and(|demand| demand != Demand::Careful),
             back: demand == Some(Demand::Back),
             by_hand: demand.is_some(),
+            against_primary: waiting.is_some_and(|waiting| waiting.against_primary),
             raising: None,
             seen: None,
         }
@@ -147,11 +151,16 @@ impl Node {
         self.split_brain = rival;
     }
 
-    /// The other server is primary. Who demanded this one's promotion before that was known meant to have one primary.
+    /// The other server is primary. Who demanded this one's promotion before that was known meant to have one primary. Of a
+    /// claim that is on its way the witness would say the same.
     fn withdraw_demand(&mut self) {
+        let seeking = &mut self.seeking;
         let unaware = |waiting: &mut Waiting| !waiting.against_primary;
-        if self.seeking.demand.take_if(unaware).is_some() {
-            self.note(Notice::NotPromotable(WhyNot::Outdated));
+        let demand = seeking.demand.take_if(unaware).is_some();
+        let witness = self.config.witness;
+        let unasked = |claim: &mut Claim| claim.by_hand && !claim.against_primary && !witness;
+        if seeking.claim.take_if(unasked).is_some() || demand {
+            self.note(Notice::NotPromotable(WhyNot::Overtaken));
         }
     }
 
@@ -186,7 +195,7 @@ impl Node {
         if busy || !over {
             return;
         }
-        let demand = self.seeking.demand.take().map(|waiting| waiting.demand);
+        let demand = self.seeking.demand.take();
         if demand.is_some() || self.may_seek() {
             self.begin_claim(Claim::new(demand));
         }
@@ -294,7 +303,7 @@ impl Node {
         Ok(())
     }
 
-    fn refuse_claim(&mut self, why: WhyNot) {
+    pub(super) fn refuse_claim(&mut self, why: WhyNot) {
         if self.seeking.claim.take().is_some_and(|claim| claim.by_hand) {
             self.note(Notice::NotPromotable(why));
         }
@@ -352,11 +361,6 @@ impl Node {
         } else {
             self.claim_won();
         }
-    }
-
-    pub(super) fn claim_lost(&mut self) {
-        self.seeking.claim = None;
-        self.hold_off();
     }
 
     pub(super) fn claim_won(&mut self) {
@@ -450,7 +454,7 @@ impl Node {
         // won its higher term after this server looked.
         let claimed = self.seeking.claim.take().is_some_and(|claim| claim.by_hand);
         if self.seeking.demand.take().is_some() || claimed {
-            self.note(Notice::NotPromotable(WhyNot::Outdated));
+            self.note(Notice::NotPromotable(WhyNot::Led));
         }
         self.asker.forget();
         self.seeking.open = Some((term, session));

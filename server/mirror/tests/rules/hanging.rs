@@ -191,22 +191,63 @@ fn a_server_whose_disk_hangs_does_not_seek_promotion() {
     assert_eq!(roles(&pair), (Role::Seeking, Role::Primary));
 }
 
+/// Time passes for A, until it is primary no more.
+fn alone(pair: &mut Pair, millis: u64) {
+    for _ in 0..millis / 50 {
+        if pair.role(NodeId::A) == Role::Primary {
+            pair.now += 50;
+            pair.tell(NodeId::A, Event::Tick);
+        }
+    }
+}
+
+/// Its state is on the disk that hangs, and meanwhile somebody promotes the other server. The witness would refuse it.
+#[test]
+fn a_promotion_under_way_without_a_witness_is_withdrawn_too() {
+    for force in [false, true] {
+        let mut pair = hung(config(false));
+        pair.write(NodeId::A, 3);
+        pair.pass(29_500);
+        pair.linked = false; // That it makes way is not heard.
+        alone(&mut pair, 700);
+        assert_eq!(pair.role(NodeId::A), Role::Seeking);
+        pair.unwritten = Some(NodeId::A);
+        pair.tell(NodeId::A, Event::Command(Command::Promote { force }));
+        pair.pass(4000);
+        let demand = Command::Promote { force: false };
+        pair.tell(NodeId::B, Event::Command(demand));
+        pair.pass(4000);
+        assert_eq!(roles(&pair), (Role::Seeking, Role::Primary));
+        pair.linked = true;
+        pair.ask(NodeId::B, 4, Ask::Attach);
+        pair.write_at(NodeId::B, 5, 1 << 20);
+        pair.pass(2000);
+        assert_eq!(pair.reply(5), Some(Reply::Done));
+        let told = Notice::NotPromotable(WhyNot::Overtaken);
+        assert!(pair.noted(NodeId::A, told));
+        pair.unwritten = None;
+        for (id, persist) in std::mem::take(&mut pair.waiting) {
+            pair.tell(id, Event::Persisted(persist));
+        }
+        mend(&mut pair);
+        assert_eq!(roles(&pair), (Role::Standby, Role::Primary));
+        assert!(!pair.nodes[0].status().split_brain);
+    }
+}
+
 /// Who says so does not know yet that the other server takes over.
 #[test]
 fn a_forced_promotion_that_waits_is_withdrawn_when_the_other_server_has_become_primary() {
     let mut pair = hung(config(true));
     pair.write(NodeId::A, 3);
     pair.pass(29_000);
-    while pair.role(NodeId::A) == Role::Primary {
-        pair.now += 50;
-        pair.tell(NodeId::A, Event::Tick);
-    }
+    alone(&mut pair, 1100);
     assert_eq!(roles(&pair), (Role::Seeking, Role::Seeking));
     let force = Event::Command(Command::Promote { force: true });
     pair.tell(NodeId::A, force.clone());
     pair.pass(10_000);
     assert_eq!(roles(&pair), (Role::Seeking, Role::Primary));
-    assert!(pair.noted(NodeId::A, Notice::NotPromotable(WhyNot::Outdated)));
+    assert!(pair.noted(NodeId::A, Notice::NotPromotable(WhyNot::Overtaken)));
     pair.tell(NodeId::A, force);
     pair.pass(10_000);
     assert_eq!(pair.role(NodeId::A), Role::Primary, "now they know");
@@ -240,6 +281,24 @@ fn nobody_makes_way_for_a_standby_that_was_found_to_hold_something_else() {
         };
         assert_eq!(roles(&pair), expected, "sent again: {readable}");
     }
+}
+
+/// What a failed write left is known to differ, and what lies beside it is not.
+#[test]
+fn a_difference_beside_a_failed_write_counts() {
+    let mut pair = Pair::paired(true);
+    pair.ask(NodeId::A, 1, Ask::Attach);
+    (pair.own, pair.sums[1]) = (64, Some(Yield::Sum(1)));
+    pair.hung = Some(NodeId::A);
+    pair.bad = beginning();
+    pair.write(NodeId::A, 2);
+    pair.tell(NodeId::A, Event::Command(Command::Verify));
+    for (id, ticket) in std::mem::take(&mut pair.held) {
+        pair.tell(id, Event::Done(ticket, Err(Fault::Broken)));
+    }
+    pair.write_at(NodeId::A, 3, 1 << 20);
+    pair.pass(2 * LONG);
+    assert_eq!(roles(&pair), (Role::Primary, Role::Standby));
 }
 
 /// It holds what this server failed to write, and nobody was told that it is written.

@@ -419,6 +419,29 @@ fn a_place_can_be_handed_over_in_the_middle_of_a_comparison() {
     assert!(!pair.noted(NodeId::A, Notice::PeerLost), "it was not lost");
 }
 
+/// It would serve what is wrong, and have the right content overwritten.
+#[test]
+fn nothing_is_handed_over_to_a_standby_that_is_found_wrong_meanwhile() {
+    let mut pair = Pair::paired(true);
+    pair.ask(NodeId::A, 1, Ask::Attach);
+    (pair.own, pair.sums) = (64, [None, Some(Yield::Sum(1))]);
+    pair.tell(NodeId::A, Event::Command(Command::Verify));
+    pair.pass(200);
+    pair.tell(NodeId::A, Event::Command(Command::HandOver));
+    pair.pass(200);
+    pair.sum_up(0);
+    pair.pass(3000);
+    assert_eq!(
+        (pair.role(NodeId::A), pair.role(NodeId::B)),
+        (Role::Primary, Role::Standby)
+    );
+    assert!(pair.noted(NodeId::A, Notice::NotHandedOver));
+    assert!(pair.restores() > 0, "it is sent again");
+    pair.tell(NodeId::A, Event::Command(Command::HandOver));
+    pair.pass(3000);
+    assert_eq!(pair.role(NodeId::B), Role::Primary, "and now it is right");
+}
+
 /// Nobody is deposed by mistake: who is to make way is told so, or stopped.
 #[test]
 fn a_standby_that_is_forced_stays_one_as_long_as_its_primary_is_there() {
@@ -429,7 +452,7 @@ fn a_standby_that_is_forced_stays_one_as_long_as_its_primary_is_there() {
         (pair.role(NodeId::A), pair.role(NodeId::B)),
         (Role::Primary, Role::Standby)
     );
-    let told = Notice::NotPromotable(WhyNot::Outdated);
+    let told = Notice::NotPromotable(WhyNot::Led);
     assert!(pair.noted(NodeId::B, told));
 }
 

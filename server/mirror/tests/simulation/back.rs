@@ -19,7 +19,6 @@ impl World {
         if !self.break_resync(primary)? {
             return Ok(());
         }
-        self.over = true;
         let content = self.go_back(standby)?;
         let host = self.host(standby);
         if (&host.disk.cache, &host.disk.metadata) != (&content.0, &content.1) {
@@ -64,6 +63,7 @@ impl World {
             self.kill(standby);
             self.boot(standby);
         }
+        self.over = true; // Nobody starts the primary any more.
         self.kill(primary);
         if self.random.one_in(4) {
             self.cut_power(standby);

@@ -30,35 +30,46 @@ pub struct LeaveOptions {
 const LEAVE: &str = "\
 The server must not run. It keeps its machines, leases, images and disks, and forgets what the other server has of them; then take
 [standby] out of its configuration and start it. Without this it refuses to start there, since the other server may be serving
-the same disks. To end a pair: stop the standby for good, stop the primary, `bootroom standby leave` on it.
+the same disks. To end a pair: stop the standby for good (`systemctl disable --now bootroom`), stop the primary, and say this on it.
 
 Examples:
   systemctl stop bootroom && bootroom standby leave";
 
-const HALF_OLD: &str = "\
-this server was being brought up as the standby when it stopped, and its disks are half old and half new. Start it with \
-[standby] and let the other server finish. If that one is lost: start this one with [standby] all the same, `bootroom standby \
-promote --force` (with `--before-resync` for what it held before), stop it, and leave then";
+const INCOMPLETE: &str = "\
+this server waits for what the other one has: its disks are half old and half new, or one was lost. Start it with [standby] and \
+let the other server bring it up. If that one is lost: start this one with [standby] all the same, `bootroom standby promote \
+--force` (with `--before-resync` for what it held before a resync), stop it, and leave then";
 
 /// Does it.
 pub fn run(options: &LeaveOptions) -> anyhow::Result<Exit> {
     let config = load(&options.config)?;
     let cost = match part(&config.server.data.value)? {
-        Part::None => return report(options, false, "this server is not one of a pair"),
-        Part::HalfOld => bail!(HALF_OLD),
+        Part::None => {
+            leave(&config)?; // The rest, if it was cut off.
+            return report(options, false, "this server is not one of a pair");
+        }
+        Part::Incomplete => bail!(INCOMPLETE),
         Part::Primary => {
-            "This server was the primary last. The other one must not serve these machines any more: stop it for good. If it is \
-             to join again some day, it begins with an empty data directory."
+            "This server was the primary last. The other one must not serve these machines any more: `systemctl disable --now \
+             bootroom` there. If it is to join again some day, it begins with an empty data directory."
         }
         Part::Follower => {
             "This server was not the primary last: what the other one has answered since they were last connected is not here. If \
              that one still serves, machines change their disks there and here from now on, and nobody can put that together \
-             again. Make sure that it is off."
+             again. Make sure that it is off, and stays so."
+        }
+        Part::Unknown => {
+            "What this server was last is not known any more: the file that says so is damaged. If it was being brought up as the \
+             standby, its disks are half old and half new. Make sure that the other one is off, and stays so."
         }
     };
     eprintln!("{cost}");
     super::act::agreed(options.yes, "Leave the pair?")?;
-    leave(&config)?;
+    for overlay in leave(&config)? {
+        eprintln!(
+            "overlay {overlay}: what was kept from before a resync stays, and takes up space: `bootroom overlay check {overlay}`"
+        );
+    }
     let text = format!(
         "this server is no longer one of a pair: take [standby] out of {} and start it",
         options.config.display()

@@ -143,15 +143,24 @@ pub(super) fn say_unreadable(disk: &str) -> String {
 
 fn say_why_not(why: mirror::WhyNot) -> &'static str {
     use mirror::WhyNot::{
-        Empty, Inconsistent, Lagging, NotBack, NothingKept, Outdated, RolledBack,
+        Empty, Inconsistent, Lagging, Led, NotBack, NothingKept, Outdated, Overtaken, RolledBack,
+        StrangeWitness,
     };
     match why {
         Inconsistent => {
             "this server was being brought up when it lost the other one, so its disks are half old and half new"
         }
-        Outdated => {
-            "the other server has gone on without this one, or is the primary now (`bootroom standby handover` there has it \
-             make way)"
+        Outdated => "the other server has gone on without this one, or is the primary now",
+        Led => {
+            "the other server is the primary and has this one as its standby: `bootroom standby handover` there has it make way; \
+             or stop it"
+        }
+        StrangeWitness => {
+            "the witness that answers is not the one that was agreed on: `bootroom standby accept-witness` if that is right"
+        }
+        Overtaken => {
+            "the other server has become the primary, which was not known when this was said: say it again if it is to lose its \
+             place"
         }
         RolledBack => {
             "this server lost power, and the other one may hold writes that this one lost"

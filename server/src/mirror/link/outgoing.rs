@@ -213,6 +213,7 @@ impl Outgoing {
             match dial(ends) {
                 Ok(wire) => {
                     self.begin(wire);
+                    self.kick(); // Queued by somebody who found the wire held.
                     changed(true);
                     self.look_after();
                     self.end();

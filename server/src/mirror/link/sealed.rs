@@ -194,7 +194,8 @@ impl<D> Read for Sealed<D> {
     }
 }
 
-/// For a conversation that may wait for the socket; a time that runs out is an error, after which nothing more was taken.
+/// For a conversation that may wait for the socket. A time that runs out is an error of the next call: what was given to this
+/// one is taken, and must not be given again.
 impl<D> Write for Sealed<D> {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
         in_time(self.push_left()?)?;

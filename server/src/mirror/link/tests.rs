@@ -220,7 +220,8 @@ fn what_is_written_again_after_a_time_has_run_out_arrives_once() {
         }
         sent.extend(frame);
     }
-    while wire.flush().is_err() {}
+    let flushed = (0..1000).any(|_| wire.flush().is_ok());
+    assert!(flushed);
     drop(wire);
     let came = came.recv_timeout(DEADLINE).unwrap();
     assert!(came == sent, "{} of {}", came.len(), sent.len());

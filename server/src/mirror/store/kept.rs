@@ -367,13 +367,7 @@ impl PairStore {
         let mut left = false;
         for (volume, spec) in self.volumes.specs() {
             let is_needed = |name: &SnapshotName| Some(name) == self.kept.snapshot().as_ref();
-            let hidden = self.volumes.store.hidden_snapshots(&spec.overlay);
-            if hidden.is_ok_and(|names| names.iter().all(is_needed)) {
-                continue;
-            }
-            let folded = self.volumes.overlay(volume).and_then(|overlay| {
-                overlay.map_or(Ok(()), |overlay| overlay.fold_hidden(is_needed))
-            });
+            let folded = self.volumes.fold_hidden(volume, &spec.overlay, is_needed);
             if let Err(error) = folded {
                 left |= matches!(error.kind(), ErrorKind::Busy) || error.is_no_space();
                 tracing::warn!(

@@ -14,7 +14,7 @@ use anyhow::Context;
 use mirror::VolumeId;
 use overlay::{
     Attachment, Base, BaseId, ErrorKind, Limits, Overlay, OverlayId, OverlayInfo, OverlaySpec,
-    Store,
+    SnapshotName, Store,
 };
 use parking_lot::Mutex;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
@@ -311,6 +311,24 @@ impl Volumes {
     pub fn overlay(&self, volume: VolumeId) -> overlay::Result<Option<Arc<Overlay>>> {
         let attachment = self.attachment(volume)?;
         Ok(attachment.map(|attachment| attachment.overlay().clone()))
+    }
+
+    /// Folds the hidden snapshots of a volume that are not needed. One that has none is not opened for that.
+    ///
+    /// # Errors
+    /// As [`Overlay::fold_hidden`].
+    pub fn fold_hidden(
+        &self,
+        volume: VolumeId,
+        overlay: &OverlayId,
+        is_needed: impl Fn(&SnapshotName) -> bool,
+    ) -> overlay::Result<()> {
+        let hidden = self.store.hidden_snapshots(overlay);
+        if hidden.is_ok_and(|names| names.iter().all(&is_needed)) {
+            return Ok(());
+        }
+        let opened = self.overlay(volume)?;
+        opened.map_or(Ok(()), |overlay| overlay.fold_hidden(is_needed))
     }
 
     /// Writes rows, durably; then they are seen.
