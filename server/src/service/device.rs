@@ -123,7 +123,7 @@ pub trait Device: Send + Sync {
         Ok(())
     }
 
-    /// The file that holds `range` at equal offsets, if all of it is in memory now. Only for `sendfile`.
+    /// The file that holds `range` at equal offsets, if all of it is in memory now. Only for the kernel to send.
     fn resident(&self, _range: Range<u64>) -> Option<BorrowedFd<'_>> {
         None
     }

@@ -41,7 +41,7 @@ pub struct FilePart<'d> {
 pub enum Batch<'o, 'd> {
     /// With `sendmsg`.
     Memory(Vec<IoSlice<'o>>),
-    /// With `sendfile`.
+    /// With `splice` or `sendfile`.
     File(&'o FilePart<'d>),
 }
 

@@ -1,9 +1,10 @@
 //! A socket, with or without TLS.
 
+mod files;
+
 use std::{
     io::{self, IoSlice, Read, Write},
     net::{Shutdown, TcpStream},
-    ops::Range,
     os::{
         fd::{AsFd, BorrowedFd},
         unix::net::UnixStream,
@@ -11,9 +12,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use self::files::Pipe;
 use super::{
     device::PeerAddress,
-    output::{Batch, FilePart, Output},
+    output::{Batch, Output},
     secured::Secured,
 };
 use rustix::{
@@ -103,6 +105,14 @@ impl Socket {
         matches!(poll(&mut fds, Some(&now)), Ok(1))
     }
 
+    /// Whether TCP keeps what does not fill a packet until it is told otherwise.
+    fn cork(&self, corked: bool) {
+        if let Self::Tcp(socket) = self {
+            // All is sent without it, too, in more packets.
+            let _ = rustix::net::sockopt::set_tcp_cork(socket, corked);
+        }
+    }
+
     fn receive(&self, buf: &mut [u8], flags: RecvFlags) -> io::Result<usize> {
         loop {
             match rustix::net::recv(self, &mut *buf, flags) {
@@ -165,41 +175,6 @@ pub enum Unsent {
     File(io::Error),
 }
 
-impl Socket {
-    /// Sends a stretch of a file, straight from the page cache.
-    fn send_part(&self, part: &FilePart<'_>) -> Result<(), Unsent> {
-        let mut at = part.range.start;
-        while at < part.range.end {
-            let left = (part.range.end - at) as usize;
-            match rustix::fs::sendfile(self, part.file, Some(&mut at), left) {
-                // The file was cut short, could not be read, or cannot be sent like this; or it is the socket.
-                Ok(0) | Err(_) => return self.copy_part(part.file, at..part.range.end),
-                Ok(_) => {}
-            }
-        }
-        Ok(())
-    }
-
-    /// As [`Socket::send_part`] with a copy, for files that `sendfile` does not take; and to tell what failed.
-    fn copy_part(&self, file: BorrowedFd<'_>, range: Range<u64>) -> Result<(), Unsent> {
-        let mut buffer = vec![0; (range.end - range.start).min(COPIED) as usize];
-        let mut at = range.start;
-        while at < range.end {
-            let length = (range.end - at).min(COPIED) as usize;
-            let count = match rustix::io::pread(file, &mut buffer[..length], at) {
-                Err(Errno::INTR) => continue,
-                Err(error) => return Err(Unsent::File(error.into())),
-                Ok(0) => return Err(Unsent::File(io::ErrorKind::UnexpectedEof.into())),
-                Ok(count) => count,
-            };
-            self.send_all(&mut [IoSlice::new(&buffer[..count])], false)
-                .map_err(Unsent::Socket)?;
-            at += count as u64;
-        }
-        Ok(())
-    }
-}
-
 impl Read for &Socket {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         self.receive(buf, RecvFlags::empty())
@@ -217,19 +192,22 @@ impl Write for &Socket {
     }
 }
 
-/// Bytes of a file that are copied at a time where the kernel cannot send it by itself.
-const COPIED: u64 = 256 << 10;
-
 /// What a connection's thread reads from and writes to.
 pub struct Transport<'s> {
     socket: &'s Socket,
     tls: Option<Box<Secured>>,
+    /// For what it sends of files, once there was something.
+    pipe: Option<Pipe>,
 }
 
 impl<'s> Transport<'s> {
     /// A transport without TLS.
     pub fn plain(socket: &'s Socket) -> Self {
-        Self { socket, tls: None }
+        Self {
+            socket,
+            tls: None,
+            pipe: None,
+        }
     }
 
     /// From here on everything goes through `tls`.
@@ -286,10 +264,17 @@ impl<'s> Transport<'s> {
             let more = batches.peek().is_some();
             match batch {
                 Batch::Memory(mut slices) => {
+                    // The end of a page of the file that comes next shall not be a packet of its own.
+                    if let Some(Batch::File(_)) = batches.peek() {
+                        self.socket.cork(true);
+                    }
                     let sent = self.socket.send_all(&mut slices, more);
                     sent.map_err(Unsent::of)?;
                 }
-                Batch::File(part) => self.socket.send_part(part)?,
+                Batch::File(part) => {
+                    self.socket.send_part(part, &mut self.pipe)?;
+                    self.socket.cork(false);
+                }
             }
         }
         Ok(())
@@ -313,6 +298,7 @@ impl<'s> Transport<'s> {
 
     /// Gives back what memory is not in use.
     pub fn release(&mut self) {
+        self.pipe = None;
         if let Some(tls) = &mut self.tls {
             tls.release();
         }
@@ -332,7 +318,7 @@ mod tests {
     use std::{fs::File, thread};
 
     use super::*;
-    use crate::service::device::Mapped;
+    use crate::service::{device::Mapped, output::FilePart};
 
     const SIZE: u64 = 1 << 20;
 
@@ -346,12 +332,19 @@ mod tests {
     /// Sends two heads and two stretches of `file`; gives what came.
     fn sent(file: &File) -> (Result<(), Unsent>, Vec<u8>) {
         let (ours, theirs) = UnixStream::pair().unwrap();
+        sent_over(file, ours, Socket::Unix(theirs))
+    }
+
+    fn sent_over(
+        file: &File,
+        mut ours: impl Read + Send + 'static,
+        socket: Socket,
+    ) -> (Result<(), Unsent>, Vec<u8>) {
         let reader = thread::spawn(move || {
             let mut all = Vec::new();
-            (&ours).read_to_end(&mut all).unwrap();
+            ours.read_to_end(&mut all).unwrap();
             all
         });
-        let socket = Socket::Unix(theirs);
         let mut output = Output::default();
         for range in [0..SIZE / 2 + 1, SIZE / 2 + 1..SIZE] {
             output.space(4).unwrap().copy_from_slice(b"head");
@@ -359,14 +352,34 @@ mod tests {
             output.file(FilePart { file, range });
         }
         let result = Transport::plain(&socket).send(&output);
+        if let Socket::Tcp(socket) = &socket {
+            let corked = rustix::net::sockopt::tcp_cork(socket).unwrap();
+            assert!(!corked || result.is_err(), "the end waits for more");
+        }
         drop(socket);
         (result, reader.join().unwrap())
+    }
+
+    fn tcp_pair() -> (TcpStream, TcpStream) {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let ours = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        (ours, listener.accept().unwrap().0)
     }
 
     #[test]
     fn files_are_sent_between_the_heads() {
         let dir = tempfile::tempdir().unwrap();
-        let (result, came) = sent(&file(&dir));
+        is_whole(sent(&file(&dir)));
+    }
+
+    #[test]
+    fn files_are_sent_over_tcp_without_a_rest_that_waits() {
+        let dir = tempfile::tempdir().unwrap();
+        let (ours, theirs) = tcp_pair();
+        is_whole(sent_over(&file(&dir), ours, Socket::Tcp(theirs)));
+    }
+
+    fn is_whole((result, came): (Result<(), Unsent>, Vec<u8>)) {
         result.unwrap();
         let middle = SIZE as usize / 2 + 5;
         assert_eq!(
@@ -438,8 +451,14 @@ mod tests {
             file: file.as_fd(),
             range: 0..SIZE,
         });
-        let result = Transport::plain(&socket).send(&output);
+        let mut transport = Transport::plain(&socket);
+        let result = transport.send(&output);
         assert!(matches!(result, Err(Unsent::Socket(_))), "{result:?}");
+        let left = transport.pipe;
+        assert!(
+            left.is_none(),
+            "what is left in the pipe would go elsewhere"
+        );
     }
 
     #[test]

@@ -1,22 +1,32 @@
 //! The limit: a server without checks or overlay, of one thread, that parses requests in batches and gathers replies
-//! from a mapped file.
+//! from a mapped file, or has the kernel send long ones from the page cache, by way of a pipe into a corked socket.
 
 use std::{
     io::{IoSlice, Read, Write},
     net::{TcpListener, TcpStream},
-    os::unix::fs::FileExt,
+    os::{fd::OwnedFd, unix::fs::FileExt},
     path::Path,
 };
+
+use rustix::{
+    net::sockopt::set_tcp_cork,
+    pipe::{SpliceFlags, fcntl_setpipe_size, pipe, splice},
+};
+
+/// Replies with this much data and more are long. Bytes.
+const LONG: usize = 256 << 10;
 
 /// Serves one connection after the other.
 pub fn serve(file: &Path, port: u16) -> anyhow::Result<()> {
     let file = std::fs::File::options().read(true).write(true).open(file)?;
     let size = file.metadata()?.len();
     let map = map(&file, size as usize)?;
+    let pipe = pipe()?;
+    fcntl_setpipe_size(&pipe.1, LONG)?;
     let listener = TcpListener::bind(("127.0.0.1", port))?;
     for socket in listener.incoming() {
         // A client that leaves ends its connection only.
-        let _ = connection(socket?, &file, map);
+        let _ = connection(socket?, &file, map, &pipe);
     }
     Ok(())
 }
@@ -39,7 +49,12 @@ fn map(file: &std::fs::File, size: usize) -> anyhow::Result<&'static [u8]> {
     Ok(bytes)
 }
 
-fn connection(mut socket: TcpStream, file: &std::fs::File, map: &[u8]) -> anyhow::Result<()> {
+fn connection(
+    mut socket: TcpStream,
+    file: &std::fs::File,
+    map: &[u8],
+    pipe: &(OwnedFd, OwnedFd),
+) -> anyhow::Result<()> {
     socket.set_nodelay(true)?;
     socket.write_all(b"NBDMAGICIHAVEOPT\0\x03")?;
     let mut option = [0; 20];
@@ -54,7 +69,7 @@ fn connection(mut socket: TcpStream, file: &std::fs::File, map: &[u8]) -> anyhow
             0 => return Ok(()),
             count => have += count,
         }
-        let used = answer_all(&mut socket, file, map, &buffer[..have])?;
+        let used = answer_all(&mut socket, file, map, pipe, &buffer[..have])?;
         buffer.copy_within(used..have, 0);
         have -= used;
     }
@@ -64,6 +79,7 @@ fn answer_all(
     socket: &mut TcpStream,
     file: &std::fs::File,
     map: &[u8],
+    pipe: &(OwnedFd, OwnedFd),
     bytes: &[u8],
 ) -> anyhow::Result<usize> {
     let mut heads = Vec::with_capacity(256);
@@ -94,6 +110,11 @@ fn answer_all(
     }
     let mut slices: Vec<IoSlice<'_>> = Vec::with_capacity(heads.len() * 2);
     for (head, offset, length) in &heads {
+        if *length >= LONG {
+            // The load never has long and other replies under way at a time.
+            send_long(socket, head, file, pipe, *offset as u64, *length)?;
+            continue;
+        }
         slices.push(IoSlice::new(head));
         if *length > 0 {
             slices.push(IoSlice::new(&map[*offset..offset + length]));
@@ -105,4 +126,26 @@ fn answer_all(
         IoSlice::advance_slices(&mut slices, sent);
     }
     Ok(used)
+}
+
+fn send_long(
+    socket: &mut TcpStream,
+    head: &[u8],
+    file: &std::fs::File,
+    (from, into): &(OwnedFd, OwnedFd),
+    mut offset: u64,
+    mut left: usize,
+) -> anyhow::Result<()> {
+    let flags = SpliceFlags::empty();
+    set_tcp_cork(&*socket, true)?;
+    socket.write_all(head)?;
+    while left > 0 {
+        let mut held = splice(file, Some(&mut offset), into, None, left, flags)?;
+        anyhow::ensure!(held > 0, "the file is too short");
+        left -= held;
+        while held > 0 {
+            held -= splice(from, None, &*socket, None, held, flags)?;
+        }
+    }
+    Ok(set_tcp_cork(&*socket, false)?)
 }
