@@ -5,8 +5,10 @@ PREFIX ?= /usr/local
 BOOTROOM := target/release/bootroom
 DEB := target/deb/bootroom-client.deb
 SCENARIOS := $(sort $(notdir $(basename $(patsubst %/main.rs,%,$(wildcard tests/tests/*.rs tests/tests/*/main.rs)))))
+# Make's job server is open to makes only, and cargo complains of it.
+ALONE := env -u MAKEFLAGS -u MFLAGS
 # As some of the workspace's tests and not as those of a package: else what they use is built again, with fewer features.
-E2E := env -u MAKEFLAGS -u MFLAGS BOOTROOM_BIN=$(CURDIR)/$(BOOTROOM) $(CARGO) test --workspace --locked --no-fail-fast \
+E2E := $(ALONE) BOOTROOM_BIN=$(CURDIR)/$(BOOTROOM) $(CARGO) test --workspace --locked --no-fail-fast \
 	$(addprefix --test ,$(SCENARIOS)) -- --test-threads=1
 SHELL_SCRIPTS := $(sort $(shell git ls-files "*.sh"; git grep -lE "^\#!/bin/(ba)?sh"))
 
@@ -54,7 +56,7 @@ lint:
 	shellcheck $(SHELL_SCRIPTS)
 
 unit:
-	$(CARGO) test --workspace --exclude bootroom-tests --locked
+	$(ALONE) $(CARGO) test --workspace --exclude bootroom-tests --locked
 
 scenarios:
 	$(E2E)
@@ -63,9 +65,9 @@ e2e: build
 	$(E2E)
 
 # Lint and unit tests get the processor time that nothing else wants (SCHED_IDLE), and say what they have to say at their
-# end. Cargo is kept from make's job server, which is open to makes only.
+# end.
 beside:
-	@chrt --idle 0 env -u MAKEFLAGS -u MFLAGS $(MAKE) CARGO='$(CARGO)' lint unit >target/beside.log 2>&1; \
+	@chrt --idle 0 $(MAKE) --no-print-directory lint unit >target/beside.log 2>&1; \
 		status=$$?; cat target/beside.log; exit $$status
 
 # Scenarios wait for most of their time, so everything that only computes goes beside them.
