@@ -15,6 +15,7 @@ pub mod guest;
 pub mod image;
 pub mod machine;
 pub mod namespace;
+pub mod noise;
 pub mod pair;
 pub mod room;
 pub mod screen;

@@ -7,6 +7,7 @@ use std::process::Command;
 use super::host::Host;
 use super::seat::text;
 use crate::binary;
+use crate::noise::noise;
 
 /// Megabytes of its disk.
 pub const MEGABYTES: u64 = 64;
@@ -30,9 +31,7 @@ pub fn import(host: &Host, name: &str) -> PathBuf {
 /// When it cannot be made.
 pub fn make_disk(disk: &Path, megabytes: u64) {
     let tree = tempfile::tempdir().expect("a temporary directory");
-    let mut noise = vec![0; 8 << 20];
-    rand::fill(&mut noise[..]);
-    fs::write(tree.path().join("noise"), noise).expect("it is written");
+    fs::write(tree.path().join("noise"), noise(8 << 20)).expect("it is written");
     let file = fs::File::create(disk).expect("a disk can be made");
     file.set_len(megabytes << 20).expect("it can be sized");
     let made = Command::new("mkfs.ext4")

@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bootroom_tests::binary;
+use bootroom_tests::{binary, noise::noise};
 
 pub const DEADLINE: Duration = Duration::from_secs(20);
 pub const SIZE: u64 = 64 << 20;
@@ -28,10 +28,8 @@ impl Place {
         let place = Self {
             dir: tempfile::tempdir_in("/var/tmp").unwrap(),
         };
-        let mut noise = vec![0; DATA];
-        rand::fill(&mut noise[..]);
         let mut file = fs::File::create(place.image()).unwrap();
-        file.write_all(&noise).unwrap();
+        file.write_all(&noise(DATA)).unwrap();
         file.set_len(SIZE).unwrap();
         place
     }

@@ -143,7 +143,8 @@ fn holds(line: &str, words: &str) -> bool {
     })
 }
 
-/// Where the example server is, built if need be.
+/// Where the example server is, built if need be: as one of the workspace, as unit tests are, so that nothing is built for
+/// it alone.
 pub fn binary() -> PathBuf {
     static BUILT: Once = Once::new();
     let root = Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -151,7 +152,7 @@ pub fn binary() -> PathBuf {
         .expect("the workspace's root");
     BUILT.call_once(|| {
         let cargo = std::env::var_os("CARGO").unwrap_or("cargo".into());
-        let args = ["build", "--quiet", "-p", "pxe", "--example", "bootserver"];
+        let args = ["build", "--quiet", "--workspace", "--example", "bootserver"];
         let built = Command::new(cargo).current_dir(root).args(args).status();
         assert!(built.is_ok_and(|s| s.success()), "the boot server builds");
     });
