@@ -5,14 +5,12 @@ PREFIX ?= /usr/local
 BOOTROOM := target/release/bootroom
 DEB := target/deb/bootroom-client.deb
 SCENARIOS := $(sort $(notdir $(basename $(patsubst %/main.rs,%,$(wildcard tests/tests/*.rs tests/tests/*/main.rs)))))
-# Make's job server is open to makes only, and cargo complains of it.
-ALONE := env -u MAKEFLAGS -u MFLAGS
 # As some of the workspace's tests and not as those of a package: else what they use is built again, with fewer features.
-E2E := $(ALONE) BOOTROOM_BIN=$(CURDIR)/$(BOOTROOM) $(CARGO) test --workspace --locked --no-fail-fast \
+E2E := BOOTROOM_BIN=$(CURDIR)/$(BOOTROOM) $(CARGO) test --workspace --locked --no-fail-fast \
 	$(addprefix --test ,$(SCENARIOS)) -- --test-threads=1
 SHELL_SCRIPTS := $(sort $(shell git ls-files "*.sh"; git grep -lE "^\#!/bin/(ba)?sh"))
 
-.PHONY: help demo test test-full bench crash fuzz sim build install deb fmt lint unit e2e scenarios beside packages clean
+.PHONY: help demo test test-full bench crash fuzz sim build install deb fmt lint unit e2e packages clean
 
 help:
 	@echo 'make demo       two diskless machines boot from this computer (QEMU)'
@@ -56,25 +54,12 @@ lint:
 	shellcheck $(SHELL_SCRIPTS)
 
 unit:
-	$(ALONE) $(CARGO) test --workspace --exclude bootroom-tests --locked
-
-scenarios:
-	$(E2E)
+	$(CARGO) test --workspace --exclude bootroom-tests --locked
 
 e2e: build
 	$(E2E)
 
-# Lint and unit tests get the processor time that nothing else wants (SCHED_IDLE), and say what they have to say at their
-# end.
-beside:
-	@chrt --idle 0 $(MAKE) --no-print-directory lint unit >target/beside.log 2>&1; \
-		status=$$?; cat target/beside.log; exit $$status
-
-# Scenarios wait for most of their time, so everything that only computes goes beside them.
-test: packages
-	$(CARGO) test --workspace --locked --no-run
-	$(MAKE) --no-print-directory build
-	$(MAKE) --no-print-directory --jobs=2 scenarios beside
+test: packages lint unit e2e
 
 test-full: lint unit build
 	tests/install-packages.sh full
