@@ -81,7 +81,7 @@ impl Default for Timing {
             courtesy: Millis(500),
             ask: Millis(500),
             stall: Millis(10_000),
-            flush: Millis(2000),
+            flush: Millis(5000),
             rest: Millis(5000),
             hang: Millis(30_000),
         }

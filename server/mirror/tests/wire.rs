@@ -201,6 +201,18 @@ proptest! {
     }
 
     #[test]
+    fn messages_come_back_together(messages in prop::collection::vec(message(), 0..5), cut in any::<prop::sample::Index>()) {
+        let mut bytes = Vec::new();
+        messages.iter().for_each(|message| message.encode(&mut bytes).unwrap());
+        let whole = Bytes::from(bytes);
+        prop_assert_eq!(&Message::decode_all(&whole).unwrap(), &messages);
+        if !whole.is_empty() {
+            let part = Message::decode_all(&whole.slice(..cut.index(whole.len())));
+            prop_assert!(part.is_err() || messages.starts_with(&part.unwrap()));
+        }
+    }
+
+    #[test]
     fn what_is_cut_short_is_refused_or_shorter(message in message(), cut in any::<prop::sample::Index>()) {
         let mut bytes = Vec::new();
         message.encode(&mut bytes).unwrap();

@@ -52,7 +52,7 @@ pub use persist::Persister;
 pub use requests::{Attached, Change};
 
 /// Bytes that are written before their end is told.
-const PORTION: u64 = 64 << 10;
+const PORTION: u64 = 128 << 10;
 
 /// Tells who waits, and then lets them answer.
 fn tell(replies: Vec<(Ended, Reply)>) {
@@ -415,8 +415,8 @@ impl Mirror {
         let done = catch_unwind(AssertUnwindSafe(|| self.store.work(work)));
         let result =
             done.unwrap_or_else(|_| Err((Fault::Broken, anyhow::anyhow!("a bug in the server"))));
-        if let (Err((Fault::Broken, _)), Some(volume), false) =
-            (&result, volume, self.reign.borrow().ours)
+        if let (Err((Fault::Broken, _)), Some(volume)) = (&result, volume)
+            && !self.reign.borrow().ours
         {
             self.store.volumes.let_go(volume);
         }

@@ -1,6 +1,6 @@
 //! The standby's side of a session: it does what it is told, in order, and keeps in mind what it did.
 
-use std::collections::BTreeMap;
+use std::{cmp::Ordering, collections::BTreeMap};
 
 use crate::{
     Blocks, Body, Fault, Generation, Item, ItemAnswer, Moment, Notice, Seq, SessionId, Term, Work,
@@ -89,17 +89,22 @@ impl Node {
             return;
         };
         standby.heard = now;
-        if seq >= standby.next {
-            standby.early.insert(seq, item);
+        match seq.cmp(&standby.next) {
+            Ordering::Less => {}
+            Ordering::Equal => {
+                standby.next.0 += 1;
+                self.take(session, seq, item);
+                self.take_early(session);
+            }
+            Ordering::Greater if standby.early.len() < most => {
+                standby.early.insert(seq, item);
+            }
+            Ordering::Greater => self.fail_standby(session, Fault::NoSpace),
         }
-        if standby.early.len() > most {
-            self.fail_standby(session, Fault::NoSpace);
-            return;
-        }
-        self.take_in_turn(session);
     }
 
-    fn take_in_turn(&mut self, session: SessionId) {
+    /// What came before its turn and has it now.
+    fn take_early(&mut self, session: SessionId) {
         loop {
             let Some(standby) = self.standby_in(session) else {
                 return;

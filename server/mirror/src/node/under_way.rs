@@ -3,7 +3,7 @@
 //! What touches the same as something earlier waits for it. Who waits for whom is looked up where the blocks are, so that
 //! thousands of changes that wait for a standby or a witness cost no more each than one.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::{BlockRange, Ticket, VolumeId, operation::Footprint};
 
@@ -19,13 +19,37 @@ const WIDE: u64 = 64;
 pub(super) struct UnderWay {
     all: BTreeMap<Ticket, Waiting>,
     /// Held, and nothing earlier touches the same.
-    ready: BTreeSet<Ticket>,
+    ready: InOrder,
     /// How many are held.
     held: usize,
     /// Who touches a stretch of a volume.
     stretches: BTreeSet<(VolumeId, u64, Ticket)>,
     /// Who touches more than that: a whole volume, the metadata.
     wide: Vec<Ticket>,
+}
+
+/// Tickets in their order. Most come and go at the ends, and there are few: a tree would take memory for each that comes alone.
+#[derive(Debug, Default)]
+struct InOrder(VecDeque<Ticket>);
+
+impl InOrder {
+    /// False if it was there.
+    fn insert(&mut self, ticket: Ticket) -> bool {
+        let place = self.0.binary_search(&ticket);
+        if let Err(at) = place {
+            self.0.insert(at, ticket);
+        }
+        place.is_err()
+    }
+
+    /// False if it was not there.
+    fn remove(&mut self, ticket: Ticket) -> bool {
+        let place = self.0.binary_search(&ticket);
+        if let Ok(at) = place {
+            self.0.remove(at);
+        }
+        place.is_ok()
+    }
 }
 
 #[derive(Debug)]
@@ -85,13 +109,13 @@ impl UnderWay {
 
     /// Those that may start, in the order in which they came.
     pub(super) fn ready(&self) -> impl Iterator<Item = Ticket> + '_ {
-        self.ready.iter().copied()
+        self.ready.0.iter().copied()
     }
 
     /// The first that may start after this one.
     pub(super) fn ready_after(&self, last: Option<Ticket>) -> Option<Ticket> {
-        let after = last.map_or(Ticket(0), |Ticket(last)| Ticket(last + 1));
-        self.ready.range(after..).next().copied()
+        let after = last.map_or(0, |last| self.ready.0.partition_point(|t| *t <= last));
+        self.ready.0.get(after).copied()
     }
 
     /// Adds the newest; it is held.
@@ -113,7 +137,7 @@ impl UnderWay {
 
     /// It is no longer held.
     pub(super) fn start(&mut self, ticket: Ticket) {
-        self.held -= usize::from(self.ready.remove(&ticket));
+        self.held -= usize::from(self.ready.remove(ticket));
     }
 
     /// It is held again. Nothing earlier touches the same: it had been started.
@@ -126,7 +150,7 @@ impl UnderWay {
     /// It has ended: others need not wait for it.
     pub(super) fn remove(&mut self, ticket: Ticket) -> Option<Change> {
         let Waiting { change, blockers } = self.all.remove(&ticket)?;
-        let held = blockers > 0 || self.ready.remove(&ticket);
+        let held = blockers > 0 || self.ready.remove(ticket);
         self.held -= usize::from(held);
         self.forget_place(ticket, &change.footprint);
         for later in self.colliding(ticket, &change.footprint) {

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{Put, Take, framed_before, unknown};
+use super::{FRAME_HEAD, Put, Take, frame_length, framed_before, short, unknown};
 use crate::{Body, Hello, Incarnation, Message, Moment, Result, Seq, SessionId, Term};
 
 impl Message {
@@ -35,8 +35,34 @@ impl Message {
     }
 
     /// Reads a frame's content, without its length.
+    ///
+    /// # Errors
+    ///
+    /// It is not understood to its last byte.
     pub fn decode(frame: Bytes) -> Result<Self> {
-        let mut take = Take::new(frame);
+        Self::take(Take::new(&frame))
+    }
+
+    /// Reads several whole frames, with their lengths.
+    ///
+    /// # Errors
+    ///
+    /// As [`Message::decode`], and if the last frame is not whole.
+    pub fn decode_all(frames: &Bytes) -> Result<Vec<Self>> {
+        let (mut messages, mut at) = (Vec::new(), 0);
+        while at < frames.len() {
+            let head = frames[at..].first_chunk().ok_or_else(short)?;
+            let start = at + FRAME_HEAD;
+            at = start + frame_length(*head)?;
+            if at > frames.len() {
+                return Err(short());
+            }
+            messages.push(Self::take(Take::part(frames, start..at))?);
+        }
+        Ok(messages)
+    }
+
+    fn take(mut take: Take<'_>) -> Result<Self> {
         let kind = take.u8()?;
         let from = take.node()?;
         let term = Term(take.u64()?);

@@ -6,6 +6,8 @@ mod items;
 mod link;
 mod records;
 
+use std::ops::Range;
+
 use bytes::Bytes;
 
 use crate::{
@@ -105,9 +107,10 @@ impl Put for Vec<u8> {
 }
 
 /// Takes from the front. Numbers are read where they lie: a handle for each would cost more than the number.
-struct Take {
-    all: Bytes,
+struct Take<'a> {
+    all: &'a Bytes,
     at: usize,
+    end: usize,
 }
 
 fn short() -> Error {
@@ -118,20 +121,31 @@ fn unknown(context: &'static str) -> Error {
     Error::new(ErrorKind::Unknown, context)
 }
 
-impl Take {
-    fn new(bytes: Bytes) -> Self {
-        Self { all: bytes, at: 0 }
+impl<'a> Take<'a> {
+    fn new(bytes: &'a Bytes) -> Self {
+        Self::part(bytes, 0..bytes.len())
+    }
+
+    /// Of that part of `all`.
+    fn part(all: &'a Bytes, part: Range<usize>) -> Self {
+        Self {
+            all,
+            at: part.start,
+            end: part.end,
+        }
     }
 
     fn array<const N: usize>(&mut self) -> Result<[u8; N]> {
-        let array = *self.all[self.at..].first_chunk().ok_or_else(short)?;
+        let array = *self.all[self.at..self.end]
+            .first_chunk()
+            .ok_or_else(short)?;
         self.at += N;
         Ok(array)
     }
 
     fn rest(&mut self) -> Bytes {
-        let rest = self.all.slice(self.at..);
-        self.at = self.all.len();
+        let rest = self.all.slice(self.at..self.end);
+        self.at = self.end;
         rest
     }
 
@@ -206,7 +220,7 @@ impl Take {
 
     /// Everything has been read.
     fn end<T>(self, value: T) -> Result<T> {
-        if self.at < self.all.len() {
+        if self.at < self.end {
             return Err(Error::new(
                 ErrorKind::Length,
                 "a message goes on after its end",

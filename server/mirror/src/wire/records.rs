@@ -31,7 +31,7 @@ impl WitnessRequest {
 
     /// Reads a frame's content, without its length.
     pub fn decode(frame: Bytes) -> Result<Self> {
-        let mut take = Take::new(frame);
+        let mut take = Take::new(&frame);
         let number = take.u64()?;
         let from = take.node()?;
         let swap = if take.flag()? {
@@ -106,7 +106,7 @@ impl WitnessAnswer {
 
     /// Reads a frame's content, without its length.
     pub fn decode(frame: Bytes) -> Result<Self> {
-        let mut take = Take::new(frame);
+        let mut take = Take::new(&frame);
         let number = take.u64()?;
         let witness = WitnessId(take.u64()?);
         let revision = Revision(take.u64()?);
@@ -132,7 +132,7 @@ impl WitnessState {
 
     /// Reads what [`WitnessState::encode`] wrote.
     pub fn decode(bytes: Bytes) -> Result<Self> {
-        let mut take = Take::new(bytes);
+        let mut take = Take::new(&bytes);
         check_format(&mut take)?;
         let id = WitnessId(take.u64()?);
         let revision = Revision(take.u64()?);
@@ -176,7 +176,7 @@ impl Durable {
 
     /// Reads what [`Durable::encode`] wrote.
     pub fn decode(bytes: Bytes) -> Result<Self> {
-        let mut take = Take::new(bytes);
+        let mut take = Take::new(&bytes);
         let kept = match take.u8()? {
             FORMAT => false,
             FORMAT_KEPT => true,

@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::BytesMut;
 use mirror::{FRAME_HEAD, Message, frame_length};
 use parking_lot::Mutex;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -180,24 +180,18 @@ fn is_readable(socket: &TcpStream) -> bool {
     matches!(poll(&mut fds, Some(&now)), Ok(1))
 }
 
-/// The whole frames at the front.
+/// The whole frames at the front. They are split off together: a handle for each would cost as much as to read it.
 fn take_messages(received: &mut BytesMut) -> anyhow::Result<Vec<Message>> {
-    let mut messages = Vec::new();
-    while let Some(frame) = take_frame(received)? {
-        messages.push(Message::decode(frame)?);
+    let (mut whole, mut missing) = (0, 0);
+    while let Some(head) = received[whole..].first_chunk::<FRAME_HEAD>() {
+        let end = whole + FRAME_HEAD + frame_length(*head)?;
+        missing = end.saturating_sub(received.len());
+        if missing > 0 {
+            break;
+        }
+        whole = end;
     }
-    Ok(messages)
-}
-
-fn take_frame(received: &mut BytesMut) -> anyhow::Result<Option<Bytes>> {
-    let Some(head) = received.first_chunk::<FRAME_HEAD>() else {
-        return Ok(None);
-    };
-    let length = frame_length(*head)?;
-    if received.len() < FRAME_HEAD + length {
-        received.reserve(FRAME_HEAD + length - received.len());
-        return Ok(None);
-    }
-    received.advance(FRAME_HEAD);
-    Ok(Some(received.split_to(length).freeze()))
+    let frames = received.split_to(whole).freeze();
+    received.reserve(missing);
+    Ok(Message::decode_all(&frames)?)
 }
