@@ -118,10 +118,10 @@ fn a_pair_is_ended_and_one_server_goes_on_with_the_disks() {
     assert!(said.contains("is not one of a pair"), "{said}");
     // Whoever comes back later is new to the pair, with disks of its own that are nobody's leftovers.
     pair.host(A).configure(&as_one_of_two);
+    disk.mark();
     pair.host_mut(A).start();
     assert_eq!(pair.status(A)["own_disks"], 1);
     pair.host(A).promote();
-    disk.mark();
     disk.wait_attached(A);
     disk.verify_unharmed();
 }
