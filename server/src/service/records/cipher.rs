@@ -95,11 +95,12 @@ impl Cipher {
         nonce
     }
 
-    /// What TLS 1.2 authenticates besides the content.
-    fn additional(&self, kind: u8, length: usize) -> [u8; 13] {
+    /// What TLS 1.2 authenticates besides the content: type and version as they are sent, and the length of the content.
+    fn additional(&self, [kind, major, minor]: [u8; 3], length: usize) -> [u8; 13] {
         let mut additional = [0; 13];
         additional[..8].copy_from_slice(&self.sequence.to_be_bytes());
-        additional[8..].copy_from_slice(&header(kind, length));
+        let [high, low] = (length as u16).to_be_bytes();
+        additional[8..].copy_from_slice(&[kind, major, minor, high, low]);
         additional
     }
 
@@ -126,7 +127,7 @@ impl Cipher {
             }
             Layout::Tls12 | Layout::Tls12Explicit => {
                 let end = start + length;
-                let additional = self.additional(kind.0, length);
+                let additional = self.additional([kind.0, VERSION[0], VERSION[1]], length);
                 let tag = self.tag(nonce, &additional, &mut record[start..end])?;
                 record[HEADER..start].copy_from_slice(&nonce[NONCE_LEN - (start - HEADER)..]);
                 (end, header(kind.0, end - HEADER + TAG), tag)
@@ -192,7 +193,7 @@ impl Cipher {
     }
 
     fn open_12(&self, record: &mut [u8]) -> Result<(ContentType, Range<usize>), Alert> {
-        let (kind, start) = (record[0], self.before());
+        let (sent, start) = ([record[0], record[1], record[2]], self.before());
         let added = start + TAG;
         let length = record
             .len()
@@ -201,9 +202,9 @@ impl Cipher {
         let mut nonce = self.nonce();
         let explicit = start - HEADER;
         nonce[NONCE_LEN - explicit..].copy_from_slice(&record[HEADER..start]);
-        let additional = self.additional(kind, length);
+        let additional = self.additional(sent, length);
         self.opened(nonce, &additional, &mut record[start..])?;
-        Ok((ContentType(kind), start..start + length))
+        Ok((ContentType(sent[0]), start..start + length))
     }
 
     fn opened<'r>(

@@ -109,6 +109,16 @@ proptest! {
         }
     }
 
+    /// All of it, that is.
+    #[test]
+    fn no_byte_of_a_header_may_be_touched(version in 0..2usize, at in 0..HEADER, change in 1..=255u8) {
+        let version = VERSIONS[version];
+        let (mut stream, _) = sealed(&mut cipher(version, false), &[vec![1; 100]]);
+        stream[at] ^= change;
+        let (all, _) = opened(cipher(version, false), &stream, 10_000);
+        prop_assert!(all.is_empty());
+    }
+
     /// Records in another order, or twice, are not taken.
     #[test]
     fn records_have_their_place(version in 0..2usize, twice: bool) {
