@@ -289,9 +289,10 @@ fn a_fold_gives_way_to_a_snapshot_and_is_done_after_it() {
     let world = world_on(Hooked::host(move |call, _| {
         let of_fold = call == Call::Sync && thread::current().id() == folding;
         if of_fold && is_folding.load(Ordering::Relaxed) {
-            let _ = begin.send(());
+            is_folding.store(false, Ordering::Relaxed); // Once.
+            begin.send(()).unwrap();
             // The snapshot begins meanwhile.
-            thread::sleep(Duration::from_millis(100));
+            thread::sleep(Duration::from_secs(1));
         }
         Ok(())
     }));
@@ -309,7 +310,6 @@ fn a_fold_gives_way_to_a_snapshot_and_is_done_after_it() {
         assert_eq!(folded.unwrap_err().kind(), ErrorKind::Busy);
         taking.join().unwrap().unwrap();
     });
-    folds.store(false, Ordering::Relaxed);
     assert!(all(&world.disk) == now);
     world.overlay.fold_hidden(|_| false).unwrap();
     let left = world.overlay.snapshots();

@@ -105,7 +105,7 @@ fn a_pair_is_ended_and_one_server_goes_on_with_the_disks() {
     let left = pair.host(A).on_files(&leave);
     let said = String::from_utf8_lossy(&left.stderr);
     assert!(
-        left.status.success() && said.contains("was the primary last"),
+        left.status.success() && said.contains("was the primary when it stopped"),
         "{said}"
     );
     disk.mark();

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use rustix::process::{Resource, getrlimit, setrlimit};
 
 use super::{Exit, load};
 use crate::{
@@ -21,6 +22,7 @@ pub struct ServeOptions {
 /// Serves until SIGTERM or SIGINT.
 pub fn run(options: &ServeOptions) -> anyhow::Result<Exit> {
     start_log();
+    raise_file_limit();
     let config = load(&options.config)?;
     let refuse = |list| anyhow::Error::from(config.refuse(list));
     let problems = host::check(&config);
@@ -39,6 +41,15 @@ pub fn run(options: &ServeOptions) -> anyhow::Result<Exit> {
     // Only an answer to a client that no longer listens can still be under way.
     runtime.shutdown_background();
     outcome.map(|()| Exit::Ok)
+}
+
+/// As many files as this process may have open: what a shell gives is meant for programs that use `select`.
+pub(super) fn raise_file_limit() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!("cannot raise the limit of open files: {error}");
+    }
 }
 
 /// rustls warns of every client that gives an address where a name belongs, as GnuTLS does.

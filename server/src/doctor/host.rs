@@ -20,7 +20,7 @@ use crate::config::{Config, host, units::ByteSize};
 const LEAST_SPACE: u64 = 1 << 30;
 /// Below this a room of `keep` machines fills the disk within a day.
 const LITTLE_SPACE: u64 = 8 << 30;
-/// Each machine takes a socket and two files, and a pipe while it reads much; a room has up to a thousand.
+/// Each machine takes a socket, an event, three files, and a pipe while it reads much; a room has up to a thousand.
 const FILES: u64 = 8192;
 
 /// Whether what needs root can be looked at.
@@ -132,7 +132,7 @@ pub fn limits(config: &Config) -> Vec<Finding> {
         .filter(|most| *most < FILES)
     {
         let message =
-            format!("a process may have {files} files open, and each machine takes up to five");
+            format!("a process may have {files} files open, and each machine takes up to seven");
         let fix = "in the service: LimitNOFILE=65536; in a shell: ulimit -Hn 65536";
         findings.push(Finding::warning("limits", message, fix));
     }

@@ -6,12 +6,11 @@ use std::{fs, io, path::Path, sync::Arc};
 use anyhow::{Context, bail};
 use images::Catalogue;
 use mirror::Durable;
-use overlay::{HostDisk, OverlayId, Storage};
+use overlay::{HostDisk, Storage, Store};
 
 use super::{
     pair::{open_overlays, open_volumes},
     state::{Damaged, StateFile},
-    store::volumes::Volumes,
 };
 use crate::{clients::versions::OpenVersions, config::Config, files::sync_folder};
 
@@ -58,18 +57,25 @@ pub fn part(data: &Path) -> anyhow::Result<Part> {
         .boot_id()
         .context("cannot read the host's boot id")?;
     match StateFile::open(&folder, boot) {
+        // Somebody took the state away while a resync was under way.
+        Ok((state, _)) if !state.exists() && keeps(&folder) => Ok(Part::Unknown),
         Ok((_, found)) => Ok(Part::of(&found.durable)),
         Err(error) if error.is::<Damaged>() => Ok(Part::Unknown),
         Err(error) => Err(error),
     }
 }
 
-/// Makes the data directory one of a single server; gives the disks on which something stays that was kept from before a
-/// resync, and takes up space. May be cut off anywhere and begun again.
+/// Whether something is kept from before a resync, which then has not ended.
+fn keeps(folder: &Path) -> bool {
+    folder.join("kept").exists()
+}
+
+/// Makes the data directory one of a single server; gives in words what stays and takes up space. May be cut off anywhere and
+/// begun again.
 ///
 /// # Errors
 /// The server is running, it lacks what the other one has, or its files cannot be changed.
-pub fn leave(config: &Config) -> anyhow::Result<Vec<OverlayId>> {
+pub fn leave(config: &Config) -> anyhow::Result<Vec<String>> {
     let data = &config.server.data.value;
     let folder = data.join("mirror");
     if !folder.is_dir() {
@@ -77,35 +83,47 @@ pub fn leave(config: &Config) -> anyhow::Result<Vec<OverlayId>> {
     }
     // Taken as long as a server runs.
     let overlays = open_overlays(config, 0).context("stop the server first")?;
-    if part(data)? == Part::Incomplete {
+    let part = part(data)?;
+    if part == Part::Incomplete {
         bail!("this server lacks what the other one has: start it with [standby]");
     }
-    let overlays = Arc::new(overlays);
-    let versions = OpenVersions::of(Catalogue::open(config.server.images())?);
-    let (volumes, _) = open_volumes(&folder, overlays.clone(), &Arc::new(versions))?;
-    let unfolded = fold(&volumes);
-    overlays.drop_away()?;
-    drop(volumes);
-    // What is said of the pair goes first: a server that has it, and not the table, would take its disks for leftovers.
-    for name in ["state", "kept", "volumes.redb"] {
+    let remarks = match part {
+        Part::Primary | Part::Follower => fold(config, &folder, Arc::new(overlays))?,
+        // It may be all that is whole.
+        Part::Unknown if keeps(&folder) => {
+            vec!["what was kept from before a resync stays in the folders of the overlays".into()]
+        }
+        _ => Vec::new(),
+    };
+    // The table last: a server that has a state, and no table, would take its disks for leftovers.
+    for name in ["kept", "state", "volumes.redb"] {
         remove(&folder.join(name))?;
     }
-    Ok(unfolded)
+    Ok(remarks)
 }
 
-/// Folds what was taken to be gone back to; gives the disks of which that cannot be done.
-fn fold(volumes: &Volumes) -> Vec<OverlayId> {
-    let mut left = Vec::new();
-    for (volume, spec) in volumes.specs() {
-        if volumes
-            .fold_hidden(volume, &spec.overlay, |_| false)
-            .is_err()
-        {
-            left.push(spec.overlay);
+/// Gives back what was kept to be gone back to; says what of it stays.
+fn fold(config: &Config, folder: &Path, overlays: Arc<Store>) -> anyhow::Result<Vec<String>> {
+    let versions = OpenVersions::of(Catalogue::open(config.server.images())?);
+    let mut remarks = Vec::new();
+    match open_volumes(folder, overlays.clone(), &Arc::new(versions)) {
+        Ok((volumes, _)) => {
+            for (volume, spec) in volumes.specs() {
+                let overlay = &spec.overlay;
+                if let Err(error) = volumes.fold_hidden(volume, overlay, |_| false) {
+                    remarks.push(format!(
+                        "overlay {overlay}: what was kept from before a resync stays: {error}"
+                    ));
+                }
+                volumes.let_go(volume); // There may be more disks than files that may be open.
+            }
         }
-        volumes.let_go(volume); // There may be more disks than files that may be open.
+        Err(error) => remarks.push(format!(
+            "what was kept of disks from before a resync stays, if there is any: {error:#}"
+        )),
     }
-    left
+    overlays.drop_away()?;
+    Ok(remarks)
 }
 
 fn remove(path: &Path) -> anyhow::Result<()> {
@@ -165,6 +183,10 @@ mod tests {
             assert_eq!(part(data.path()).unwrap(), expected);
         }
         fs::write(folder.join("state"), "no state").unwrap();
+        assert_eq!(part(data.path()).unwrap(), Part::Unknown);
+        fs::remove_file(folder.join("state")).unwrap();
+        assert_eq!(part(data.path()).unwrap(), Part::None);
+        fs::write(folder.join("kept"), "").unwrap();
         assert_eq!(part(data.path()).unwrap(), Part::Unknown);
     }
 }

@@ -49,6 +49,11 @@ impl StateFile {
         Ok((file, found))
     }
 
+    /// Whether there is such a file.
+    pub fn exists(&self) -> bool {
+        self.path.exists()
+    }
+
     fn load(&self) -> anyhow::Result<Found> {
         let bytes = match fs::read(&self.path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {

@@ -2,7 +2,7 @@
 
 use std::{cmp::Reverse, collections::BTreeMap};
 
-use crate::{BlockRange, Blocks, Seq, VolumeId};
+use crate::{BLOCK, BlockRange, Blocks, Seq, VolumeId};
 
 /// Blocks that may differ, or would if one of the servers lost power now. Everything else is the same on both disks.
 #[derive(Debug, Default)]
@@ -24,12 +24,15 @@ pub(super) struct Sent {
     list: Batch,
     /// How long the list was when it was put together last.
     merged: usize,
+    /// Blocks that were written, those that were written twice twice.
+    blocks: u64,
 }
 
 impl Sent {
     /// Puts the list together whenever it has become twice as long, so that this costs each entry the same.
     fn push(&mut self, seq: Seq, range: BlockRange) {
         self.list.push((seq, range));
+        self.blocks += range.blocks();
         if self.list.len() >= LONG.max(2 * self.merged) {
             merge(&mut self.list);
             self.merged = self.list.len();
@@ -39,6 +42,10 @@ impl Sent {
 
 /// Blocks that a flush will have made durable on both sides.
 pub(super) type Batch = Vec<(Seq, BlockRange)>;
+
+/// So many blocks are flushed at once: a disk that takes 100 MB/s has done with them long before the standby counts as lost, and
+/// as many at most are sent again when it is. 256 MiB.
+const MUCH: u64 = (256 << 20) / BLOCK;
 
 /// How many entries a list may have before it is put together for the first time.
 const LONG: usize = 4096;
@@ -53,6 +60,13 @@ impl Dirty {
 
     pub(super) fn push(&mut self, volume: VolumeId, seq: Seq, range: BlockRange) {
         self.sent.entry(volume).or_default().push(seq, range);
+    }
+
+    /// Volumes that have something to flush: all of them, or those that have much.
+    pub(super) fn to_flush(&self, all: bool) -> Vec<VolumeId> {
+        let sent = self.sent.iter();
+        let due = sent.filter(|(_, sent)| all || sent.blocks >= MUCH);
+        due.map(|(volume, _)| *volume).collect()
     }
 
     /// Takes everything of a volume that waits for a flush.
@@ -168,6 +182,22 @@ mod tests {
         }
         dirty.all_unsent();
         assert_eq!(dirty.unsent.len(), 10_000);
+    }
+
+    #[test]
+    fn who_has_much_to_flush_does_not_wait_for_the_others() {
+        let mut dirty = Dirty::default();
+        let other = VolumeId(2);
+        dirty.push(other, Seq(1), block(1));
+        for seq in 2..=4 {
+            let (start, end) = (0, MUCH / 2 - 1);
+            dirty.push(V, Seq(seq), BlockRange { start, end });
+            let much = if seq == 4 { vec![V] } else { vec![] };
+            assert_eq!(dirty.to_flush(false), much);
+        }
+        assert_eq!(dirty.to_flush(true), [V, other]);
+        dirty.take(V);
+        assert!(dirty.to_flush(false).is_empty());
     }
 
     #[test]

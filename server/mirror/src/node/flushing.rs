@@ -231,17 +231,18 @@ impl Node {
 
     pub(super) fn flush_regularly(&mut self) {
         let (now, next) = (self.now, self.now.after(self.config.timing.flush));
-        let Some(primary) = self
-            .primary
-            .as_mut()
-            .filter(|p| p.session.is_some() && now >= p.flush_at)
-        else {
+        let Some(primary) = self.primary.as_mut().filter(|p| p.session.is_some()) else {
             return;
         };
-        primary.flush_at = next;
-        let volumes: Vec<VolumeId> = self.dirty.sent.keys().copied().collect();
-        for volume in volumes {
-            self.flush_volume(volume);
+        let all = now >= primary.flush_at;
+        if all {
+            primary.flush_at = next;
+        }
+        let under_way = self.flushing_volumes();
+        for volume in self.dirty.to_flush(all) {
+            if all || !under_way.contains(&volume) {
+                self.flush_volume(volume);
+            }
         }
     }
 

@@ -151,8 +151,8 @@ impl Node {
         self.split_brain = rival;
     }
 
-    /// The other server is primary. Who demanded this one's promotion before that was known meant to have one primary. Of a
-    /// claim that is on its way the witness would say the same.
+    /// The other server is primary. Who demanded this one's promotion before that was known meant to have one primary. A
+    /// claim that is on its way is refused by the witness, if it looked before the other one won.
     fn withdraw_demand(&mut self) {
         let seeking = &mut self.seeking;
         let unaware = |waiting: &mut Waiting| !waiting.against_primary;
@@ -452,12 +452,17 @@ impl Node {
         self.leave_standby();
         // A promotion of this server that is still on its way to the witness meets a newer revision there: the primary
         // won its higher term after this server looked.
+        self.drop_promotion();
+        self.asker.forget();
+        self.seeking.open = Some((term, session));
+    }
+
+    /// A primary has it as its standby: nothing that was to make it primary outlasts that.
+    fn drop_promotion(&mut self) {
         let claimed = self.seeking.claim.take().is_some_and(|claim| claim.by_hand);
         if self.seeking.demand.take().is_some() || claimed {
             self.note(Notice::NotPromotable(WhyNot::Led));
         }
-        self.asker.forget();
-        self.seeking.open = Some((term, session));
     }
 
     /// Opens the session once nothing of an older one is under way on the disk.
@@ -468,6 +473,7 @@ impl Node {
         let Some((term, session)) = self.seeking.open.take() else {
             return;
         };
+        self.drop_promotion();
         self.dirty.all_unsent();
         self.keep();
         self.durable.term = term;

@@ -96,7 +96,7 @@ impl Node {
                 self.take(session, seq, item);
                 self.take_early(session);
             }
-            Ordering::Greater if standby.early.len() < most => {
+            Ordering::Greater if standby.early.len() < most || standby.early.contains_key(&seq) => {
                 standby.early.insert(seq, item);
             }
             Ordering::Greater => self.fail_standby(session, Fault::NoSpace),

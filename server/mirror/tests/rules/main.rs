@@ -442,6 +442,39 @@ fn nothing_is_handed_over_to_a_standby_that_is_found_wrong_meanwhile() {
     assert_eq!(pair.role(NodeId::B), Role::Primary, "and now it is right");
 }
 
+/// It came when a session was about to begin, and is not kept for the day on which that ends.
+#[test]
+fn a_forced_promotion_does_not_outlast_a_session_that_was_about_to_begin() {
+    let mut pair = Pair::paired(true);
+    pair.ask(NodeId::A, 1, Ask::Attach);
+    pair.slow = Some(NodeId::B);
+    pair.write(NodeId::A, 2); // The new session waits for this on B's disk.
+    for id in [NodeId::A, NodeId::B] {
+        pair.tell(id, Event::LinkDown);
+    }
+    let opens = |pair: &Pair| {
+        let open = |message: &&Message| matches!(message.body, Body::Open { .. });
+        pair.sent.iter().filter(open).count()
+    };
+    let before = opens(&pair);
+    for _ in 0..100 {
+        if opens(&pair) == before {
+            pair.pass(50);
+        }
+    }
+    assert!(opens(&pair) > before);
+    pair.tell(NodeId::B, Event::Command(Command::Promote { force: true }));
+    pair.slow = None;
+    pair.sum_up(0);
+    pair.pass(6000);
+    let roles = |pair: &Pair| (pair.role(NodeId::A), pair.role(NodeId::B));
+    assert_eq!(roles(&pair), (Role::Primary, Role::Standby));
+    assert!(pair.noted(NodeId::B, Notice::NotPromotable(WhyNot::Led)));
+    pair.linked = false;
+    pair.pass(6000);
+    assert_eq!(roles(&pair), (Role::Primary, Role::Seeking));
+}
+
 /// Nobody is deposed by mistake: who is to make way is told so, or stopped.
 #[test]
 fn a_standby_that_is_forced_stays_one_as_long_as_its_primary_is_there() {

@@ -99,6 +99,7 @@ enum TlsMode {
 /// Serves until SIGTERM or SIGINT; SIGHUP reads the certificates again.
 pub fn run(options: &ExportOptions) -> anyhow::Result<Exit> {
     super::serve::start_log();
+    super::serve::raise_file_limit();
     let opened = source::open(options)?;
     let tls = Arc::new(Tls::new(tls(options)?));
     let listeners: Vec<_> = listeners(options)?

@@ -50,8 +50,9 @@ pub fn run(options: &LeaveOptions) -> anyhow::Result<Exit> {
         }
         Part::Incomplete => bail!(INCOMPLETE),
         Part::Primary => {
-            "This server was the primary last. The other one must not serve these machines any more: `systemctl disable --now \
-             bootroom` there. If it is to join again some day, it begins with an empty data directory."
+            "This server was the primary when it stopped. If the other one has taken over since, what that one has answered is not \
+             here: then this is the wrong one. It must not serve these machines any more: `systemctl disable --now bootroom` \
+             there. If it is to join again some day, it begins with an empty data directory."
         }
         Part::Follower => {
             "This server was not the primary last: what the other one has answered since they were last connected is not here. If \
@@ -65,10 +66,8 @@ pub fn run(options: &LeaveOptions) -> anyhow::Result<Exit> {
     };
     eprintln!("{cost}");
     super::act::agreed(options.yes, "Leave the pair?")?;
-    for overlay in leave(&config)? {
-        eprintln!(
-            "overlay {overlay}: what was kept from before a resync stays, and takes up space: `bootroom overlay check {overlay}`"
-        );
+    for remark in leave(&config)? {
+        eprintln!("{remark}");
     }
     let text = format!(
         "this server is no longer one of a pair: take [standby] out of {} and start it",

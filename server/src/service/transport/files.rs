@@ -54,9 +54,13 @@ impl Pipe {
             return Err(Errno::NODATA);
         }
         while held > 0 {
-            let sent = splice(&self.from, None, socket, None, held, flags)?;
-            held -= sent;
-            *at += sent as u64;
+            match splice(&self.from, None, socket, None, held, flags)? {
+                0 => return Err(Errno::NODATA), // Cut short meanwhile, before it was in memory.
+                sent => {
+                    held -= sent;
+                    *at += sent as u64;
+                }
+            }
         }
         Ok(())
     }
