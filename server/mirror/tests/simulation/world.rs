@@ -597,8 +597,9 @@ impl World {
 
     pub fn at_peace(&mut self) -> bool {
         let idle = self.clients.iter().all(|client| client.tasks.is_empty());
-        let idle_node = |host: &Host| host.status().is_some_and(|status| status.in_flight == 0);
-        let quiet = |host: &Host| !host.frozen && idle_node(host);
+        // Nobody makes way either.
+        let idle_node = |status: mirror::Status| status.in_flight == 0 && status.waits.is_none();
+        let quiet = |host: &Host| !host.frozen && host.status().is_some_and(idle_node);
         idle && self.hosts.iter().all(quiet)
             && self.is_idle(NodeId::A)
             && self.is_idle(NodeId::B)
