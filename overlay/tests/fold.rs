@@ -288,8 +288,8 @@ fn a_fold_gives_way_to_a_snapshot_and_is_done_after_it() {
     let is_folding = folds.clone();
     let world = world_on(Hooked::host(move |call, _| {
         let of_fold = call == Call::Sync && thread::current().id() == folding;
-        if of_fold && is_folding.load(Ordering::Relaxed) {
-            is_folding.store(false, Ordering::Relaxed); // Once.
+        let once = of_fold && is_folding.swap(false, Ordering::Relaxed);
+        if once {
             begin.send(()).unwrap();
             // The snapshot begins meanwhile.
             thread::sleep(Duration::from_secs(1));

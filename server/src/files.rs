@@ -47,6 +47,17 @@ pub fn sync_folder(path: &Path) -> io::Result<()> {
     }
 }
 
+/// Removes a file, if it is there; it is gone for good when this returns.
+///
+/// # Errors
+/// What the file system says.
+pub fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed.and_then(|()| sync_folder(path)),
+    }
+}
+
 /// Makes a folder that only the server may look into, and those above it.
 ///
 /// # Errors

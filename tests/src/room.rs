@@ -128,13 +128,16 @@ impl Room {
         self.server = None;
     }
 
+    fn power_on_all(&self) -> Vec<Machine> {
+        self.desks.iter().map(|desk| self.power_on(desk)).collect()
+    }
+
     /// Boots all machines side by side and logs in at each, in the order of the clients.
     ///
     /// # Panics
     /// When one does not come to its login.
     pub fn boot(&self) -> Vec<Machine> {
-        let mut machines: Vec<Machine> =
-            self.desks.iter().map(|desk| self.power_on(desk)).collect();
+        let mut machines = self.power_on_all();
         for (machine, desk) in machines.iter_mut().zip(&self.desks) {
             machine
                 .console
@@ -148,8 +151,7 @@ impl Room {
     /// # Panics
     /// When one does not come to its shell.
     pub fn boot_to_shells(&self) -> Vec<Machine> {
-        let mut machines: Vec<Machine> =
-            self.desks.iter().map(|desk| self.power_on(desk)).collect();
+        let mut machines = self.power_on_all();
         for machine in &mut machines {
             machine.console.take_shell(BOOT_LIMIT);
         }

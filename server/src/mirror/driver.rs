@@ -249,8 +249,8 @@ impl Mirror {
     pub fn receive(self: &Arc<Self>, messages: Vec<Message>) {
         let _busy = self.ear.busy(clock::now());
         let events = messages.into_iter().map(Event::Received).collect();
-        let ours = self.reign.borrow().ours;
-        match self.answers_early && ours {
+        let must_hear = self.answers_early && self.reign.borrow().ours;
+        match must_hear {
             true => self.delegate(events),
             false => self.feed(events),
         }

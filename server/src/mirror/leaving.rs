@@ -1,18 +1,18 @@
 //! A server that was one of a pair goes on by itself. Only when a person says so: the other one may be serving the same
 //! disks, and what either changes without the other's knowledge nobody could put together again.
 
-use std::{fs, io, path::Path, sync::Arc};
+use std::{path::Path, sync::Arc};
 
 use anyhow::{Context, bail};
 use images::Catalogue;
 use mirror::Durable;
-use overlay::{HostDisk, Storage, Store};
+use overlay::Store;
 
 use super::{
     pair::{open_overlays, open_volumes},
     state::{Damaged, StateFile},
 };
-use crate::{clients::versions::OpenVersions, config::Config, files::sync_folder};
+use crate::{clients::versions::OpenVersions, config::Config, files::remove};
 
 /// What a data directory says of the server that it is of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,10 +53,7 @@ pub fn part(data: &Path) -> anyhow::Result<Part> {
     if !folder.is_dir() {
         return Ok(Part::None);
     }
-    let boot = HostDisk
-        .boot_id()
-        .context("cannot read the host's boot id")?;
-    match StateFile::open(&folder, boot) {
+    match StateFile::of_this_host(&folder) {
         // Somebody took the state away while a resync was under way.
         Ok((state, _)) if !state.exists() && keeps(&folder) => Ok(Part::Unknown),
         Ok((_, found)) => Ok(Part::of(&found.durable)),
@@ -69,6 +66,12 @@ pub fn part(data: &Path) -> anyhow::Result<Part> {
 fn keeps(folder: &Path) -> bool {
     folder.join("kept").exists()
 }
+
+/// Why a server that is [`Part::Incomplete`] cannot leave.
+pub const INCOMPLETE: &str = "\
+this server waits for what the other one has: its disks are half old and half new, or one was lost. Start it with [standby] and \
+let the other server bring it up. If that one is lost: start this one with [standby] all the same, `bootroom standby promote \
+--force` (with `--before-resync` for what it held before a resync), stop it, and leave then";
 
 /// Makes the data directory one of a single server; gives in words what stays and takes up space. May be cut off anywhere and
 /// begun again.
@@ -85,7 +88,7 @@ pub fn leave(config: &Config) -> anyhow::Result<Vec<String>> {
     let overlays = open_overlays(config, 0).context("stop the server first")?;
     let part = part(data)?;
     if part == Part::Incomplete {
-        bail!("this server lacks what the other one has: start it with [standby]");
+        bail!(INCOMPLETE);
     }
     let remarks = match part {
         Part::Primary | Part::Follower => fold(config, &folder, Arc::new(overlays))?,
@@ -97,7 +100,8 @@ pub fn leave(config: &Config) -> anyhow::Result<Vec<String>> {
     };
     // The table last: a server that has a state, and no table, would take its disks for leftovers.
     for name in ["kept", "state", "volumes.redb"] {
-        remove(&folder.join(name))?;
+        let path = folder.join(name);
+        remove(&path).with_context(|| format!("cannot remove {}", path.display()))?;
     }
     Ok(remarks)
 }
@@ -126,17 +130,10 @@ fn fold(config: &Config, folder: &Path, overlays: Arc<Store>) -> anyhow::Result<
     Ok(remarks)
 }
 
-fn remove(path: &Path) -> anyhow::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        removed => removed
-            .and_then(|()| sync_folder(path))
-            .with_context(|| format!("cannot remove {}", path.display())),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use mirror::{Generation, Incarnation};
 
     use super::*;

@@ -9,7 +9,7 @@ use std::{
 use ::images::{Cancel, Catalogue, VersionId};
 use anyhow::Context;
 use mirror::{Durable, Incarnation, Message, Node};
-use overlay::{Base, BaseId, HostDisk, OverlayInfo, Storage, Store};
+use overlay::{Base, BaseId, OverlayInfo, Store};
 use parking_lot::Mutex;
 use pxe::RedbLeases;
 
@@ -61,11 +61,7 @@ impl Pair {
         let secret = Arc::new(PairSecret::read(&settings.secret)?);
         let data = &config.server.data.value;
         let folder = data.join("mirror");
-        // The same that the overlays go by.
-        let boot = HostDisk
-            .boot_id()
-            .context("cannot read the host's boot id")?;
-        let (state, mut found) = StateFile::open(&folder, boot)?;
+        let (state, mut found) = StateFile::of_this_host(&folder)?;
         let overlays = Arc::new(open_overlays(config, low_water)?);
         let versions = Arc::new(OpenVersions::of(Catalogue::open(config.server.images())?));
         upgrade::overlays(&overlays, versions.catalogue())?;

@@ -11,6 +11,7 @@ use std::{
 
 use anyhow::Context;
 use mirror::Durable;
+use overlay::{HostDisk, Storage};
 use uuid::Uuid;
 
 use crate::files::{Magic, PRIVATE, private_folder, seal, unseal, write_whole};
@@ -34,6 +35,17 @@ pub struct Found {
 }
 
 impl StateFile {
+    /// Opens or begins the file in `folder`, as of the host's boot that there is now, which is what the overlays go by.
+    ///
+    /// # Errors
+    /// As [`StateFile::open`], or the boot id cannot be read.
+    pub fn of_this_host(folder: &Path) -> anyhow::Result<(Self, Found)> {
+        let boot = HostDisk
+            .boot_id()
+            .context("cannot read the host's boot id")?;
+        Self::open(folder, boot)
+    }
+
     /// Opens or begins the file in `folder`. `boot` is the host's boot id.
     ///
     /// # Errors

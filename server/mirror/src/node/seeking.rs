@@ -14,7 +14,7 @@ pub(super) struct Seeking {
     /// A primary asked for a session; accepted as soon as the disk is quiet.
     open: Option<(Term, SessionId)>,
     /// The operator wants this server promoted.
-    demand: Option<Waiting>,
+    demand: Option<Order>,
     /// The primary of this term has made way for this server, which lacks nothing that it answered.
     given: Option<Term>,
 }
@@ -30,9 +30,9 @@ pub(super) enum Demand {
     Back,
 }
 
-/// A demand that begins once no promise holds it back.
+/// A demand; it begins once no promise holds it back.
 #[derive(Debug, Clone, Copy)]
-struct Waiting {
+struct Order {
     demand: Demand,
     /// The other server was known to be primary, so it is meant to lose its place.
     against_primary: bool,
@@ -40,12 +40,8 @@ struct Waiting {
 
 #[derive(Debug, Clone, Copy)]
 struct Claim {
-    force: bool,
-    /// What was kept from before a resync is gone back to.
-    back: bool,
-    by_hand: bool,
-    /// By hand: the other server was known to be primary, so it is meant to lose its place.
-    against_primary: bool,
+    /// Whoever wants it, if it is by hand.
+    order: Option<Order>,
     /// The replacement of the durable state that holds the term to be used.
     raising: Option<PersistId>,
     /// The witness' revision that the decision rests on.
@@ -53,17 +49,30 @@ struct Claim {
 }
 
 impl Claim {
-    /// By hand if somebody waits for it.
-    fn new(waiting: Option<Waiting>) -> Self {
-        let demand = waiting.map(|waiting| waiting.demand);
+    fn new(order: Option<Order>) -> Self {
         Self {
-            force: demand.is_some_and(|demand| demand != Demand::Careful),
-            back: demand == Some(Demand::Back),
-            by_hand: demand.is_some(),
-            against_primary: waiting.is_some_and(|waiting| waiting.against_primary),
+            order,
             raising: None,
             seen: None,
         }
+    }
+
+    fn by_hand(&self) -> bool {
+        self.order.is_some()
+    }
+
+    fn demands(&self, demand: Demand) -> bool {
+        self.order.is_some_and(|order| order.demand == demand)
+    }
+
+    /// Whatever is lost.
+    fn force(&self) -> bool {
+        self.demands(Demand::Forced) || self.back()
+    }
+
+    /// What was kept from before a resync is gone back to.
+    fn back(&self) -> bool {
+        self.demands(Demand::Back)
     }
 }
 
@@ -155,10 +164,10 @@ impl Node {
     /// claim that is on its way is refused by the witness, if it looked before the other one won.
     fn withdraw_demand(&mut self) {
         let seeking = &mut self.seeking;
-        let unaware = |waiting: &mut Waiting| !waiting.against_primary;
+        let unaware = |order: &mut Order| !order.against_primary;
         let demand = seeking.demand.take_if(unaware).is_some();
         let witness = self.config.witness;
-        let unasked = |claim: &mut Claim| claim.by_hand && !claim.against_primary && !witness;
+        let unasked = |claim: &mut Claim| !witness && claim.order.as_mut().is_some_and(unaware);
         if seeking.claim.take_if(unasked).is_some() || demand {
             self.note(Notice::NotPromotable(WhyNot::Overtaken));
         }
@@ -236,7 +245,7 @@ impl Node {
     }
 
     fn eligible_by_hand(&self, claim: Claim) -> Result<(), WhyNot> {
-        if claim.force {
+        if claim.force() {
             return Ok(());
         }
         if self.durable.inconsistent {
@@ -265,14 +274,14 @@ impl Node {
     }
 
     fn eligible(&self, claim: Claim, record: Option<Record>) -> Result<(), WhyNot> {
-        if claim.force {
+        if claim.force() {
             return Ok(());
         }
         if self.durable.inconsistent {
             return Err(WhyNot::Inconsistent);
         }
         let Some(record) = record else {
-            return if claim.by_hand {
+            return if claim.by_hand() {
                 Ok(())
             } else {
                 Err(WhyNot::Empty)
@@ -304,7 +313,12 @@ impl Node {
     }
 
     pub(super) fn refuse_claim(&mut self, why: WhyNot) {
-        if self.seeking.claim.take().is_some_and(|claim| claim.by_hand) {
+        if self
+            .seeking
+            .claim
+            .take()
+            .is_some_and(|claim| claim.by_hand())
+        {
             self.note(Notice::NotPromotable(why));
         }
         self.hold_off();
@@ -356,7 +370,9 @@ impl Node {
             return;
         }
         if self.config.witness {
-            self.asker.begin(Want::Take { force: claim.force });
+            self.asker.begin(Want::Take {
+                force: claim.force(),
+            });
             self.asker.rest_on(claim.seen);
         } else {
             self.claim_won();
@@ -368,11 +384,11 @@ impl Node {
             return;
         };
         self.start_over();
-        self.durable.shared |= claim.force; // A forced one always goes a way of its own.
+        self.durable.shared |= claim.force(); // A forced one always goes a way of its own.
         self.seeking.open = None;
         self.term = self.durable.term;
         self.dirty.all_unsent();
-        self.primary = Some(Primary::new(claim.back));
+        self.primary = Some(Primary::new(claim.back()));
         self.note(Notice::Primary(self.term));
     }
 
@@ -407,7 +423,7 @@ impl Node {
         }
         let against_primary = self.follows();
         self.leave_standby();
-        self.seeking.demand = Some(Waiting {
+        self.seeking.demand = Some(Order {
             demand,
             against_primary,
         });
@@ -417,7 +433,7 @@ impl Node {
         let fresh = self.durable.witness.is_none();
         self.seeking
             .claim
-            .is_some_and(|claim| claim.by_hand && (claim.force || fresh))
+            .is_some_and(|claim| claim.by_hand() && (claim.force() || fresh))
     }
 
     /// Gives up this server's own changes: it becomes as a new one, which takes everything from the other.
@@ -459,7 +475,11 @@ impl Node {
 
     /// A primary has it as its standby: nothing that was to make it primary outlasts that.
     fn drop_promotion(&mut self) {
-        let claimed = self.seeking.claim.take().is_some_and(|claim| claim.by_hand);
+        let claimed = self
+            .seeking
+            .claim
+            .take()
+            .is_some_and(|claim| claim.by_hand());
         if self.seeking.demand.take().is_some() || claimed {
             self.note(Notice::NotPromotable(WhyNot::Led));
         }

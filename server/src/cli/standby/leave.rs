@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::{
     cli::{Exit, load, output},
     config,
-    mirror::leaving::{Part, leave, part},
+    mirror::leaving::{INCOMPLETE, Part, leave, part},
 };
 
 /// Arguments of `standby leave`.
@@ -34,11 +34,6 @@ the same disks. To end a pair: stop the standby for good (`systemctl disable --n
 
 Examples:
   systemctl stop bootroom && bootroom standby leave";
-
-const INCOMPLETE: &str = "\
-this server waits for what the other one has: its disks are half old and half new, or one was lost. Start it with [standby] and \
-let the other server bring it up. If that one is lost: start this one with [standby] all the same, `bootroom standby promote \
---force` (with `--before-resync` for what it held before a resync), stop it, and leave then";
 
 /// Does it.
 pub fn run(options: &LeaveOptions) -> anyhow::Result<Exit> {

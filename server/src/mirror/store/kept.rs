@@ -29,7 +29,7 @@ use super::{
     record::{Number, Record, VolumeSpec, difference},
     volumes::Row,
 };
-use crate::files::{Magic, PRIVATE, is_full, seal, sync_folder, unseal, write_whole};
+use crate::files::{Magic, PRIVATE, is_full, remove, seal, unseal, write_whole};
 
 const MAGIC: Magic = *b"BRbefor1";
 
@@ -340,11 +340,7 @@ impl PairStore {
     /// The disk did not take it. It goes at the next start.
     pub fn forget_kept(self: &Arc<Self>) -> anyhow::Result<()> {
         let kept = &self.kept;
-        match fs::remove_file(&kept.path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
-            Err(_) => {}
-            Ok(()) => sync_folder(&kept.path)?,
-        }
+        remove(&kept.path)?;
         *kept.saved.lock() = None;
         let own = self.clone();
         let thread = std::thread::Builder::new().name("pair-kept".into());
